@@ -1,0 +1,361 @@
+"""Takes a trained head and its backbone, gives a `Classifier`: predict, save, load.
+
+Place in the flow: after `strategies`; holds no training code. A saved classifier is a folder that
+timm loads too (`timm.create_model("local-dir:FOLDER", pretrained=True)`): config.json and
+model.safetensors, and beside them headstart.json, which is written last and so marks the folder whole.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from headstart.backbones import Backbone, build_network, wrap_network
+from headstart.datasets import list_files
+from headstart.engines import Engine, make_engine
+from headstart.errors import InputError, UsageError
+from headstart.features import Progress, no_progress, run_images, write_atomically
+from headstart.heads import LinearHead
+from headstart.images import INTERPOLATIONS, MAX_PIXELS
+
+__all__ = ["Classifier", "Prediction", "find_images", "mark_incomplete"]
+
+FORMAT = 1
+MAX_JSON_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        image: as it was given.
+        label: the most probable class, "" for an unreadable image.
+        probability: of that class, in [0, 1]; NaN for an unreadable image.
+        top: (class, probability) of the most probable classes, in falling order.
+        error: why the image could not be read, "" for a good one.
+    """
+
+    image: str
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    error: str = ""
+
+
+class _Card(BaseModel):
+    """headstart.json; strict, since it may come from anywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int
+    status: Literal["incomplete", "complete"]
+    classes: list[str] = Field(default_factory=list)
+    strategy: str = ""
+    backbone: str = ""
+    backbone_fingerprint: str = ""
+    backbone_weights: str = ""
+    licence: str = "unknown"
+    cut: str = ""
+    model_sha256: str = ""
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained image classifier.
+
+    Attributes:
+        backbone: the frozen network with its pre-processing.
+        head: reads the pooled features at `cut`.
+        cut: the name of that cut point.
+        classes: C class names, pinned: probability i belongs to class i.
+        strategy: how it was trained.
+        seed: of the training.
+    """
+
+    backbone: Backbone
+    head: LinearHead
+    cut: str
+    classes: tuple[str, ...]
+    strategy: str
+    seed: int = 0
+
+    def make_engine(self, device: str = "auto") -> Engine:
+        """An engine that runs the backbone up to the head."""
+        return make_engine(self.backbone, cuts=(self.cut,), device=device)
+
+    def predict(
+        self,
+        images: Iterable[str | os.PathLike[str]],
+        *,
+        top: int = 5,
+        device: str = "auto",
+        workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress = no_progress,
+    ) -> Iterator[Prediction]:
+        """Classify image files.
+
+        Args:
+            images: paths, read as they are needed.
+            top: how many classes to list for each, at least 1.
+            device, workers: as in `Settings`.
+
+        Yields:
+            One prediction an image, in order; an unreadable one has its reason in `error`.
+
+        Raises:
+            UsageError: `top` or `device` is out of range.
+        """
+        if top < 1:
+            raise UsageError(f"top must be at least 1, got {top}")
+        names = [os.fspath(i) for i in images]
+        engine = self.make_engine(device)
+        stream = run_images(
+            (Path(n) for n in names),
+            engine,
+            self.backbone.preprocessing,
+            workers=workers,
+            max_pixels=max_pixels,
+        )
+        progress("predict", 0, len(names))
+        for rows, read, outputs in stream:
+            probabilities = iter(self.head.predict_proba(outputs[self.cut]) if outputs else ())
+            for row, pixels in zip(rows, read, strict=True):
+                if pixels.error:
+                    yield Prediction(names[row], "", float("nan"), (), pixels.error)
+                else:
+                    yield self._prediction(names[row], next(probabilities), top)
+            progress("predict", rows[-1] + 1, len(names))
+
+    def _prediction(self, image: str, probabilities: np.ndarray, top: int) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        best = tuple((self.classes[i], float(probabilities[i])) for i in order)
+        return Prediction(image, best[0][0], best[0][1], best)
+
+    def save(self, folder: Path) -> None:
+        """Write the classifier; headstart.json last, so that a folder without it is not whole."""
+        network = build_network(self.backbone.name, len(self.classes))
+        state = dict(network.state_dict())
+        layer = self.backbone.classifier
+        for key, tensor in self.backbone.network.state_dict().items():
+            if not key.startswith(layer + "."):
+                state[key] = tensor
+        shape = state[f"{layer}.weight"].shape
+        state[f"{layer}.weight"] = torch.from_numpy(self.head.weight).reshape(shape)
+        state[f"{layer}.bias"] = torch.from_numpy(self.head.bias)
+        tensors = {k: v.contiguous() for k, v in state.items()}
+        model = save_tensors(tensors, metadata={"format": "pt"})
+        write_atomically(folder / "model.safetensors", model)
+        write_atomically(folder / "config.json", _to_json(self._timm_config()))
+        card = _Card(
+            format=FORMAT,
+            status="complete",
+            classes=list(self.classes),
+            strategy=self.strategy,
+            backbone=self.backbone.name,
+            backbone_fingerprint=self.backbone.fingerprint,
+            backbone_weights=self.backbone.weights,
+            licence=self.backbone.licence,
+            cut=self.cut,
+            model_sha256=hashlib.sha256(model).hexdigest(),
+            preprocessing=dataclasses.asdict(self.backbone.preprocessing),
+            versions=find_versions(),
+            seed=self.seed,
+        )
+        write_atomically(folder / "headstart.json", _to_json(card.model_dump()))
+
+    def _timm_config(self) -> dict[str, Any]:
+        kept = (
+            "input_size fixed_input_size interpolation crop_pct crop_mode mean std pool_size "
+            "first_conv classifier license"
+        ).split()
+        config = {k: self.backbone.config[k] for k in kept if k in self.backbone.config}
+        return {
+            "architecture": self.backbone.name,
+            "num_classes": len(self.classes),
+            "num_features": int(self.head.weight.shape[1]),
+            "label_names": list(self.classes),
+            "pretrained_cfg": {
+                "tag": "headstart",
+                "custom_load": False,
+                "num_classes": len(self.classes),
+                **config,
+            },
+        }
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Classifier":
+        """Read a saved classifier; nothing in the folder can run code.
+
+        Raises:
+            InputError: missing, incomplete, damaged, or written by a newer headstart.
+        """
+        path = Path(folder)
+        card = _read_card(path)
+        config = _read_json(path / "config.json")
+        try:
+            model = (path / "model.safetensors").read_bytes()
+        except OSError as exc:
+            raise InputError(
+                f"{path / 'model.safetensors'}: cannot be read: {exc.strerror}"
+            ) from exc
+        if hashlib.sha256(model).hexdigest() != card.model_sha256:
+            raise InputError(
+                f"{path / 'model.safetensors'}: damaged (its checksum is not the one recorded); "
+                "fit again or restore the file"
+            )
+        try:
+            state = load_tensors(model)
+            network = build_network(card.backbone, len(card.classes))
+            network.load_state_dict(state, strict=True)
+            backbone = wrap_network(
+                network,
+                name=card.backbone,
+                weights=card.backbone_weights,
+                config=_checked_config(config),
+            )
+            weight = state[f"{backbone.classifier}.weight"].float().numpy()
+            bias = state[f"{backbone.classifier}.bias"].float().numpy()
+            cut = backbone.cut(card.cut).name
+        except (UsageError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as exc:
+            reason = " ".join(str(exc).split())[:200]
+            raise InputError(f"{path}: not a classifier that can be loaded: {reason}") from exc
+        return cls(
+            backbone=backbone,
+            head=LinearHead(weight.reshape(len(card.classes), -1), bias),
+            cut=cut,
+            classes=tuple(card.classes),
+            strategy=card.strategy,
+            seed=card.seed,
+        )
+
+
+def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The pre-processing part of config.json, within bounds that a file from anywhere must keep."""
+    settings = dict(config["pretrained_cfg"])
+    _, height, width = (int(v) for v in settings["input_size"])
+    if not (16 <= height <= 2048 and 16 <= width <= 2048):
+        raise ValueError(f"input_size {height} x {width} is out of 16 to 2048")
+    if not 0.1 <= float(settings["crop_pct"]) <= 1:
+        raise ValueError(f"crop_pct {settings['crop_pct']} is out of 0.1 to 1")
+    if settings["interpolation"] not in INTERPOLATIONS:
+        raise ValueError(f"interpolation '{settings['interpolation']}' is unknown")
+    for name in ("mean", "std"):
+        values = [float(v) for v in settings[name]]
+        if (
+            len(values) != 3
+            or not np.isfinite(values).all()
+            or (name == "std" and min(values) <= 0)
+        ):
+            raise ValueError(f"{name} {values} is not three usable numbers")
+    return settings
+
+
+def mark_incomplete(folder: Path, *, overwrite: bool) -> None:
+    """Make the folder of a run and have it say that it is incomplete until `save` has ended.
+
+    Raises:
+        UsageError: the folder holds a complete run, or other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: a file of this name exists; choose another folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "headstart.json").is_file():
+            raise UsageError(f"{folder}: holds other files; choose an empty or new folder")
+        if _read_status(folder) != "incomplete" and not overwrite:
+            raise UsageError(f"{folder}: holds a run already; choose another, or --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        folder / "headstart.json", _to_json({"format": FORMAT, "status": "incomplete"})
+    )
+
+
+def _read_status(folder: Path) -> str:
+    try:
+        return str(_read_json(folder / "headstart.json").get("status"))
+    except InputError:
+        return "unknown"
+
+
+def _read_card(path: Path) -> _Card:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such run; headstart fit DATA -o {path} makes one")
+    if not (path / "headstart.json").exists():
+        raise InputError(f"{path}: not a run of headstart (no headstart.json in it)")
+    try:
+        card = _Card(**_read_json(path / "headstart.json"))
+    except (ValidationError, TypeError) as exc:
+        raise InputError(f"{path / 'headstart.json'}: not as headstart writes it") from exc
+    if card.format > FORMAT:
+        raise InputError(
+            f"{path}: written by a newer headstart (format {card.format}, this one reads up to "
+            f"{FORMAT}); upgrade headstart"
+        )
+    if card.status != "complete":
+        raise InputError(f"{path}: incomplete, its fit did not end; fit again with the same -o")
+    if len(card.classes) < 2 or len(set(card.classes)) < len(card.classes):
+        raise InputError(f"{path / 'headstart.json'}: needs at least two different classes")
+    return card
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
+        value = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{path}: not JSON") from exc
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
+
+
+def _to_json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("headstart", "torch", "timm", "numpy", "scipy", "pillow")
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
+
+
+def find_images(
+    sources: Iterable[str | os.PathLike[str]], *, allow_outside: bool = False
+) -> list[str]:
+    """Files as given and, for folders, every image file below them.
+
+    Raises:
+        InputError: a folder holds no image, or there is nothing at all.
+    """
+    found: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = [str(path / name) for name, _ in list_files(path, allow_outside=allow_outside)]
+            if not inside:
+                raise InputError(f"{path}: no images in this folder")
+            found += inside
+        else:
+            found.append(os.fspath(source))
+    if not found:
+        raise InputError("no images given; name files or folders, or - to read names from stdin")
+    return found

@@ -1,0 +1,65 @@
+"""The tree of exceptions: each class carries the exit code with which the command line ends.
+
+Place in the flow: first; imports nothing. A message says what was required, what was given and what
+to do next, and names the element (the image, the row, the setting) on one line, whatever characters
+the element's name has.
+"""
+
+__all__ = [
+    "BadImageError",
+    "HeadstartError",
+    "InputError",
+    "ResourceError",
+    "TooManyBadImagesError",
+    "UsageError",
+    "VerificationError",
+    "printable",
+]
+
+
+def printable(text: str) -> str:
+    """Text from a file or a name as one line that cannot steer a terminal or reorder its words."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class HeadstartError(Exception):
+    """Base of everything that headstart raises on purpose."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class UsageError(HeadstartError, ValueError):
+    """A setting or argument is wrong: unknown name, value out of range, option without effect."""
+
+    exit_code = 2
+
+
+class InputError(HeadstartError, ValueError):
+    """A data set, manifest, weights file or run folder cannot be used as it is."""
+
+    exit_code = 3
+
+
+class BadImageError(InputError):
+    """One image cannot be read; the message is the reason, without the image's name."""
+
+
+class TooManyBadImagesError(InputError):
+    """More images are unreadable than `max_bad` allows."""
+
+    exit_code = 4
+
+
+class ResourceError(HeadstartError, OSError):
+    """Out of disk space, memory or permission."""
+
+    exit_code = 5
+
+
+class VerificationError(HeadstartError):
+    """A check of headstart's own result failed, so the result is withheld."""
+
+    exit_code = 6

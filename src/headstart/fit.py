@@ -1,0 +1,449 @@
+"""Takes data and `Settings`, gives a `Run`: read, extract, train, measure, write the run folder.
+
+Place in the flow: after `classifier`; the only file that knows all the others. A run's folder holds
+the classifier (config.json, model.safetensors, headstart.json), settings.json (each value with where
+it came from), metrics.json and split.jsonl (which image was used for what). headstart.json is written
+last: a folder without a complete one says that it is incomplete.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.backbones import load_backbone
+from headstart.classifier import Classifier, Prediction, find_images, mark_incomplete
+from headstart.datasets import (
+    Dataset,
+    add_validation,
+    load_dataset,
+    match_classes,
+    nearest,
+    split_dataset,
+)
+from headstart.engines import choose_device, make_engine
+from headstart.errors import InputError, ResourceError, UsageError
+from headstart.features import (
+    Features,
+    Progress,
+    check_bad_images,
+    extract,
+    no_progress,
+    write_atomically,
+)
+from headstart.images import MAX_PIXELS, Scan, scan_images
+from headstart.metrics import Estimate, confusion_matrix, measure
+from headstart.strategies import Settings, Task, Trained, make_settings, train
+
+__all__ = ["Evaluation", "Run", "evaluate", "fit", "load_data", "predict"]
+
+Source = str | os.PathLike[str] | Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One training.
+
+    Attributes:
+        folder: where it was written.
+        classifier: the trained classifier.
+        metrics: {name: Estimate} as `metrics.measure` names them; empty when nothing could be measured.
+        measured_on: "val" or "cross-validation", or "" when nothing could be measured.
+        images: {"train": n, "val": n, "unreadable": n}.
+        settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
+        warnings: one line each, for people.
+        seconds: wall-clock time.
+    """
+
+    folder: Path
+    classifier: Classifier
+    metrics: dict[str, Estimate]
+    measured_on: str
+    images: dict[str, int]
+    settings: dict[str, dict[str, Any]]
+    warnings: tuple[str, ...]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A classifier measured on labelled images.
+
+    Attributes:
+        metrics: {name: Estimate}.
+        classes: the model's C classes.
+        confusion: int64 (C, C), row true class, column predicted class.
+        split: the split that was measured, or "all".
+        images: {"evaluated": n, "unreadable": n}.
+        bad: (image id, reason) of the unreadable ones.
+        warnings: one line each, for people.
+    """
+
+    metrics: dict[str, Estimate]
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+    split: str
+    images: dict[str, int]
+    bad: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def load_data(source: Source, settings: Settings) -> Dataset:
+    """The data set that `fit` works on, every image with its split.
+
+    Raises:
+        InputError, UsageError: as `load_dataset`, `add_validation` and `split_dataset` say.
+    """
+    if isinstance(source, Dataset):
+        dataset = source
+    else:
+        dataset = load_dataset(
+            source,
+            root=settings.root,
+            group=settings.group,
+            allow_outside=settings.allow_outside,
+        )
+    val = settings.val
+    if isinstance(val, str):
+        more = load_dataset(val, allow_outside=settings.allow_outside)
+        dataset = add_validation(dataset, more)
+    elif val and "val" in dataset.splits:
+        raise UsageError(
+            f"val {val} would have no effect: the data have a validation split; leave --val out"
+        )
+    fraction = val if isinstance(val, float | int) else 0.0
+    return split_dataset(dataset, val=fraction, seed=settings.seed)
+
+
+def fit(
+    data: Source,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+    report: Callable[[Dataset, Scan], None] | None = None,
+    **options: Any,
+) -> Run:
+    """Train a classifier from labelled images and write it to a folder.
+
+    Args:
+        data: a folder of class folders, a manifest, or a `Dataset`.
+        out: the folder of the run; made if missing.
+        overwrite: replace a complete run in that folder.
+        progress: told how far the work is.
+        report: called with what was found, before any work.
+        **options: fields of `Settings`.
+
+    Raises:
+        UsageError: a setting is wrong, or `out` is taken.
+        InputError: the data cannot be used.
+        TooManyBadImagesError: more unreadable images than `max_bad`.
+        ResourceError: out of disk, memory or permission.
+    """
+    started = time.perf_counter()
+    settings = make_settings(options)
+    folder = Path(out)
+    device = choose_device(settings.device)
+    dataset = load_data(data, settings)
+    _check_trainable(dataset)
+    if report is not None:
+        report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
+    backbone = load_backbone(settings.backbone, weights=settings.weights)
+    try:
+        mark_incomplete(folder, overwrite=overwrite)
+        # The test split is looked at by `evaluate` alone.
+        used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
+        features = extract(
+            used,
+            make_engine(backbone, device=device),
+            backbone.preprocessing,
+            workers=settings.workers,
+            max_pixels=settings.max_pixels,
+            progress=progress,
+        )
+        check_bad_images(features.bad(), len(used), settings.max_bad)
+        good = features.good() & (used.labels >= 0)
+        rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
+        held = np.flatnonzero(good & (np.array(used.splits) == "val"))
+        _check_trainable(used.select(rows))
+        units = used.units()
+        trained = train(
+            Task(
+                features=features.select(rows),
+                labels=used.labels[rows],
+                units=tuple(units[i] for i in rows),
+                classes=used.classes,
+                cut=backbone.cuts[-1].name,
+                settings=settings,
+                progress=progress,
+            )
+        )
+        metrics, measured_on = _measure(used, features, trained, rows, held, settings.seed)
+        warnings = (*used.warnings, *_duplicate_warnings(used, features))
+        if not metrics:
+            warnings += (
+                "too few images a class to measure anything; add images, or a validation split",
+            )
+        classifier = Classifier(
+            backbone, trained.head, trained.cut, used.classes, settings.strategy, settings.seed
+        )
+        images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
+        origins = _with_origins(settings, {**trained.measured, "device": device})
+        run = Run(
+            folder, classifier, metrics, measured_on, images, origins, warnings,
+            time.perf_counter() - started,
+        )  # fmt: skip
+        _write(run, used, features, trained)
+    except ResourceError:
+        raise
+    except OSError as exc:
+        raise ResourceError(
+            f"{folder}: {exc.strerror or exc}; free space or choose another"
+        ) from exc
+    return run
+
+
+def evaluate(
+    run: str | os.PathLike[str] | Classifier,
+    data: Source,
+    *,
+    split: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    allow_outside: bool = False,
+    max_bad: float = 0.001,
+    max_pixels: int = MAX_PIXELS,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Measure a classifier on labelled images, matched to its classes by name.
+
+    Args:
+        run: the folder of a run, or a classifier.
+        split: train, val, test or all; by default test, else val, else all. On the data that the run
+            was trained on, "train" and "val" are the run's own parts.
+
+    Raises:
+        UsageError: the data have no such split.
+        InputError: the data cannot be used, or have a class that the model does not know.
+        TooManyBadImagesError: more unreadable images than `max_bad`.
+    """
+    classifier = run if isinstance(run, Classifier) else Classifier.load(run)
+    dataset = (
+        data
+        if isinstance(data, Dataset)
+        else load_dataset(data, root=root, allow_outside=allow_outside)
+    )
+    members = {} if isinstance(run, Classifier) else _read_members(Path(run))
+    dataset, chosen = _choose_split(dataset, split, members)
+    labels = match_classes(dataset, classifier.classes)[dataset.labels]
+    engine = classifier.make_engine(device)
+    features = extract(
+        dataset,
+        engine,
+        classifier.backbone.preprocessing,
+        workers=workers,
+        max_pixels=max_pixels,
+        progress=progress,
+    )
+    check_bad_images(features.bad(), len(dataset), max_bad)
+    rows = np.flatnonzero(features.good() & (labels >= 0))
+    if len(rows) == 0:
+        raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
+    probabilities = classifier.head.predict_proba(features.values[classifier.cut][rows])
+    classes = classifier.classes
+    warnings = list(dataset.warnings)
+    trained_on = {digest for digest, part in members.values() if part == "train" and digest}
+    seen = sum(features.sha256[i] in trained_on for i in rows)
+    if seen:
+        warnings.append(
+            f"{seen} of these {len(rows)} images were trained on, so the figures flatter the model"
+        )
+    absent = [c for i, c in enumerate(classes) if not (labels[rows] == i).any()]
+    if absent:
+        warnings.append(f"no image of {len(absent)} classes here, {absent[0]} among them")
+    return Evaluation(
+        metrics=measure(labels[rows], probabilities, classes),
+        classes=classes,
+        confusion=confusion_matrix(labels[rows], probabilities.argmax(axis=1), len(classes)),
+        split=chosen,
+        images={"evaluated": len(rows), "unreadable": len(features.bad())},
+        bad=tuple(features.bad()),
+        warnings=tuple(warnings),
+    )
+
+
+def predict(
+    model: str | os.PathLike[str] | Classifier,
+    images: Iterable[str | os.PathLike[str]],
+    **options: Any,
+) -> Iterator[Prediction]:
+    """Classify image files and the image files in folders; options as `Classifier.predict`.
+
+    Raises:
+        InputError: the model cannot be loaded, or a folder holds no image.
+    """
+    classifier = model if isinstance(model, Classifier) else Classifier.load(model)
+    return classifier.predict(find_images(images), **options)
+
+
+# ---------------------------------------------------------------- parts of fit
+
+
+def _check_trainable(dataset: Dataset) -> None:
+    train_rows = dataset.rows("train")
+    counts = Counter(int(y) for y in dataset.labels[train_rows] if y >= 0)
+    if len(dataset.classes) < 2:
+        names = ", ".join(f"'{c}'" for c in dataset.classes) or "none"
+        raise InputError(
+            f"{dataset.root}: at least two classes are needed, found {names}; "
+            "each class is a folder, or a label in the manifest"
+        )
+    missing = [c for i, c in enumerate(dataset.classes) if counts[i] == 0]
+    if missing:
+        raise InputError(
+            f"{dataset.root}: class '{missing[0]}' has no readable training images"
+            f"{f' (nor have {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
+            "add some, or remove the class"
+        )
+
+
+def _measure(
+    dataset: Dataset,
+    features: Features,
+    trained: Trained,
+    rows: np.ndarray,
+    held: np.ndarray,
+    seed: int,
+) -> tuple[dict[str, Estimate], str]:
+    """Figures on the validation images, else from cross-validation, else none."""
+    if len(held):
+        probabilities = trained.head.predict_proba(features.values[trained.cut][held])
+        return measure(dataset.labels[held], probabilities, dataset.classes, seed=seed), "val"
+    if trained.probabilities is not None:
+        figures = measure(dataset.labels[rows], trained.probabilities, dataset.classes, seed=seed)
+        return figures, "cross-validation"
+    return {}, ""
+
+
+def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
+    """Byte-identical images with different labels, or on both sides of the split."""
+    rows: dict[str, list[int]] = {}
+    for row, digest in enumerate(features.sha256):
+        if digest and not features.errors[row]:
+            rows.setdefault(digest, []).append(row)
+    same = [r for r in rows.values() if len(r) > 1]
+    conflicts = [r for r in same if len({int(dataset.labels[i]) for i in r}) > 1]
+    leaks = [r for r in same if len({dataset.splits[i] for i in r}) > 1]
+    result = []
+    for found, what in (
+        (conflicts, "images stand in the data with different labels"),
+        (leaks, "images are in the training and in the validation part, so figures will flatter"),
+    ):
+        if found:
+            first = " and ".join(f"'{dataset.ids[i]}'" for i in found[0][:2])
+            result.append(f"{len(found)} identical {what} (first: {first})")
+    return result
+
+
+def _with_origins(settings: Settings, measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    origins = settings.origins()
+    values = settings.model_dump()
+    result = {}
+    for name, value in values.items():
+        if name in measured and value in (None, "auto"):
+            result[name] = {"value": measured[name], "origin": "measured"}
+        else:
+            result[name] = {"value": value, "origin": origins[name]}
+    return result
+
+
+def to_json(value: Any) -> Any:
+    """Estimates as objects and NaN as null, for JSON that any program reads."""
+    if isinstance(value, Estimate):
+        return {k: to_json(v) for k, v in dataclasses.asdict(value).items()}
+    if isinstance(value, dict):
+        return {k: to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write(run: Run, dataset: Dataset, features: Features, trained: Trained) -> None:
+    lines = []
+    for i, image_id in enumerate(dataset.ids):
+        label = dataset.classes[dataset.labels[i]] if dataset.labels[i] >= 0 else None
+        lines.append(
+            json.dumps(
+                {
+                    "id": image_id,
+                    "split": dataset.splits[i],
+                    "label": label,
+                    "group": dataset.groups[i] or None,
+                    "sha256": features.sha256[i] or None,
+                    "error": features.errors[i] or None,
+                }
+            )
+        )
+    metrics = {
+        "measured_on": run.measured_on,
+        "metrics": run.metrics,
+        "images": run.images,
+        "evidence": trained.evidence,
+        "warnings": run.warnings,
+        "seconds": run.seconds,
+    }
+    for name, value in (("settings.json", run.settings), ("metrics.json", to_json(metrics))):
+        write_atomically(run.folder / name, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(run.folder / "split.jsonl", ("\n".join(lines) + "\n").encode())
+    run.classifier.save(run.folder)
+
+
+# ---------------------------------------------------------------- parts of evaluate
+
+
+def _read_members(folder: Path) -> dict[str, tuple[str, str]]:
+    """{image id: (SHA-256, split)} of the images that a run used; empty where it was not kept."""
+    path = folder / "split.jsonl"
+    if not path.is_file():
+        return {}
+    members = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            members[str(row["id"])] = (str(row["sha256"] or ""), str(row["split"]))
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise InputError(f"{path}: damaged; remove it to evaluate without it") from exc
+    return members
+
+
+def _choose_split(
+    dataset: Dataset, split: str | None, members: dict[str, tuple[str, str]]
+) -> tuple[Dataset, str]:
+    """The rows to evaluate, and what they are."""
+    splits = [
+        given or (members[i][1] if i in members else "")
+        for given, i in zip(dataset.splits, dataset.ids, strict=True)
+    ]
+    present = {s for s in splits if s}
+    chosen = split or next((s for s in ("test", "val") if s in present), "all")
+    if chosen == "all":
+        return dataset, chosen
+    known = [s for s in ("train", "val", "test") if s in present]
+    if chosen not in known:
+        raise UsageError(
+            f"split '{chosen}' is not in the data{nearest(chosen, known)}; "
+            f"there {'is' if len(known) == 1 else 'are'} {', '.join([*known, 'all'])}"
+        )
+    return dataset.select(np.flatnonzero([s == chosen for s in splits])), chosen

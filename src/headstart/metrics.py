@@ -1,0 +1,120 @@
+"""Takes labels and probabilities, gives figures with 95 % intervals; pure functions on arrays.
+
+Place in the flow: after `features`; `heads` and `fit` measure with these alone.
+Shape letters: N images, C classes.
+
+Intervals. A proportion (accuracy, recall) has Wilson's score interval (Wilson 1927), which stays honest
+at 0, at 1 and for few images. Balanced accuracy is a mean of C proportions: Wilson's interval for
+the number of images that gives a mean of proportions the same variance, C^2 / sum(1 / n_c). Macro F1
+has no such form: 2,000 bootstrap draws of the confusion matrix, widened to the interval of balanced
+accuracy's kind around the F1, since the bootstrap alone collapses when nothing was misclassified. Log
+loss is a mean over images: its mean plus and minus Student's t times the standard error.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+__all__ = ["Estimate", "confusion_matrix", "log_loss", "measure", "wilson_interval"]
+
+Z95 = 1.959963984540054
+BOOTSTRAP_DRAWS = 2000
+SMALLEST_PROBABILITY = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def measure(
+    labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...], *, seed: int = 0
+) -> dict[str, Estimate]:
+    """Every figure of a classifier on labelled images.
+
+    Args:
+        labels: int array (N,), N at least 1, indices into `classes`.
+        probabilities: float array (N, C), rows sum to one.
+        seed: of the bootstrap.
+
+    Returns:
+        accuracy, balanced_accuracy, macro_f1, log_loss, and "recall CLASS" for each class. Balanced
+        accuracy and macro F1 run over the classes that occur in `labels`.
+    """
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    per_class = counts.sum(axis=1)
+    correct = counts.diagonal()
+    present = per_class > 0
+    recalls = correct[present] / per_class[present]
+    balanced = float(recalls.mean())
+    effective = present.sum() ** 2 / (1 / per_class[present]).sum()
+    f1 = float(_macro_f1(counts[None])[0])
+    figures = {
+        "accuracy": wilson_interval(correct.sum(), counts.sum()),
+        "balanced_accuracy": wilson_interval(balanced * effective, effective),
+        "macro_f1": _f1_interval(counts, f1, effective, seed),
+        "log_loss": log_loss(labels, probabilities),
+    }
+    for name, hit, total in zip(classes, correct, per_class, strict=True):
+        figures[f"recall {name}"] = wilson_interval(hit, total)
+    return figures
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """int64 (C, C): row true class, column predicted class."""
+    flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes)
+
+
+def wilson_interval(successes: float, total: float) -> Estimate:
+    """A proportion with Wilson's 95 % interval; NaN for a total of 0."""
+    if total <= 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    p = successes / total
+    z2 = Z95 * Z95 / total
+    centre = (p + z2 / 2) / (1 + z2)
+    half = Z95 / (1 + z2) * math.sqrt(p * (1 - p) / total + z2 / (4 * total))
+    # Rounding must not push the interval off the estimate at 0 and 1.
+    return Estimate(
+        float(p), float(max(0.0, min(centre - half, p))), float(min(1.0, max(centre + half, p)))
+    )
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
+    """Mean of -log(probability of the true class), in nats."""
+    from scipy import stats
+
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    losses = -np.log(np.maximum(true, SMALLEST_PROBABILITY))
+    mean = float(losses.mean())
+    if len(losses) < 2:
+        return Estimate(mean, math.nan, math.nan)
+    error = losses.std(ddof=1) / math.sqrt(len(losses))
+    half = float(stats.t.ppf(0.975, len(losses) - 1) * error)
+    return Estimate(mean, max(0.0, mean - half), mean + half)
+
+
+def _macro_f1(counts: np.ndarray) -> np.ndarray:
+    """(B, C, C) confusion matrices -> (B,) means of F1 = 2 TP / (2 TP + FP + FN) over true classes."""
+    hit = np.diagonal(counts, axis1=1, axis2=2)
+    total = counts.sum(axis=1) + counts.sum(axis=2)
+    present = counts.sum(axis=2) > 0
+    f1 = np.divide(2 * hit, total, out=np.zeros(hit.shape), where=total > 0)
+    return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+
+
+def _f1_interval(counts: np.ndarray, f1: float, effective: float, seed: int) -> Estimate:
+    generator = np.random.default_rng(seed)
+    # Classes are resampled within themselves: the test set's make-up is given, not drawn.
+    drawn = np.zeros((BOOTSTRAP_DRAWS, *counts.shape), dtype=np.int32)
+    for row, total in enumerate(counts.sum(axis=1)):
+        if total > 0:
+            drawn[:, row] = generator.multinomial(total, counts[row] / total, BOOTSTRAP_DRAWS)
+    low, high = np.quantile(_macro_f1(drawn), [0.025, 0.975])
+    score = wilson_interval(f1 * effective, effective)
+    return Estimate(f1, min(float(low), score.low), max(float(high), score.high))
