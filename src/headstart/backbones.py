@@ -150,6 +150,7 @@ def load_backbone(
     if tag and config.tag != tag:
         raise UsageError(f"backbone '{name}': timm knows {architecture}.{config.tag}")
     overlay: dict[str, Any] = {}
+    state: dict[str, torch.Tensor] | None
     if weights is not None:
         state, origin = _read_state(Path(weights)), str(weights)
     elif architecture in PACKAGED and tag in ("", "in1k"):
@@ -400,11 +401,11 @@ def _data_nodes(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _find_classifier(network: nn.Module, name: str) -> str:
-    layer = network.get_classifier()
+    layer = network.get_classifier()  # type: ignore[operator]  # every network of timm has it
     if isinstance(layer, nn.Linear | nn.Conv2d):
         for path, module in network.named_modules():
             if module is layer:
-                return path
+                return str(path)
     raise UsageError(
         f"backbone '{name}' has no single linear classifier to replace; choose another network"
     )

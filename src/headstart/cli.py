@@ -6,19 +6,17 @@ files is escaped before a terminal sees it. Nothing here imports torch before a 
 
 import contextlib
 import csv
-import functools
 import json
 import os
+import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -37,7 +35,11 @@ import headstart
 from headstart.errors import HeadstartError, UsageError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headstart.classifier import Prediction
     from headstart.datasets import Dataset
+    from headstart.features import Progress as Told
     from headstart.fit import Evaluation, Run
     from headstart.images import Scan
     from headstart.metrics import Estimate
@@ -51,18 +53,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Train an image classifier from a folder of labelled images, by transfer learning.
 
-A network trained on ImageNet is run once over your images; a new classifier is trained on what it
-saw, measured with 95 % intervals, and saved as a folder that timm loads too.
+A network trained on ImageNet is run once over your images; a new classifier is trained on what it saw, \
+measured with 95 % intervals, and saved as a folder that timm loads too.
 
 [bold]Start here[/bold]
 
-headstart demo                                  [dim]the whole path on real images[/dim]
+headstart demo                             [dim]the whole path on real images[/dim]
 
-headstart fit photos -o run                     [dim]photos/ants/*.jpg, photos/bees/*.jpg[/dim]
+headstart fit photos -o run                [dim]photos/ants/*.jpg, photos/bees/…[/dim]
 
-headstart evaluate run photos --split val       [dim]accuracy with its interval[/dim]
+headstart evaluate run photos --split val  [dim]accuracy with its interval[/dim]
 
-headstart predict --model run new/*.jpg         [dim]what is in these?[/dim]
+headstart predict --model run new/*.jpg    [dim]what is in these?[/dim]
 """,
 )
 
@@ -85,7 +87,7 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, report or warnings; errors and results.")
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also show settings, versions and tracebacks.")
+    bool, typer.Option("--verbose", "-v", help="Also show settings, and tracebacks of errors.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[
@@ -108,7 +110,7 @@ Outside = Annotated[
 ]
 
 
-class ClassWeights(str, Enum):
+class ClassWeights(StrEnum):
     """As `Settings.class_weights`."""
 
     auto = "auto"
@@ -121,6 +123,7 @@ class ClassWeights(str, Enum):
 
 @app.command(name="fit")
 def fit_command(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl)."),
@@ -173,8 +176,8 @@ def fit_command(
 ) -> None:
     """Train a classifier and write it to a folder.
 
-    The images are in a folder a class, with or without train, val and test above them, or named by
-    a manifest with the columns path and label, and optionally split and group.
+    The images are in a folder a class, with or without train, val and test above them, or named \
+    by a manifest with the columns path and label, and optionally split and group.
 
     [bold]Examples[/bold]
 
@@ -196,21 +199,16 @@ def fit_command(
         "class_weights": class_weights.value if class_weights else None,
     }
     options = {k: v for k, v in given.items() if v is not None}
-    context = click.get_current_context()
-    for name, value in (
-        ("allow_outside", allow_outside),
-        ("max_bad", max_bad),
-        ("seed", seed),
-        ("device", device),
-        ("workers", workers),
-    ):
+    for name in ("allow_outside", "max_bad", "seed", "device", "workers"):
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            options[name] = value
+            options[name] = context.params[name]
+    _fit(data, output, overwrite=overwrite, **options)
+
+
+def _fit(data: Path, output: Path, **options: Any) -> None:
     with _progress() as progress:
-        run = headstart.fit(
-            data, output, overwrite=overwrite, progress=progress, report=show_scan, **options
-        )
+        run = headstart.fit(data, output, progress=progress, report=show_scan, **options)
     if State.json:
         _print_json(
             {
@@ -254,18 +252,21 @@ def evaluate_command(
     headstart evaluate run other-photos --json
     """
     _set_state(quiet, verbose, as_json)
+    _evaluate(
+        run,
+        data,
+        split=split,
+        root=root,
+        allow_outside=allow_outside,
+        max_bad=max_bad,
+        device=device,
+        workers=workers,
+    )
+
+
+def _evaluate(run: Path, data: Path, **options: Any) -> None:
     with _progress() as progress:
-        result = headstart.evaluate(
-            run,
-            data,
-            split=split,
-            root=root,
-            allow_outside=allow_outside,
-            max_bad=max_bad,
-            device=device,
-            workers=workers,
-            progress=progress,
-        )
+        result = headstart.evaluate(run, data, progress=progress, **options)
     if State.json:
         _print_json(
             {
@@ -310,58 +311,70 @@ def predict_command(
     _set_state(quiet, verbose, as_json)
     if as_json and as_csv:
         raise UsageError("--json and --csv are both given; choose one")
-    from headstart.fit import find_images
+    show = _print_prediction if as_json else _csv_printer() if as_csv else None
+    _predict(_read_names(images), model, show, max_bad, top=top, device=device, workers=workers)
 
-    names = find_images(_read_names(images))
-    bad: list[tuple[str, str]] = []
-    writer = csv.writer(sys.stdout, lineterminator="\n") if as_csv else None
-    table = Table("image", "label", "probability", "next", box=None, pad_edge=False)
-    table.columns[2].justify = "right"
-    with _progress() as progress:
-        for row, prediction in enumerate(
-            headstart.predict(
-                model, names, top=top, device=device, workers=workers, progress=progress
-            )
-        ):
-            if prediction.error:
-                bad.append((prediction.image, prediction.error))
-            if State.json:
-                _print_json(
-                    {
-                        "image": prediction.image,
-                        "label": prediction.label or None,
-                        "probability": prediction.probability,
-                        "top": prediction.top,
-                        "error": prediction.error or None,
-                    }
-                )
-            elif writer:
-                if row == 0:
-                    writer.writerow(["image", "label", "probability", "top", "error"])
-                writer.writerow(
-                    [
-                        csv_cell(prediction.image),
-                        csv_cell(prediction.label),
-                        "" if prediction.error else f"{prediction.probability:.6f}",
-                        csv_cell("; ".join(f"{c} {p:.6f}" for c, p in prediction.top)),
-                        csv_cell(prediction.error),
-                    ]
-                )
-            else:
-                others = ", ".join(f"{printable(c)} {p:.3f}" for c, p in prediction.top[1:])
-                table.add_row(
-                    Text(printable(prediction.image)),
-                    Text(printable(prediction.label)),
-                    "" if prediction.error else f"{prediction.probability:.3f}",
-                    Text(printable(prediction.error), style="red")
-                    if prediction.error
-                    else Text(others),
-                )
-    if not (State.json or writer):
-        out.print(table)
+
+def _predict(
+    images: list[str],
+    model: Path,
+    show: "Callable[[Prediction], None] | None",
+    max_bad: float,
+    **options: Any,
+) -> None:
+    """Print predictions as they come, or as a table at the end when `show` is None."""
+    from headstart.classifier import find_images
     from headstart.features import check_bad_images
 
-    check_bad_images(bad, len(names), max_bad)
+    names = find_images(images)
+    found = []
+    with _progress() as progress:
+        for prediction in headstart.predict(model, names, progress=progress, **options):
+            found.append((prediction.image, prediction.error))
+            if show is None:
+                if len(found) == 1:
+                    table = Table("image", "label", "prob.", "next", box=None, pad_edge=False)
+                _add_prediction(table, prediction)
+            else:
+                show(prediction)
+    if show is None:
+        out.print(table)
+    check_bad_images([f for f in found if f[1]], len(found), max_bad)
+
+
+def _add_prediction(table: Table, prediction: "Prediction") -> None:
+    others = ", ".join(f"{printable(c)} {p:.3f}" for c, p in prediction.top[1:])
+    table.add_row(
+        Text(printable(prediction.image), overflow="fold"),
+        Text(printable(prediction.label), style="bold"),
+        "" if prediction.error else f"{prediction.probability:.3f}",
+        Text(printable(prediction.error), style="red") if prediction.error else Text(others),
+    )
+
+
+def _print_prediction(prediction: "Prediction") -> None:
+    _print_json(
+        {
+            "image": prediction.image,
+            "label": prediction.label or None,
+            "probability": prediction.probability,
+            "top": prediction.top,
+            "error": prediction.error or None,
+        }
+    )
+
+
+def _csv_printer() -> "Callable[[Prediction], None]":
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", "label", "probability", "top", "error"])
+
+    def show(prediction: "Prediction") -> None:
+        top = "; ".join(f"{c} {p:.6f}" for c, p in prediction.top)
+        probability = "" if prediction.error else f"{prediction.probability:.6f}"
+        texts = [csv_cell(t) for t in (prediction.image, prediction.label, top, prediction.error)]
+        writer.writerow([*texts[:2], probability, *texts[2:]])
+
+    return show
 
 
 @app.command(name="demo")
@@ -376,8 +389,8 @@ def demo_command(
 ) -> None:
     """Show the whole path on real images that come with scikit-learn.
 
-    Writes 1,797 handwritten digits as image files, trains on four fifths of them, evaluates on the
-    others and predicts some. Takes about a minute and needs no download.
+    Writes 1,797 handwritten digits as image files, trains on four fifths of them, evaluates on \
+    the others and predicts some. Takes about a minute and needs no download.
     """
     _set_state(quiet, verbose, False)
     from headstart.demo import write_digits
@@ -385,43 +398,24 @@ def demo_command(
     data, run = output / "digits", output / "run"
     count = write_digits(data)
     _note(f"wrote {count:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
-    common = {"device": device, "workers": workers, "quiet": quiet, "verbose": verbose}
-
-    def step(command: str, function: Callable[[], None]) -> None:
-        out.print()
-        out.print(Text(f"$ headstart {command}", style="bold cyan"))
-        function()
-
-    fit_call = functools.partial(_invoke, fit_command, data=data, output=run, overwrite=True)
-    step(f"fit {data} -o {run}", functools.partial(fit_call, **common))
-    evaluate_call = functools.partial(_invoke, evaluate_command, run=run, data=data, split="test")
-    step(f"evaluate {run} {data} --split test", functools.partial(evaluate_call, **common))
-    some = [str(next((data / "test" / d).glob("*.png"))) for d in ("3", "5", "8")]
-    predict_call = functools.partial(_invoke, predict_command, images=some, model=run)
-    step(f"predict --model {run} {' '.join(some)}", functools.partial(predict_call, **common))
+    options: dict[str, Any] = {"device": device, "workers": workers}
+    some = [next((data / "test" / digit).glob("*.png")) for digit in ("3", "5", "8")]
+    _show_command("fit", data, "-o", run)
+    _fit(data, run, overwrite=True, **options)
+    _show_command("evaluate", run, data, "--split", "test")
+    _evaluate(run, data, split="test", **options)
+    _show_command("predict", "--model", run, *some)
+    _predict([str(s) for s in some], run, None, 0.0, top=3, **options)
     out.print()
     out.print(Text("Now with your own images, in a folder a class:", style="bold"))
-    out.print("  headstart fit PHOTOS -o RUN            # train", markup=False)
-    out.print("  headstart evaluate RUN PHOTOS          # measure", markup=False)
-    out.print("  headstart predict --model RUN NEW/     # use", markup=False)
+    out.print("  headstart fit PHOTOS -o RUN            [dim]train[/dim]")
+    out.print("  headstart evaluate RUN PHOTOS          [dim]measure[/dim]")
+    out.print("  headstart predict --model RUN NEW/     [dim]use[/dim]")
 
 
-def _invoke(command: Callable[..., None], **options: Any) -> None:
-    """Run a command as the command line would, with its own defaults."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group)
-    name = next(n for n, c in group.commands.items() if c.callback and _wraps(c.callback, command))
-    parser = group.commands[name]
-    context = click.Context(parser, info_name=name)
-    with context:
-        for parameter in parser.params:
-            assert parameter.name
-            options.setdefault(parameter.name, parameter.get_default(context))
-        command(**options)
-
-
-def _wraps(callback: Callable[..., Any], command: Callable[..., None]) -> bool:
-    return getattr(callback, "__wrapped__", callback) is command
+def _show_command(*words: object) -> None:
+    text = shlex.join(["headstart", *map(str, words)])
+    out.print(Text(f"\n$ {printable(text)}", style="bold cyan"), soft_wrap=True)
 
 
 # ---------------------------------------------------------------- what people see
@@ -562,7 +556,7 @@ class _RateColumn(ProgressColumn):
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def _progress() -> Iterator["Told"]:
     """A bar on stderr, or nothing where that is no terminal or is not wanted."""
     if State.quiet or not err.is_terminal:
         yield lambda stage, done, total: None
@@ -577,13 +571,12 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         transient=True,
     )
     tasks: dict[str, Any] = {}
-    started = time.perf_counter()
 
     def show(stage: str, done: int, total: int) -> None:
         if stage not in tasks:
             tasks[stage] = bar.add_task(stage, total=total)
         bar.update(tasks[stage], completed=done, total=total)
-        if done >= total and time.perf_counter() - started > 0:
+        if done >= total:
             bar.update(tasks[stage], visible=False)
 
     with bar:
@@ -656,11 +649,13 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
 
 def _run() -> int:
     try:
-        app(standalone_mode=False)
-    except click.ClickException as exc:
-        exc.show()
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as exc:
+        hint = f"; see headstart {_command_given()}--help"
+        message = printable(exc.format_message().rstrip("."))
+        err.print(Text.assemble(("error: ", "bold red"), message, hint), soft_wrap=True)
         return exc.exit_code
-    except click.exceptions.Exit as exc:
+    except typer.Exit as exc:
         return exc.exit_code
     except HeadstartError as exc:
         if State.verbose:
@@ -671,6 +666,11 @@ def _run() -> int:
         err.print("error: out of memory; close other programs or use fewer --workers")
         return 5
     return 0
+
+
+def _command_given() -> str:
+    names = {c.name for c in app.registered_commands}
+    return next((f"{word} " for word in sys.argv[1:] if word in names), "")
 
 
 def _show_version(value: bool) -> None:

@@ -8,8 +8,7 @@ do not depend on how many others went with it: the libraries underneath choose t
 the batch's shape.
 """
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ __all__ = ["DEVICES", "Engine", "TorchEngine", "choose_device", "make_engine"]
 # Images a micro-batch. On two CPU cores 8 and 32 are within 5 % of 16 (EfficientNet-Lite0).
 MICRO_BATCH = {"cpu": 16, "cuda": 64, "mps": 32}
 
-DEVICES = {
+DEVICES: dict[str, Callable[[], bool]] = {
     "auto": lambda: True,
     "cpu": lambda: True,
     "cuda": torch.cuda.is_available,
@@ -107,13 +106,17 @@ def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
 class FeatureNetwork(nn.Module):
     """Pixels -> pooled features at several cut points, in one pass that ends at the last of them."""
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self, backbone: Backbone, points: list[CutPoint]) -> None:
         super().__init__()
         graph, starts = trace_network(backbone.network)
         self.trunk = _end_at(graph, [starts[p.name] for p in points])
         self.trunk.to(memory_format=torch.channels_last)
-        self.points = [dataclasses.replace(p) for p in points]
-        mean, std = (torch.tensor(v) for v in (_mean(backbone), _std(backbone)))
+        self.axes = [p.axis for p in points]
+        mean = torch.tensor(backbone.preprocessing.mean)
+        std = torch.tensor(backbone.preprocessing.std)
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
 
@@ -122,21 +125,13 @@ class FeatureNetwork(nn.Module):
         # A permuted NHWC batch is what torch calls channels-last: nothing is copied.
         scaled = pixels.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
         values = self.trunk(scaled)
-        return tuple(pool(v, p.axis) for v, p in zip(values, self.points, strict=True))
+        return tuple(pool(v, axis) for v, axis in zip(values, self.axes, strict=True))
 
 
 def pool(values: torch.Tensor, axis: int) -> torch.Tensor:
     """Mean over every axis but the batch's and the channels'."""
     others = [a for a in range(1, values.ndim) if a != axis]
     return values.mean(dim=others) if others else values
-
-
-def _mean(backbone: Backbone) -> tuple[float, ...]:
-    return backbone.preprocessing.mean
-
-
-def _std(backbone: Backbone) -> tuple[float, ...]:
-    return backbone.preprocessing.std
 
 
 def _end_at(graph: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
@@ -168,9 +163,3 @@ class _translated_memory_errors:
             raise ResourceError(
                 f"out of memory on {self.device}; close other programs or use --device cpu"
             ) from error
-
-
-def batches(total: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `total`."""
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))

@@ -156,6 +156,7 @@ def choose_penalty(
         return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
     problem = _Problem(features, labels, classes, weights)
     fold = assign_folds(labels, units, folds, seed)
+    masks = [fold != k for k in range(folds)]
     starts: list[np.ndarray | None] = [None] * folds
     path: list[tuple[float, float]] = []
     best: tuple[float, float, np.ndarray] | None = None
@@ -163,13 +164,13 @@ def choose_penalty(
         for step, penalty in enumerate(PENALTIES):
             progress("cross-validation", step, len(PENALTIES))
 
-            def solve(k: int, penalty: float = penalty) -> np.ndarray:
-                return problem.solve(fold != k, penalty, starts[k], CV_TOLERANCE)
-
-            starts = list(pool.map(solve, range(folds)))
+            solutions = list(
+                pool.map(problem.solve, masks, [penalty] * folds, starts, [CV_TOLERANCE] * folds)
+            )
             logits = np.zeros((len(labels), classes))
-            for k, solution in enumerate(starts):
+            for k, solution in enumerate(solutions):
                 logits[fold == k] = problem.logits(solution, fold == k)
+            starts = [*solutions]
             loss = problem.loss(logits)
             path.append((penalty, loss))
             if best is None or loss < best[1]:
@@ -186,7 +187,8 @@ def _one_thread_each() -> contextlib.AbstractContextManager[object]:
     the number of CPUs, and matrices of this size gain nothing from a second one."""
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1, user_api="blas")  # type: ignore[no-any-return]
+    limits: contextlib.AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _principal_axes(matrix: np.ndarray) -> np.ndarray:
@@ -268,7 +270,8 @@ class _Problem:
             method="L-BFGS-B",
             options={"maxiter": MAX_STEPS, "gtol": tolerance, "ftol": 1e-12, "maxcor": 20},
         )
-        return np.asarray(result.x).reshape(shape) / scale
+        solution: np.ndarray = np.asarray(result.x).reshape(shape) / scale
+        return solution
 
     def logits(self, solution: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.asarray(self.matrix[rows] @ solution[:-1] + solution[-1])

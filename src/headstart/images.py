@@ -5,9 +5,9 @@ Shape letters: H W pixels. Pixels are uint8 (H, W, 3) in sRGB order.
 
 How each kind of image becomes RGB: the first frame of an animation or of several pages; EXIF
 orientation is applied (an unreadable EXIF block counts as none); transparency is laid over white;
-16-bit greys are divided by 257, and 32-bit ones too when any is above 255; floating-point greys are taken as 0 to 1, or as 0 to 255 when any is
-above 1; CMYK and YCCK are converted without a colour profile, and embedded profiles are ignored,
-as in the training of the backbones.
+16-bit greys are divided by 257, and 32-bit ones too when any is above 255; floating-point greys are
+taken as 0 to 1, or as 0 to 255 when any is above 1; CMYK and YCCK are converted without a colour
+profile, and embedded profiles are ignored, as in the training of the backbones.
 """
 
 import codecs
