@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from headstart.backbones import Backbone, load_backbone
     from headstart.classifier import Classifier, Prediction
     from headstart.datasets import Dataset, load_dataset, split_dataset
-    from headstart.engines import make_engine
+    from headstart.engines import choose_engine, make_engine
     from headstart.errors import HeadstartError, InputError, ResourceError, UsageError
     from headstart.features import Features, extract
     from headstart.fit import Evaluation, Run, evaluate, fit, predict
@@ -38,6 +38,7 @@ __all__ = [
     "Run",
     "Settings",
     "UsageError",
+    "choose_engine",
     "evaluate",
     "extract",
     "fit",
@@ -55,7 +56,7 @@ _MODULES = {
     "datasets": ("Dataset", "load_dataset", "split_dataset"),
     "images": ("Preprocessing", "scan_images"),
     "backbones": ("Backbone", "load_backbone"),
-    "engines": ("make_engine",),
+    "engines": ("choose_engine", "make_engine"),
     "features": ("Features", "extract"),
     "metrics": ("Estimate", "measure"),
     "strategies": ("Settings",),

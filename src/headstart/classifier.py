@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
-from headstart.backbones import Backbone, build_network, wrap_network
+from headstart.backbones import Backbone, backbone_of_state
 from headstart.datasets import list_files
-from headstart.engines import Engine, make_engine
+from headstart.engines import choose_engine, count_cpus, make_engine
 from headstart.errors import InputError, UsageError
-from headstart.features import Progress, no_progress, run_images, write_atomically
+from headstart.features import Progress, no_progress, run_images
 from headstart.heads import LinearHead
 from headstart.images import INTERPOLATIONS, MAX_PIXELS
+from headstart.store import write_atomically
 
 __all__ = ["Classifier", "Prediction", "find_images", "mark_incomplete"]
 
@@ -69,6 +69,7 @@ class _Card(BaseModel):
     backbone_weights: str = ""
     licence: str = "unknown"
     cut: str = ""
+    classifier: str = ""
     model_sha256: str = ""
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -95,15 +96,13 @@ class Classifier:
     strategy: str
     seed: int = 0
 
-    def make_engine(self, device: str = "auto") -> Engine:
-        """An engine that runs the backbone up to the head."""
-        return make_engine(self.backbone, cuts=(self.cut,), device=device)
-
     def predict(
         self,
         images: Iterable[str | os.PathLike[str]],
         *,
         top: int = 5,
+        engine: str = "auto",
+        precision: str = "fp32",
         device: str = "auto",
         workers: int | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -114,34 +113,40 @@ class Classifier:
         Args:
             images: paths, read as they are needed.
             top: how many classes to list for each, at least 1.
-            device, workers: as in `Settings`.
+            engine, precision, device, workers: as in `Settings`. In fp32, the default, images are
+                decoded exactly and the probabilities are those of the network as timm runs it.
 
         Yields:
             One prediction an image, in order; an unreadable one has its reason in `error`.
 
         Raises:
-            UsageError: `top` or `device` is out of range.
+            UsageError: an option is out of range.
         """
         if top < 1:
             raise UsageError(f"top must be at least 1, got {top}")
         names = [os.fspath(i) for i in images]
-        engine = self.make_engine(device)
+        choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
+        threads = min(workers or count_cpus(), max(1, len(names)))
         stream = run_images(
             (Path(n) for n in names),
-            engine,
+            make_engine(self.backbone, choice, cuts=(self.cut,), threads=threads),
             self.backbone.preprocessing,
-            workers=workers,
+            workers=threads,
+            exact=choice.precision == "fp32",
             max_pixels=max_pixels,
         )
         progress("predict", 0, len(names))
-        for rows, read, outputs in stream:
+        done = 0
+        for readings, outputs in stream:
             probabilities = iter(self.head.predict_proba(outputs[self.cut]) if outputs else ())
-            for row, pixels in zip(rows, read, strict=True):
-                if pixels.error:
-                    yield Prediction(names[row], "", float("nan"), (), pixels.error)
+            for reading in readings:
+                name = names[done]
+                done += 1
+                if reading.error:
+                    yield Prediction(name, "", float("nan"), (), reading.error)
                 else:
-                    yield self._prediction(names[row], next(probabilities), top)
-            progress("predict", rows[-1] + 1, len(names))
+                    yield self._prediction(name, next(probabilities), top)
+            progress("predict", done, len(names))
 
     def _prediction(self, image: str, probabilities: np.ndarray, top: int) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[:top]
@@ -150,17 +155,13 @@ class Classifier:
 
     def save(self, folder: Path) -> None:
         """Write the classifier; headstart.json last, so that a folder without it is not whole."""
-        network = build_network(self.backbone.name, len(self.classes))
-        state = dict(network.state_dict())
         layer = self.backbone.classifier
-        for key, tensor in self.backbone.network.state_dict().items():
-            if not key.startswith(layer + "."):
-                state[key] = tensor
-        shape = state[f"{layer}.weight"].shape
-        state[f"{layer}.weight"] = torch.from_numpy(self.head.weight).reshape(shape)
-        state[f"{layer}.bias"] = torch.from_numpy(self.head.bias)
-        tensors = {k: v.contiguous() for k, v in state.items()}
-        model = save_tensors(tensors, metadata={"format": "pt"})
+        state = dict(self.backbone.state)
+        shape = (len(self.classes), *state[f"{layer}.weight"].shape[1:])
+        state[f"{layer}.weight"] = self.head.weight.reshape(shape)
+        state[f"{layer}.bias"] = self.head.bias
+        arrays = {k: np.ascontiguousarray(v) for k, v in state.items()}
+        model = save_arrays(arrays, metadata={"format": "pt"})
         write_atomically(folder / "model.safetensors", model)
         write_atomically(folder / "config.json", _to_json(self._timm_config()))
         card = _Card(
@@ -173,6 +174,7 @@ class Classifier:
             backbone_weights=self.backbone.weights,
             licence=self.backbone.licence,
             cut=self.cut,
+            classifier=self.backbone.classifier,
             model_sha256=hashlib.sha256(model).hexdigest(),
             preprocessing=dataclasses.asdict(self.backbone.preprocessing),
             versions=find_versions(),
@@ -221,19 +223,20 @@ class Classifier:
                 "fit again or restore the file"
             )
         try:
-            state = load_tensors(model)
-            network = build_network(card.backbone, len(card.classes))
-            network.load_state_dict(state, strict=True)
-            backbone = wrap_network(
-                network,
-                name=card.backbone,
+            state = load_arrays(model)
+            backbone = backbone_of_state(
+                card.backbone,
+                state,
+                _checked_config(config),
+                classifier=card.classifier,
                 weights=card.backbone_weights,
-                config=_checked_config(config),
             )
-            weight = state[f"{backbone.classifier}.weight"].float().numpy()
-            bias = state[f"{backbone.classifier}.bias"].float().numpy()
+            weight = state[f"{card.classifier}.weight"].astype(np.float32)
+            bias = state[f"{card.classifier}.bias"].astype(np.float32)
+            if len(weight) != len(card.classes):
+                raise ValueError(f"{len(weight)} outputs for {len(card.classes)} classes")
             cut = backbone.cut(card.cut).name
-        except (UsageError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as exc:
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as exc:
             reason = " ".join(str(exc).split())[:200]
             raise InputError(f"{path}: not a classifier that can be loaded: {reason}") from exc
         return cls(
@@ -334,7 +337,7 @@ def _to_json(value: dict[str, Any]) -> bytes:
 
 def find_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("headstart", "torch", "timm", "numpy", "scipy", "pillow")
+    names = ("headstart", "torch", "timm", "openvino", "numpy", "scipy", "pillow", "simplejpeg")
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 

@@ -100,6 +100,16 @@ MaxBad = Annotated[
         help="Share of unreadable images allowed; one is always allowed.", min=0.0, max=1.0
     ),
 ]
+Engine = Annotated[str, typer.Option(help="What runs the frozen network: auto, openvino or torch.")]
+Precision = Annotated[
+    str, typer.Option(help="Of its arithmetic: auto, fp32 (exact), bf16 or fp16.")
+]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Place of the feature store; HEADSTART_CACHE_DIR names it too.")
+]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="Read every file again, whatever its size and times say.")
+]
 Root = Annotated[
     Path | None,
     typer.Option(help="Folder that a manifest's paths are relative to; its own by default."),

@@ -1,53 +1,132 @@
-"""Takes a `Backbone`, gives an engine that runs it frozen: pixels in, pooled features out.
+"""Takes a `Backbone`, gives an engine that runs it frozen: pixels in, activations out.
 
 Place in the flow: after `backbones`; `features` and `classifier` run networks through here alone.
 Shape letters: N images, D features, C channels, H W pixels.
 
 Every engine works in micro-batches of one fixed size, the last one padded, so that an image's features
 do not depend on how many others went with it: the libraries underneath choose their arithmetic by
-the batch's shape.
+the batch's shape. OpenVINO runs networks on CPUs, PyTorch everywhere else and as the reference.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import fx, nn
 
-from headstart.backbones import Backbone, CutPoint, trace_network
+from headstart.backbones import Backbone
 from headstart.datasets import choose
 from headstart.errors import ResourceError, UsageError
+from headstart.store import default_cache_dir, write_atomically
 
-__all__ = ["DEVICES", "Engine", "TorchEngine", "choose_device", "make_engine"]
+__all__ = [
+    "DEVICES",
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "EngineChoice",
+    "choose_device",
+    "choose_engine",
+    "count_cpus",
+    "make_engine",
+]
 
-# Images a micro-batch. On two CPU cores 8 and 32 are within 5 % of 16 (EfficientNet-Lite0).
-MICRO_BATCH = {"cpu": 16, "cuda": 64, "mps": 32}
+ENGINES = ("auto", "openvino", "torch")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-DEVICES: dict[str, Callable[[], bool]] = {
-    "auto": lambda: True,
-    "cpu": lambda: True,
-    "cuda": torch.cuda.is_available,
-    "mps": torch.backends.mps.is_available,
-}
+# Images a micro-batch. On two CPU cores OpenVINO is fastest at 4 to 8 (EfficientNet-Lite0), where the
+# activations still fit the cache; a GPU wants more.
+MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 32}
 
 
 class Engine(Protocol):
-    """Runs a frozen network.
+    """Runs a frozen network; may be called from several threads at once.
 
     Attributes:
-        name: for people and for the run's record, e.g. "torch cpu float32".
-        cuts: names of the cut points whose features it gives.
+        cuts: names of the cut points whose activations it gives.
         micro_batch: images at a time.
     """
 
-    name: str
     cuts: tuple[str, ...]
     micro_batch: int
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 (n, H, W, 3) with n at most `micro_batch` -> float32 (n, D) for each cut point."""
+        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineChoice:
+    """What will run the network; decided without loading it.
+
+    Attributes:
+        library: "openvino" or "torch".
+        device: "cpu", "cuda" or "mps".
+        precision: "fp32", "bf16" or "fp16", of the arithmetic; features are float32 always.
+        version: of the library.
+        micro_batch: images at a time.
+        reason: why this one, for people.
+    """
+
+    library: str
+    device: str
+    precision: str
+    version: str
+    micro_batch: int
+    reason: str
+
+    def __str__(self) -> str:
+        device = "" if self.library == "openvino" else f" {self.device}"
+        return f"{self.library}{device} {self.precision}"
+
+    def key(self) -> dict[str, Any]:
+        """What of it changes a number."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "reason"}
+
+
+def count_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# ---------------------------------------------------------------- the choice
+
+
+def _has_cuda() -> bool:
+    # Asking torch takes seconds; without a driver there is nothing to ask for.
+    driver = Path("/proc/driver/nvidia/version").exists() or platform.system() == "Windows"
+    if not (driver or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_mps() -> bool:
+    if platform.system() != "Darwin":
+        return False
+    import torch
+
+    return torch.backends.mps.is_available()
+
+
+DEVICES: dict[str, Callable[[], bool]] = {
+    "auto": lambda: True,
+    "cpu": lambda: True,
+    "cuda": _has_cuda,
+    "mps": _has_mps,
+}
 
 
 def choose_device(name: str = "auto") -> str:
@@ -64,35 +143,86 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
-def make_engine(
-    backbone: Backbone, *, cuts: tuple[str, ...] | None = None, device: str = "auto"
-) -> Engine:
-    """An engine for pooled features at these cut points; all of the backbone's by default.
+def choose_engine(
+    backbone: Backbone,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    cache_dir: Path | None = None,
+) -> EngineChoice:
+    """OpenVINO on a CPU, in bf16 where the CPU computes in it; else PyTorch.
 
     Raises:
-        UsageError: an unknown cut point or device.
+        UsageError: an unknown name, or a combination that cannot be.
+    """
+    choose("engine", engine, dict.fromkeys(ENGINES))
+    choose("precision", precision, dict.fromkeys(PRECISIONS))
+    place = choose_device(device)
+    reason = "as asked for"
+    library = engine
+    if engine == "auto":
+        failure = _read_failure(backbone, cache_dir)
+        if place != "cpu":
+            library, reason = "torch", f"{place} is present"
+        elif importlib.util.find_spec("openvino") is None:
+            library, reason = "torch", "OpenVINO is not installed"
+        elif failure:
+            library, reason = "torch", f"OpenVINO cannot take {backbone.name}: {failure}"
+        else:
+            library, reason = "openvino", "the fastest on a CPU"
+    if library == "openvino":
+        if place != "cpu":
+            raise UsageError(f"engine 'openvino' runs on a CPU, not on {place}; use --engine torch")
+        if precision == "fp16":
+            raise UsageError("engine 'openvino' has no fp16 on a CPU; use --precision bf16 or fp32")
+        if precision == "auto":
+            native = _cpu_has_bf16()
+            precision = "bf16" if native else "fp32"
+            reason += ", and this CPU computes in bf16" if native else ""
+        version = importlib.metadata.version("openvino")
+    else:
+        if precision == "auto":
+            precision = "bf16" if place == "cuda" else "fp32"
+        if precision == "fp16" and place == "cpu":
+            raise UsageError("fp16 on a CPU is slow and inexact; use --precision bf16 or fp32")
+        version = importlib.metadata.version("torch")
+    return EngineChoice(library, place, precision, version, MICRO_BATCH[place], reason)
+
+
+def _cpu_has_bf16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def make_engine(
+    backbone: Backbone,
+    choice: EngineChoice,
+    *,
+    cuts: tuple[str, ...] | None = None,
+    pooled: bool = True,
+    threads: int | None = None,
+    cache_dir: Path | None = None,
+) -> Engine:
+    """An engine as chosen.
+
+    Args:
+        cuts: cut points whose activations it gives; all of the backbone's by default.
+        pooled: averaged to one value a channel, or whole activations.
+        threads: CPUs to use; all by default.
+        cache_dir: where compiled networks are kept.
+
+    Raises:
+        UsageError: an unknown cut point, or OpenVINO cannot take the network.
     """
     names = tuple(c.name for c in backbone.cuts) if cuts is None else cuts
-    return TorchEngine(backbone, names, choose_device(device))
-
-
-class TorchEngine:
-    """The reference: PyTorch in float32, channels last."""
-
-    def __init__(self, backbone: Backbone, cuts: tuple[str, ...], device: str) -> None:
-        self.cuts = cuts
-        self.micro_batch = MICRO_BATCH[device]
-        self.name = f"torch {device} float32"
-        self._device = device
-        points = [backbone.cut(name) for name in cuts]
-        self._module = FeatureNetwork(backbone, points).to(device)
-
-    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 (n, H, W, 3) with n at most `micro_batch` -> float32 (n, D) for each cut point."""
-        with torch.inference_mode(), _translated_memory_errors(self._device):
-            batch = torch.from_numpy(pad_batch(pixels, self.micro_batch)).to(self._device)
-            outputs = [o.float().cpu().numpy()[: len(pixels)] for o in self._module(batch)]
-        return dict(zip(self.cuts, outputs, strict=True))
+    for name in names:
+        backbone.cut(name)
+    cache = cache_dir or default_cache_dir()
+    if choice.library == "openvino":
+        return OpenVinoEngine(backbone, names, choice, pooled, threads or count_cpus(), cache)
+    return TorchEngine(backbone, names, choice, pooled)
 
 
 def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -103,63 +233,162 @@ def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
 
 
-class FeatureNetwork(nn.Module):
-    """Pixels -> pooled features at several cut points, in one pass that ends at the last of them."""
-
-    scale: torch.Tensor
-    shift: torch.Tensor
-
-    def __init__(self, backbone: Backbone, points: list[CutPoint]) -> None:
-        super().__init__()
-        graph, starts = trace_network(backbone.network)
-        self.trunk = _end_at(graph, [starts[p.name] for p in points])
-        self.trunk.to(memory_format=torch.channels_last)
-        self.axes = [p.axis for p in points]
-        mean = torch.tensor(backbone.preprocessing.mean)
-        std = torch.tensor(backbone.preprocessing.std)
-        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
-        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """uint8 (N, H, W, 3) -> one (N, C) tensor a cut point."""
-        # A permuted NHWC batch is what torch calls channels-last: nothing is copied.
-        scaled = pixels.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
-        values = self.trunk(scaled)
-        return tuple(pool(v, axis) for v, axis in zip(values, self.axes, strict=True))
+# ---------------------------------------------------------------- PyTorch
 
 
-def pool(values: torch.Tensor, axis: int) -> torch.Tensor:
-    """Mean over every axis but the batch's and the channels'."""
-    others = [a for a in range(1, values.ndim) if a != axis]
-    return values.mean(dim=others) if others else values
+class TorchEngine:
+    """The reference: PyTorch, channels last."""
+
+    def __init__(
+        self, backbone: Backbone, cuts: tuple[str, ...], choice: EngineChoice, pooled: bool
+    ) -> None:
+        import torch
+
+        from headstart.networks import FeatureNetwork
+
+        self.cuts, self.micro_batch, self._device = cuts, choice.micro_batch, choice.device
+        points = [(name, backbone.cut(name).axis) for name in cuts]
+        network = FeatureNetwork(backbone.network, points, backbone.preprocessing, pooled=pooled)
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        if choice.precision != "fp32":  # the backbone's own network stays as it is
+            import copy
+
+            network = copy.deepcopy(network)
+        self._network = network.to(choice.device, kind[choice.precision])
+        self._lock = threading.Lock()  # one batch already uses every core
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
+        import torch
+
+        with self._lock, torch.inference_mode(), _translated_memory_errors(self._device):
+            batch = torch.from_numpy(pad_batch(pixels, self.micro_batch)).to(self._device)
+            outputs = [o.float().cpu().numpy()[: len(pixels)] for o in self._network(batch)]
+        return dict(zip(self.cuts, outputs, strict=True))
 
 
-def _end_at(graph: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
-    """The same network returning these nodes' values, without what comes after the last."""
-    shortened = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in graph.graph.nodes:
-        if node.op != "output":
-            copied[node] = shortened.node_copy(node, lambda n: copied[n])
-    shortened.output(tuple(copied[n] for n in nodes))
-    module = fx.GraphModule(graph, shortened)
-    module.graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
-    module.recompile()
-    return module
+@contextlib.contextmanager
+def _translated_memory_errors(device: str) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise ResourceError(
+            f"out of memory on {device}; close other programs or use --device cpu"
+        ) from exc
 
 
-class _translated_memory_errors:
-    """CUDA's out-of-memory error as a `ResourceError` that says what to do."""
+# ---------------------------------------------------------------- OpenVINO
 
-    def __init__(self, device: str) -> None:
-        self.device = device
 
-    def __enter__(self) -> None:
-        pass
+class OpenVinoEngine:
+    """OpenVINO on a CPU: one stream a thread, so that threads do not wait for one another and an
+    image's numbers do not depend on how many there are."""
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise ResourceError(
-                f"out of memory on {self.device}; close other programs or use --device cpu"
-            ) from error
+    def __init__(
+        self,
+        backbone: Backbone,
+        cuts: tuple[str, ...],
+        choice: EngineChoice,
+        pooled: bool,
+        threads: int,
+        cache_dir: Path,
+    ) -> None:
+        import openvino
+
+        self.cuts, self.micro_batch = cuts, choice.micro_batch
+        model = _openvino_model(backbone, cuts, choice, pooled, cache_dir)
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[choice.precision],
+            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": threads,
+            "CACHE_DIR": str(cache_dir / "openvino"),
+        }
+        try:
+            compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        except RuntimeError as exc:
+            raise UsageError(
+                f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}"
+            ) from exc
+        self._compiled = compiled
+        self._local = threading.local()
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        request = self._local.request
+        request.infer({0: pad_batch(pixels, self.micro_batch)}, share_inputs=True)
+        return {
+            cut: request.get_output_tensor(i).data[: len(pixels)].copy()
+            for i, cut in enumerate(self.cuts)
+        }
+
+
+def _openvino_model(
+    backbone: Backbone, cuts: tuple[str, ...], choice: EngineChoice, pooled: bool, cache_dir: Path
+) -> Path:
+    """The network in OpenVINO's format, from the cache or converted."""
+    folder = cache_dir / "backbones" / backbone.fingerprint
+    # Outputs of the built-in network are the same however long the list of cut points is, but what
+    # is compiled differs, so each list has its own file.
+    text = f"{choice.version} {choice.micro_batch} {pooled} {' '.join(cuts)}"
+    path = folder / f"openvino-{hashlib.sha256(text.encode()).hexdigest()[:16]}.xml"
+    if path.exists() and path.with_suffix(".bin").exists():
+        return path
+    import openvino
+    import torch
+
+    from headstart.networks import FeatureNetwork
+
+    points = [(name, backbone.cut(name).axis) for name in cuts]
+    network = FeatureNetwork(backbone.network, points, backbone.preprocessing, pooled=pooled).eval()
+    height, width = backbone.preprocessing.input_px
+    shape = (choice.micro_batch, height, width, 3)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # torch announces changes to its own tracer
+            model = openvino.convert_model(
+                network,
+                example_input=torch.zeros(shape, dtype=torch.uint8),
+                input=[(list(shape), openvino.Type.u8)],
+            )
+    except Exception as exc:  # the converter raises many kinds on an operation that it lacks
+        reason = _first_line(exc)
+        _remember_failure(backbone, cache_dir, reason)
+        raise UsageError(
+            f"OpenVINO cannot take {backbone.name}: {reason}; use --engine torch"
+        ) from exc
+    folder.mkdir(parents=True, exist_ok=True)
+    # Under another name first, the .xml last, so that a pair is whole or not there.
+    part = folder / f".{path.stem}.{os.getpid()}.{threading.get_ident()}"
+    openvino.save_model(model, f"{part}.xml", compress_to_fp16=False)
+    os.replace(f"{part}.bin", path.with_suffix(".bin"))
+    os.replace(f"{part}.xml", path)
+    return path
+
+
+def _first_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:160] or type(exc).__name__
+
+
+def _failure_file(backbone: Backbone, cache_dir: Path | None) -> Path:
+    version = importlib.metadata.version("openvino")
+    folder = (cache_dir or default_cache_dir()) / "backbones" / backbone.fingerprint
+    return folder / f"openvino-{version}.failed"
+
+
+def _remember_failure(backbone: Backbone, cache_dir: Path | None, reason: str) -> None:
+    path = _failure_file(backbone, cache_dir)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, reason.encode())
+
+
+def _read_failure(backbone: Backbone, cache_dir: Path | None) -> str:
+    try:
+        return _failure_file(backbone, cache_dir).read_text()
+    except (OSError, importlib.metadata.PackageNotFoundError):
+        return ""

@@ -1,43 +1,54 @@
-"""Takes a `Dataset` and an `Engine`, gives `Features`: pooled activations of every image at every cut.
+"""Takes a `Dataset` and a `Backbone`, gives `Features`: pooled activations of every image at every cut.
 
-Place in the flow: after `engines`. Reading and decoding run in threads ahead of the network, with a
-bounded number of images in flight. Shape letters: N images, D features, H W pixels.
+Place in the flow: after `engines`. The frozen network is run once per image, ever: what it gave is kept
+in a `Store` under the hash of the image's bytes, so a renamed, moved or doubled image costs nothing and
+an edited one is computed alone. Shape letters: N images, D features, K views, H W pixels.
+
+How the work is shared out: every thread takes a micro-batch of images and reads, decodes, resizes and
+runs it to the end, so reading and the network overlap, no thread waits for another, and at most a few
+micro-batches are in memory. Rows are committed in shards as they come.
 """
 
 import collections
 import dataclasses
 import hashlib
+import importlib.metadata
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from headstart.backbones import Backbone
 from headstart.datasets import Dataset
-from headstart.errors import BadImageError, TooManyBadImagesError
+from headstart.engines import Engine, EngineChoice, choose_engine, count_cpus, make_engine
+from headstart.errors import BadImageError, TooManyBadImagesError, UsageError, VerificationError
 from headstart.images import (
+    DECODER,
     MAX_PIXELS,
     Preprocessing,
-    decode_image,
-    prepare_image,
+    decode_and_prepare,
     read_image_bytes,
 )
-
-if TYPE_CHECKING:  # engines import torch, which takes seconds and is not needed to read features
-    from headstart.engines import Engine
+from headstart.store import FileMemory, Store, default_cache_dir
 
 __all__ = [
     "Features",
-    "Pixels",
     "Progress",
+    "Reading",
     "check_bad_images",
     "extract",
     "no_progress",
     "run_images",
-    "write_atomically",
 ]
+
+# A shard is committed when it has this many rows or is this old: a death costs no more work than that.
+SHARD_ROWS = 512
+SHARD_SECONDS = 15.0
 
 
 class Progress(Protocol):
@@ -56,15 +67,22 @@ class Features:
 
     Attributes:
         ids: N image ids.
-        values: {cut point: float32 array (N, D)}; rows of unreadable images are NaN.
+        values: {cut point: float32 array (N, D)}, read from disk when asked for; rows of unreadable
+            images are NaN.
         errors: N reasons why an image could not be read, "" for a good one.
         sha256: N hex digests of the images' bytes, "" where they could not be read.
+        engine: what computed them.
+        computed: images that the network was run on now; the others came from the store.
+        warnings: one line each, for people.
     """
 
     ids: tuple[str, ...]
-    values: dict[str, np.ndarray]
+    values: Mapping[str, np.ndarray]
     errors: tuple[str, ...]
     sha256: tuple[str, ...]
+    engine: EngineChoice
+    computed: int = 0
+    warnings: tuple[str, ...] = ()
 
     def good(self) -> np.ndarray:
         """bool array (N,): which rows have features."""
@@ -72,11 +90,12 @@ class Features:
 
     def select(self, rows: np.ndarray) -> "Features":
         """The features of these rows."""
-        return Features(
-            tuple(self.ids[i] for i in rows),
-            {cut: matrix[rows] for cut, matrix in self.values.items()},
-            tuple(self.errors[i] for i in rows),
-            tuple(self.sha256[i] for i in rows),
+        return dataclasses.replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            values=_Rows(self.values, rows),
+            errors=tuple(self.errors[i] for i in rows),
+            sha256=tuple(self.sha256[i] for i in rows),
         )
 
     def bad(self) -> list[tuple[str, str]]:
@@ -84,151 +103,385 @@ class Features:
         return [(i, e) for i, e in zip(self.ids, self.errors, strict=True) if e]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pixels:
-    """One image read: uint8 (H, W, 3) pixels and its bytes' SHA-256, or the reason why not."""
+class _Rows(Mapping[str, np.ndarray]):
+    """Some rows of columns, taken when a column is asked for."""
 
-    values: np.ndarray | None
-    error: str = ""
-    sha256: str = ""
+    def __init__(self, columns: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+        self._columns, self._rows = columns, rows
+
+    def __getitem__(self, cut: str) -> np.ndarray:
+        rows: np.ndarray = self._columns[cut][self._rows]
+        return rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
+class _Columns(Mapping[str, np.ndarray]):
+    """Columns of a store as arrays in the order of the data set, each read once, when asked for."""
+
+    def __init__(self, store: Store, names: list[bytes | None], widths: dict[str, int]) -> None:
+        self._store, self._names, self._widths = store, names, widths
+        self._read: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, cut: str) -> np.ndarray:
+        if cut not in self._read:
+            values = np.full((len(self._names), self._widths[cut]), np.nan, dtype=np.float32)
+            rows = [i for i, name in enumerate(self._names) if name is not None]
+            if rows:
+                wanted = [name for name in self._names if name is not None]
+                found = self._store.read(cut, wanted)
+                if len(rows) == len(values):
+                    values = found
+                else:
+                    values[rows] = found
+            self._read[cut] = values
+        return self._read[cut]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._widths)
+
+    def __len__(self) -> int:
+        return len(self._widths)
 
 
 def extract(
     dataset: Dataset,
-    engine: "Engine",
-    preprocessing: Preprocessing,
+    backbone: Backbone,
     *,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
     workers: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    rehash: bool = False,
     max_pixels: int = MAX_PIXELS,
     progress: Progress = no_progress,
 ) -> Features:
-    """Run every image once through the frozen network.
+    """Features of every image, from the store where it has them, computed and kept where not.
 
     Args:
-        workers: threads that read and decode; the number of CPUs by default. Changes no number.
+        engine, precision, device: a key of `engines.ENGINES`, `PRECISIONS`, `DEVICES`. With "fp32"
+            images are decoded exactly too; see `images.decode_and_prepare`.
+        workers: threads; the number of CPUs by default. Changes no number.
+        cache_dir: the place of the store; `store.default_cache_dir()` by default.
+        rehash: read every file again instead of trusting its size and times.
         max_pixels: an image with more is recorded as unreadable.
 
     Returns:
         Features with a row for every image, unreadable ones included (NaN and a reason).
 
     Raises:
-        ResourceError: out of memory or file handles.
+        UsageError: an engine, precision or device that is unknown or cannot be.
+        ResourceError: out of disk, memory or permission; what is committed stays.
     """
-    sources: list[Path | str] = [dataset.errors[i] or dataset.path(i) for i in range(len(dataset))]
-    count = len(sources)
-    values: dict[str, np.ndarray] = {}
-    errors, digests = [""] * count, [""] * count
-    done = 0
-    progress("features", 0, count)
-    stream = run_images(sources, engine, preprocessing, workers=workers, max_pixels=max_pixels)
-    for rows, read, outputs in stream:
-        for row, pixels in zip(rows, read, strict=True):
-            errors[row], digests[row] = pixels.error, pixels.sha256
-        good = [row for row, pixels in zip(rows, read, strict=True) if not pixels.error]
-        for cut, batch in outputs.items():
-            if cut not in values:
-                values[cut] = np.full((count, batch.shape[1]), np.nan, dtype=np.float32)
-            values[cut][good] = batch
-        done += len(rows)
-        progress("features", done, count)
-    return Features(dataset.ids, values, tuple(errors), tuple(digests))
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    options = {"precision": precision, "device": device, "cache_dir": cache}
+    choice = choose_engine(backbone, engine=engine, **options)  # type: ignore[arg-type]
+    threads = workers or count_cpus()
+
+    def make(choice: EngineChoice) -> Engine:
+        return make_engine(backbone, choice, threads=threads, cache_dir=cache)
+
+    work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
+    if work.pending:
+        try:
+            runner = make(choice)
+        except UsageError:
+            if engine != "auto" or choice.library == "torch":
+                raise
+            choice = choose_engine(backbone, engine="torch", **options)  # type: ignore[arg-type]
+            reason = f"OpenVINO cannot take {backbone.name}"
+            choice = dataclasses.replace(choice, reason=reason)
+            work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
+            runner = make(choice)
+        work.run(runner, threads, progress)
+    return work.features()
+
+
+def feature_key(backbone: Backbone, choice: EngineChoice) -> dict[str, Any]:
+    """Everything that changes a feature's bits, as JSON."""
+    decoders = {n: importlib.metadata.version(n) for n in ("pillow", "simplejpeg")}
+    return {
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "preprocessing": dataclasses.asdict(backbone.preprocessing),
+        "cuts": [c.name for c in backbone.cuts],
+        "pooling": "mean",
+        "engine": choice.key(),
+        "decoder": {"version": DECODER, "exact": choice.precision == "fp32", **decoders},
+    }
+
+
+class _Work:
+    """One extraction: which rows are known, which are pending, and what came of them."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        choice: EngineChoice,
+        cache: Path,
+        rehash: bool,
+        max_pixels: int,
+    ) -> None:
+        self.dataset, self.backbone, self.choice = dataset, backbone, choice
+        self.max_pixels = max_pixels
+        # An image above the limit is an error of this limit alone, so the limit is part of the key.
+        key = {**feature_key(backbone, choice), "max_pixels": max_pixels}
+        self.store = Store.open(cache, key)
+        self.memory = FileMemory(cache, dataset.root)
+        self.errors = list(dataset.errors)
+        self.names: list[bytes | None] = [None] * len(dataset)
+        self.computed = 0
+        for row, error in enumerate(self.errors):
+            if not error and not rehash:
+                image_id = dataset.ids[row]
+                self.names[row] = self.memory.find(image_id, dataset.path(row))
+        self.pending = [
+            row
+            for row, name in enumerate(self.names)
+            if not self.errors[row] and (name is None or name not in self.store)
+        ]
+
+    def run(self, engine: Engine, threads: int, progress: Progress) -> None:
+        """Compute the pending rows and commit them, also when interrupted."""
+        total = len(self.dataset)
+        known = total - len(self.pending)
+        progress("features", known, total)
+        shard = _Shard(self.store)
+        sources = (self.dataset.path(row) for row in self.pending)
+        claimed = _Claims(self.store)
+        stream = run_images(
+            sources,
+            engine,
+            self.backbone.preprocessing,
+            workers=threads,
+            exact=self.choice.precision == "fp32",
+            max_pixels=self.max_pixels,
+            skip=claimed,
+        )
+        done = 0
+        try:
+            for readings, outputs in stream:
+                for reading in readings:
+                    row = self.pending[done]
+                    done += 1
+                    self._take(row, reading, shard)
+                shard.add_values(outputs)
+                self.computed += len(next(iter(outputs.values()))) if outputs else 0
+                shard.commit_if_due()
+                progress("features", known + done, total)
+        finally:
+            stream.close()
+            shard.commit()
+            self.memory.save()
+
+    def _take(self, row: int, reading: "Reading", shard: "_Shard") -> None:
+        if reading.sha256 is None:
+            self.errors[row] = reading.error
+            return
+        self.names[row] = reading.sha256
+        if reading.info is not None:
+            self.memory.remember(
+                self.dataset.ids[row], reading.info, reading.read_at_ns, reading.sha256
+            )
+        if not reading.skipped:
+            shard.add_name(reading.sha256, reading.error)
+
+    def features(self) -> Features:
+        """What the store holds now, in the order of the data set."""
+        names: list[bytes | None] = list(self.names)
+        for row, name in enumerate(self.names):
+            if name is not None and (error := self.store.error(name)):
+                self.errors[row], names[row] = error, None
+        widths = {c.name: c.channels for c in self.backbone.cuts}
+        return Features(
+            ids=self.dataset.ids,
+            values=_Columns(self.store, names, widths),
+            errors=tuple(self.errors),
+            sha256=tuple(n.hex() if n is not None else "" for n in self.names),
+            engine=self.choice,
+            computed=self.computed,
+            warnings=tuple(self.store.problems),
+        )
+
+
+class _Claims:
+    """Tells a reader whether an image's bytes need no work: in the store, or another's already."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._claimed: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, name: bytes) -> bool:
+        with self._lock:
+            if name in self._claimed or name in self._store:
+                return True
+            self._claimed.add(name)
+            return False
+
+
+class _Shard:
+    """Rows on their way to the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._clear()
+
+    def _clear(self) -> None:
+        self._names: list[bytes] = []
+        self._errors: list[str] = []
+        self._values: list[dict[str, np.ndarray]] = []
+        self._since = time.monotonic()
+
+    def add_name(self, name: bytes, error: str) -> None:
+        self._names.append(name)
+        self._errors.append(error)
+
+    def add_values(self, outputs: dict[str, np.ndarray]) -> None:
+        """Values of the good ones among the names added since the last call."""
+        if outputs:
+            for cut, values in outputs.items():
+                if not np.isfinite(values).all():
+                    raise VerificationError(
+                        f"the network gave NaN or infinite features at {cut}; use --precision fp32"
+                    )
+            self._values.append(outputs)
+
+    def commit_if_due(self) -> None:
+        old = time.monotonic() - self._since > SHARD_SECONDS
+        if len(self._names) >= SHARD_ROWS or (self._names and old):
+            self.commit()
+
+    def commit(self) -> None:
+        good = np.array([not e for e in self._errors], dtype=bool)
+        complete = sum(len(next(iter(v.values()))) for v in self._values)
+        if self._names and complete == good.sum():  # not when a batch was lost to an error
+            columns = {}
+            for cut in self._values[0] if self._values else ():
+                values = np.concatenate([v[cut] for v in self._values])
+                full = np.zeros((len(good), *values.shape[1:]), dtype=values.dtype)
+                full[good] = values
+                columns[cut] = full
+            self._store.add(self._names, columns, self._errors)
+        self._clear()
+
+
+# ---------------------------------------------------------------- reading and running
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+    """What became of one image file.
+
+    Attributes:
+        error: why it could not be read, "" for a good one.
+        sha256: of its bytes, 32 bytes; None where even those could not be had.
+        skipped: its bytes need no work, so it was not decoded.
+        info: its state when it was opened.
+        read_at_ns: when that was.
+    """
+
+    error: str = ""
+    sha256: bytes | None = None
+    skipped: bool = False
+    info: os.stat_result | None = None
+    read_at_ns: int = 0
+
+
+Result = tuple[list[Reading], dict[str, np.ndarray]]
 
 
 def run_images(
-    sources: Iterable[Path | str],
-    engine: "Engine",
+    sources: Iterable[Path],
+    engine: Engine,
     preprocessing: Preprocessing,
     *,
     workers: int | None = None,
+    exact: bool = True,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[list[int], list[Pixels], dict[str, np.ndarray]]]:
-    """Stream images through a network.
+    skip: Callable[[bytes], bool] = lambda name: False,
+) -> Generator[Result, None, None]:
+    """Stream image files through a network.
 
     Args:
-        sources: where each image is, or, as text, the reason why it cannot be read.
+        sources: where each image is; taken a few micro-batches ahead.
+        exact: as in `images.decode_and_prepare`.
+        skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
 
     Yields:
-        Row numbers, what was read of each, and for every cut point float32 (n, D) of the n good ones,
-        in order; every row comes once, in the order of `sources`.
+        What became of each image, and for every cut point float32 (n, D) of the n that were run; in
+        the order of `sources`.
     """
-    count = workers if workers is not None else os.cpu_count() or 1
+    count = workers or count_cpus()
 
-    def read(source: Path | str) -> Pixels:
-        if isinstance(source, str):
-            return Pixels(None, source)
-        return read_pixels(source, preprocessing, max_pixels)
+    def work(paths: list[Path]) -> Result:
+        readings, batch = [], []
+        for path in paths:
+            reading, pixels = _read(path, preprocessing, exact, max_pixels, skip)
+            readings.append(reading)
+            if pixels is not None:
+                batch.append(pixels)
+        return readings, engine.run(np.stack(batch)) if batch else {}
 
-    rows: list[int] = []
-    batch: list[Pixels] = []
-    good = 0
-    ahead = 2 * engine.micro_batch + count
-    for row, pixels in enumerate(_map_ahead(read, sources, count, ahead)):
-        rows.append(row)
-        batch.append(pixels)
-        good += not pixels.error
-        if good == engine.micro_batch:
-            yield rows, batch, _run(engine, batch)
-            rows, batch, good = [], [], 0
-    if rows:
-        yield rows, batch, _run(engine, batch)
+    yield from _map_ahead(work, _chunks(sources, engine.micro_batch), count)
 
 
-def _run(engine: "Engine", batch: list[Pixels]) -> dict[str, np.ndarray]:
-    good = [p.values for p in batch if p.values is not None]
-    return engine.run(np.stack(good)) if good else {}
-
-
-def read_pixels(path: Path, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Read, decode, resize and crop one image file."""
-    digest = ""
+def _read(
+    path: Path,
+    preprocessing: Preprocessing,
+    exact: bool,
+    max_pixels: int,
+    skip: Callable[[bytes], bool],
+) -> tuple[Reading, np.ndarray | None]:
+    digest, info, now = None, None, time.time_ns()
     try:
+        info = os.stat(path)
         data = read_image_bytes(path)
-        digest = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, max_pixels=max_pixels)
-        return Pixels(prepare_image(image, preprocessing), "", digest)
+        digest = hashlib.sha256(data).digest()
+        if skip(digest):
+            return Reading("", digest, True, info, now), None
+        pixels = decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)
+        return Reading("", digest, False, info, now), pixels
     except BadImageError as exc:
-        return Pixels(None, str(exc), digest)
+        return Reading(str(exc), digest, False, info, now), None
+    except OSError as exc:  # of the stat; a file that has vanished, for one
+        return Reading((exc.strerror or str(exc)).lower()), None
+    except ValueError as exc:  # a NUL in the name
+        return Reading(str(exc)), None
+
+
+def _chunks(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    chunk: list[Path] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _map_ahead(
-    function: Callable[[Path | str], Pixels], items: Iterable[Path | str], workers: int, ahead: int
-) -> Iterator[Pixels]:
-    """Ordered parallel map that starts at most `ahead` items before they are asked for."""
-    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="headstart-read")
-    waiting: collections.deque[Future[Pixels]] = collections.deque()
+    function: Callable[[list[Path]], Result], items: Iterable[list[Path]], workers: int
+) -> Generator[Result, None, None]:
+    """Ordered parallel map that starts at most a few items before they are asked for."""
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="headstart")
+    waiting: collections.deque[Future[Result]] = collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:  # also when the consumer stops early or is interrupted
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it has its old content or its new one, never a part.
-
-    Raises:
-        OSError: the file could not be written, or not be made durable; the old one is untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows, where a folder has no handle to sync
-        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backbones import load_backbone
+from headstart.backbones import Backbone, load_backbone
 from headstart.classifier import Classifier, Prediction, find_images, mark_incomplete
 from headstart.datasets import (
     Dataset,
@@ -28,7 +28,7 @@ from headstart.datasets import (
     nearest,
     split_dataset,
 )
-from headstart.engines import choose_device, make_engine
+from headstart.engines import EngineChoice, choose_device
 from headstart.errors import InputError, ResourceError, UsageError
 from headstart.features import (
     Features,
@@ -36,13 +36,18 @@ from headstart.features import (
     check_bad_images,
     extract,
     no_progress,
-    write_atomically,
 )
-from headstart.images import MAX_PIXELS, Scan, scan_images
+from headstart.images import Scan, scan_images
 from headstart.metrics import Estimate, confusion_matrix, measure
+from headstart.store import write_atomically
 from headstart.strategies import Settings, Task, Trained, make_settings, train
 
 __all__ = ["Evaluation", "Run", "evaluate", "fit", "load_data", "predict"]
+
+# The settings that `evaluate` heeds; the others concern training.
+EVALUATE_SETTINGS = (
+    "root allow_outside max_bad max_pixels engine precision device workers cache_dir rehash".split()
+)
 
 Source = str | os.PathLike[str] | Dataset
 
@@ -56,7 +61,9 @@ class Run:
         classifier: the trained classifier.
         metrics: {name: Estimate} as `metrics.measure` names them; empty when nothing could be measured.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
-        images: {"train": n, "val": n, "unreadable": n}.
+        images: {"train": n, "val": n, "unreadable": n, "computed": n}; the features of all but the
+            computed ones came from the store.
+        engine: what ran the frozen network, and why.
         settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
         warnings: one line each, for people.
         seconds: wall-clock time.
@@ -67,6 +74,7 @@ class Run:
     metrics: dict[str, Estimate]
     measured_on: str
     images: dict[str, int]
+    engine: EngineChoice
     settings: dict[str, dict[str, Any]]
     warnings: tuple[str, ...]
     seconds: float
@@ -81,7 +89,8 @@ class Evaluation:
         classes: the model's C classes.
         confusion: int64 (C, C), row true class, column predicted class.
         split: the split that was measured, or "all".
-        images: {"evaluated": n, "unreadable": n}.
+        images: {"evaluated": n, "unreadable": n, "computed": n}.
+        engine: what ran the frozen network, and why.
         bad: (image id, reason) of the unreadable ones.
         warnings: one line each, for people.
     """
@@ -91,6 +100,7 @@ class Evaluation:
     confusion: np.ndarray
     split: str
     images: dict[str, int]
+    engine: EngineChoice
     bad: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
 
@@ -150,24 +160,19 @@ def fit(
     started = time.perf_counter()
     settings = make_settings(options)
     folder = Path(out)
-    device = choose_device(settings.device)
+    choose_device(settings.device)  # an absent one ends it before any work
     dataset = load_data(data, settings)
     _check_trainable(dataset)
     if report is not None:
         report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
-    backbone = load_backbone(settings.backbone, weights=settings.weights)
+    backbone = load_backbone(
+        settings.backbone, weights=settings.weights, cache_dir=settings.cache_dir
+    )
     try:
         mark_incomplete(folder, overwrite=overwrite)
         # The test split is looked at by `evaluate` alone.
         used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
-        features = extract(
-            used,
-            make_engine(backbone, device=device),
-            backbone.preprocessing,
-            workers=settings.workers,
-            max_pixels=settings.max_pixels,
-            progress=progress,
-        )
+        features = extract_with(settings, used, backbone, progress)
         check_bad_images(features.bad(), len(used), settings.max_bad)
         good = features.good() & (used.labels >= 0)
         rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
@@ -186,7 +191,7 @@ def fit(
             )
         )
         metrics, measured_on = _measure(used, features, trained, rows, held, settings.seed)
-        warnings = (*used.warnings, *_duplicate_warnings(used, features))
+        warnings = (*used.warnings, *features.warnings, *_duplicate_warnings(used, features))
         if not metrics:
             warnings += (
                 "too few images a class to measure anything; add images, or a validation split",
@@ -195,11 +200,21 @@ def fit(
             backbone, trained.head, trained.cut, used.classes, settings.strategy, settings.seed
         )
         images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
-        origins = _with_origins(settings, {**trained.measured, "device": device})
+        images["computed"] = features.computed
+        chosen = {f: getattr(features.engine, f) for f in ("device", "precision")}
+        chosen["engine"] = features.engine.library
+        origins = _with_origins(settings, {**trained.measured, **chosen})
         run = Run(
-            folder, classifier, metrics, measured_on, images, origins, warnings,
-            time.perf_counter() - started,
-        )  # fmt: skip
+            folder=folder,
+            classifier=classifier,
+            metrics=metrics,
+            measured_on=measured_on,
+            images=images,
+            engine=features.engine,
+            settings=origins,
+            warnings=warnings,
+            seconds=time.perf_counter() - started,
+        )
         _write(run, used, features, trained)
     except ResourceError:
         raise
@@ -215,13 +230,8 @@ def evaluate(
     data: Source,
     *,
     split: str | None = None,
-    root: str | os.PathLike[str] | None = None,
-    allow_outside: bool = False,
-    max_bad: float = 0.001,
-    max_pixels: int = MAX_PIXELS,
-    device: str = "auto",
-    workers: int | None = None,
     progress: Progress = no_progress,
+    **options: Any,
 ) -> Evaluation:
     """Measure a classifier on labelled images, matched to its classes by name.
 
@@ -229,37 +239,38 @@ def evaluate(
         run: the folder of a run, or a classifier.
         split: train, val, test or all; by default test, else val, else all. On the data that the run
             was trained on, "train" and "val" are the run's own parts.
+        progress: told how far the work is.
+        **options: those fields of `Settings` that concern reading and extraction.
 
     Raises:
-        UsageError: the data have no such split.
+        UsageError: the data have no such split, or an option is wrong.
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
     classifier = run if isinstance(run, Classifier) else Classifier.load(run)
+    unused = [name for name in options if name not in EVALUATE_SETTINGS]
+    if unused:
+        raise UsageError(
+            f"setting '{unused[0]}' has no effect on evaluate; "
+            f"those that have: {', '.join(EVALUATE_SETTINGS)}"
+        )
+    settings = make_settings(options)
     dataset = (
         data
         if isinstance(data, Dataset)
-        else load_dataset(data, root=root, allow_outside=allow_outside)
+        else load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
     )
     members = {} if isinstance(run, Classifier) else _read_members(Path(run))
     dataset, chosen = _choose_split(dataset, split, members)
     labels = match_classes(dataset, classifier.classes)[dataset.labels]
-    engine = classifier.make_engine(device)
-    features = extract(
-        dataset,
-        engine,
-        classifier.backbone.preprocessing,
-        workers=workers,
-        max_pixels=max_pixels,
-        progress=progress,
-    )
-    check_bad_images(features.bad(), len(dataset), max_bad)
+    features = extract_with(settings, dataset, classifier.backbone, progress)
+    check_bad_images(features.bad(), len(dataset), settings.max_bad)
     rows = np.flatnonzero(features.good() & (labels >= 0))
     if len(rows) == 0:
         raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
     probabilities = classifier.head.predict_proba(features.values[classifier.cut][rows])
     classes = classifier.classes
-    warnings = list(dataset.warnings)
+    warnings = [*dataset.warnings, *features.warnings]
     trained_on = {digest for digest, part in members.values() if part == "train" and digest}
     seen = sum(features.sha256[i] in trained_on for i in rows)
     if seen:
@@ -274,7 +285,12 @@ def evaluate(
         classes=classes,
         confusion=confusion_matrix(labels[rows], probabilities.argmax(axis=1), len(classes)),
         split=chosen,
-        images={"evaluated": len(rows), "unreadable": len(features.bad())},
+        images={
+            "evaluated": len(rows),
+            "unreadable": len(features.bad()),
+            "computed": features.computed,
+        },
+        engine=features.engine,
         bad=tuple(features.bad()),
         warnings=tuple(warnings),
     )
@@ -292,6 +308,15 @@ def predict(
     """
     classifier = model if isinstance(model, Classifier) else Classifier.load(model)
     return classifier.predict(find_images(images), **options)
+
+
+def extract_with(
+    settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
+) -> Features:
+    """`extract` with the settings that concern it."""
+    names = "engine precision device workers cache_dir rehash max_pixels".split()
+    options = {name: getattr(settings, name) for name in names}
+    return extract(dataset, backbone, progress=progress, **options)
 
 
 # ---------------------------------------------------------------- parts of fit

@@ -34,6 +34,9 @@ MAX_STEPS = 1000
 TOLERANCE = 1e-6
 CV_TOLERANCE = 1e-4
 
+# Below this many multiplications a step the folds are solved one after another.
+SERIAL_BELOW = 2_000_000
+
 # The path ends when this many penalties in a row have not lowered the loss.
 PATIENCE = 2
 
@@ -160,7 +163,10 @@ def choose_penalty(
     starts: list[np.ndarray | None] = [None] * folds
     path: list[tuple[float, float]] = []
     best: tuple[float, float, np.ndarray] | None = None
-    with _one_thread_each(), ThreadPoolExecutor(min(folds, os.cpu_count() or 1)) as pool:
+    # Small problems spend their time in Python, where threads only wait for one another.
+    large = problem.matrix.size * classes > SERIAL_BELOW
+    threads = min(folds, os.cpu_count() or 1) if large else 1
+    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
         for step, penalty in enumerate(PENALTIES):
             progress("cross-validation", step, len(PENALTIES))
 

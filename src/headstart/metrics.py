@@ -87,7 +87,7 @@ def wilson_interval(successes: float, total: float) -> Estimate:
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
     """Mean of -log(probability of the true class), in nats."""
-    from scipy import stats
+    from scipy import special
 
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     losses = -np.log(np.maximum(true, SMALLEST_PROBABILITY))
@@ -95,7 +95,7 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
     if len(losses) < 2:
         return Estimate(mean, math.nan, math.nan)
     error = losses.std(ddof=1) / math.sqrt(len(losses))
-    half = float(stats.t.ppf(0.975, len(losses) - 1) * error)
+    half = float(special.stdtrit(len(losses) - 1, 0.975) * error)
     return Estimate(mean, max(0.0, mean - half), mean + half)
 
 

@@ -41,8 +41,12 @@ class Settings(BaseModel):
             the largest class has at least 3 times the images of the smallest.
         max_bad: fraction of unreadable images allowed; one is always allowed.
         max_pixels: an image with more is unreadable.
+        engine: auto, openvino or torch.
+        precision: auto, fp32, bf16 or fp16, of the frozen network's arithmetic.
         device: auto, cpu, cuda or mps.
-        workers: threads that decode; None for the number of CPUs.
+        workers: threads; None for the number of CPUs.
+        cache_dir: the place of the feature store; None for `store.default_cache_dir()`.
+        rehash: read every file again instead of trusting its size and times.
         seed: of every random draw.
     """
 
@@ -59,8 +63,12 @@ class Settings(BaseModel):
     class_weights: Literal["auto", "balanced", "none"] = "auto"
     max_bad: float = Field(default=0.001, ge=0, le=1)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1)
+    engine: str = "auto"
+    precision: str = "auto"
     device: str = "auto"
     workers: int | None = Field(default=None, ge=1, le=256)
+    cache_dir: str | None = None
+    rehash: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     def origins(self) -> dict[str, str]:
