@@ -10,12 +10,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.activations import Activations, extract_activations
     from headstart.backbones import Backbone, load_backbone
     from headstart.classifier import Classifier, Prediction
     from headstart.datasets import Dataset, load_dataset, split_dataset
     from headstart.engines import choose_engine, make_engine
     from headstart.errors import HeadstartError, InputError, ResourceError, UsageError
-    from headstart.features import Features, extract
+    from headstart.features import Features, export_features, extract
     from headstart.fit import Evaluation, Run, evaluate, fit, predict
     from headstart.images import Preprocessing, scan_images
     from headstart.metrics import Estimate, measure
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Activations",
     "Backbone",
     "Classifier",
     "Dataset",
@@ -40,7 +42,9 @@ __all__ = [
     "UsageError",
     "choose_engine",
     "evaluate",
+    "export_features",
     "extract",
+    "extract_activations",
     "fit",
     "load_backbone",
     "load_dataset",
@@ -57,7 +61,8 @@ _MODULES = {
     "images": ("Preprocessing", "scan_images"),
     "backbones": ("Backbone", "load_backbone"),
     "engines": ("choose_engine", "make_engine"),
-    "features": ("Features", "extract"),
+    "features": ("Features", "export_features", "extract"),
+    "activations": ("Activations", "extract_activations"),
     "metrics": ("Estimate", "measure"),
     "strategies": ("Settings",),
     "classifier": ("Classifier", "Prediction"),

@@ -1,48 +1,45 @@
 """The command line: parses, calls one public function, prints.
 
-Place in the flow: last. Results go to stdout, messages and progress to stderr. Text that came from
-files is escaped before a terminal sees it. Nothing here imports torch before a command needs it.
+Place in the flow: last. Nothing here imports torch before a command needs it.
 """
 
-import contextlib
 import csv
-import json
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+import time
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 import headstart
 from headstart.errors import HeadstartError, UsageError, printable
+from headstart.terminal import (
+    State,
+    csv_cell,
+    err,
+    note,
+    out,
+    print_json,
+    show_evaluation,
+    show_progress,
+    show_run,
+    show_scan,
+    warn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from headstart.backbones import Backbone
     from headstart.classifier import Prediction
     from headstart.datasets import Dataset
-    from headstart.features import Progress as Told
-    from headstart.fit import Evaluation, Run
-    from headstart.images import Scan
-    from headstart.metrics import Estimate
 
 __all__ = ["app", "main"]
 
@@ -68,17 +65,6 @@ headstart predict --model run new/*.jpg    [dim]what is in these?[/dim]
 """,
 )
 
-
-class State:
-    """What the options common to all commands decided."""
-
-    quiet = False
-    verbose = False
-    json = False
-
-
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
 
 # ---------------------------------------------------------------- options
 
@@ -178,8 +164,12 @@ def fit_command(
     allow_outside: Outside = False,
     max_bad: MaxBad = 0.001,
     seed: Annotated[int, typer.Option(help="Of every random draw.", min=0)] = 0,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     device: Device = "auto",
     workers: Workers = None,
+    cache_dir: CacheDir = None,
+    rehash: Rehash = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -204,23 +194,18 @@ def fit_command(
         "weights": str(weights) if weights else None,
         "val": _fraction_or_path(val),
         "group": group,
-        "root": str(root) if root else None,
         "penalty": penalty,
         "class_weights": class_weights.value if class_weights else None,
     }
     options = {k: v for k, v in given.items() if v is not None}
-    for name in ("allow_outside", "max_bad", "seed", "device", "workers"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
-            options[name] = context.params[name]
-    _fit(data, output, overwrite=overwrite, **options)
+    _fit(data, output, overwrite=overwrite, **options, **_given(context))
 
 
 def _fit(data: Path, output: Path, **options: Any) -> None:
-    with _progress() as progress:
+    with show_progress() as progress:
         run = headstart.fit(data, output, progress=progress, report=show_scan, **options)
     if State.json:
-        _print_json(
+        print_json(
             {
                 "run": str(run.folder),
                 "strategy": run.classifier.strategy,
@@ -228,6 +213,7 @@ def _fit(data: Path, output: Path, **options: Any) -> None:
                 "metrics": run.metrics,
                 "measured_on": run.measured_on,
                 "images": run.images,
+                "engine": str(run.engine),
                 "warnings": run.warnings,
                 "seconds": round(run.seconds, 3),
             }
@@ -238,6 +224,7 @@ def _fit(data: Path, output: Path, **options: Any) -> None:
 
 @app.command(name="evaluate")
 def evaluate_command(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     data: Annotated[Path, typer.Argument(help="Labelled images: a folder or a manifest.")],
     split: Annotated[
@@ -247,8 +234,12 @@ def evaluate_command(
     root: Root = None,
     allow_outside: Outside = False,
     max_bad: MaxBad = 0.001,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     device: Device = "auto",
     workers: Workers = None,
+    cache_dir: CacheDir = None,
+    rehash: Rehash = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -262,23 +253,14 @@ def evaluate_command(
     headstart evaluate run other-photos --json
     """
     _set_state(quiet, verbose, as_json)
-    _evaluate(
-        run,
-        data,
-        split=split,
-        root=root,
-        allow_outside=allow_outside,
-        max_bad=max_bad,
-        device=device,
-        workers=workers,
-    )
+    _evaluate(run, data, split=split, **_given(context))
 
 
 def _evaluate(run: Path, data: Path, **options: Any) -> None:
-    with _progress() as progress:
+    with show_progress() as progress:
         result = headstart.evaluate(run, data, progress=progress, **options)
     if State.json:
-        _print_json(
+        print_json(
             {
                 "metrics": result.metrics,
                 "classes": result.classes,
@@ -302,6 +284,10 @@ def predict_command(
     top: Annotated[int, typer.Option("--top", "-k", help="Classes to list.", min=1)] = 3,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
     max_bad: MaxBad = 0.001,
+    engine: Engine = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the network's arithmetic: fp32 (exact), bf16, fp16 or auto.")
+    ] = "fp32",
     device: Device = "auto",
     workers: Workers = None,
     as_json: Json = False,
@@ -322,7 +308,8 @@ def predict_command(
     if as_json and as_csv:
         raise UsageError("--json and --csv are both given; choose one")
     show = _print_prediction if as_json else _csv_printer() if as_csv else None
-    _predict(_read_names(images), model, show, max_bad, top=top, device=device, workers=workers)
+    options = {"engine": engine, "precision": precision, "device": device, "workers": workers}
+    _predict(_read_names(images), model, show, max_bad, top=top, **options)
 
 
 def _predict(
@@ -338,7 +325,7 @@ def _predict(
 
     names = find_images(images)
     found = []
-    with _progress() as progress:
+    with show_progress() as progress:
         for prediction in headstart.predict(model, names, progress=progress, **options):
             found.append((prediction.image, prediction.error))
             if show is None:
@@ -363,7 +350,7 @@ def _add_prediction(table: Table, prediction: "Prediction") -> None:
 
 
 def _print_prediction(prediction: "Prediction") -> None:
-    _print_json(
+    print_json(
         {
             "image": prediction.image,
             "label": prediction.label or None,
@@ -387,6 +374,271 @@ def _csv_printer() -> "Callable[[Prediction], None]":
     return show
 
 
+@app.command(name="extract")
+def extract_command(
+    context: typer.Context,
+    data: Annotated[
+        Path, typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl).")
+    ],
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="A network of timm; repeat it for several."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File with the backbone's weights (.safetensors, .pth).")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Also write features, ids and labels to a .parquet or .npz file."),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="Keep the unpooled activations at this cut point instead."),
+    ] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Views an image of the activations; 1 is plain.", min=1)
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the activations: bfloat16 or float16.")
+    ] = None,
+    root: Root = None,
+    allow_outside: Outside = False,
+    max_bad: MaxBad = 0.001,
+    seed: Annotated[int, typer.Option(help="Of the augmented views.", min=0)] = 0,
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    device: Device = "auto",
+    workers: Workers = None,
+    cache_dir: CacheDir = None,
+    rehash: Rehash = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run images through a frozen network once and keep what it gives.
+
+    Everything else starts from the kept features: an image is never run twice, however often it \
+    is moved, renamed or used in another data set. An interrupted run goes on where it stopped.
+
+    [bold]Examples[/bold]
+
+    headstart extract photos
+
+    headstart extract photos --export features.parquet
+
+    headstart extract photos --activations blocks.5 --views 4
+    """
+    _set_state(quiet, verbose, as_json)
+    names = backbone or ["tf_efficientnet_lite0"]
+    if len(names) > 1 and (weights or export or activations):
+        raise UsageError("--weights, --export and --activations go with one --backbone")
+    if activations is None and (views or dtype or "seed" in _given(context)):
+        raise UsageError("--views, --dtype and --seed go with --activations CUT")
+    if activations and (export or rehash):
+        raise UsageError("--export and --rehash do not go with --activations")
+    options = _given(context)
+    reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
+    limit = options.pop("max_bad", max_bad)
+    dataset = headstart.load_dataset(data, **reading)
+    show_scan(dataset, headstart.scan_images(dataset))
+    for name in names:
+        network = headstart.load_backbone(name, weights=weights, cache_dir=cache_dir)
+        with show_progress() as progress:
+            if activations:
+                _extract_activations(
+                    dataset, network, activations, limit, views or 1, dtype or "bfloat16",
+                    progress=progress, **options,
+                )  # fmt: skip
+            else:
+                _extract(dataset, network, limit, export, progress=progress, **options)
+
+
+def _extract(
+    dataset: "Dataset", network: "Backbone", max_bad: float, export: Path | None, **options: Any
+) -> None:
+    from headstart.features import check_bad_images
+
+    started = time.perf_counter()
+    features = headstart.extract(dataset, network, **options)
+    for warning in features.warnings:
+        warn(warning)
+    if export is not None:
+        headstart.export_features(features, dataset, export)
+    result = {
+        "backbone": network.name,
+        "engine": str(features.engine),
+        "images": len(dataset),
+        "computed": features.computed,
+        "unreadable": [{"image": i, "error": e} for i, e in features.bad()],
+        "cuts": {c.name: c.channels for c in network.cuts},
+        "export": str(export) if export else None,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    _show_extraction(result, features.engine.reason, len(features.bad()))
+    check_bad_images(features.bad(), len(dataset), max_bad)
+
+
+def _extract_activations(
+    dataset: "Dataset",
+    network: "Backbone",
+    cut: str,
+    max_bad: float,
+    views: int,
+    dtype: str,
+    **options: Any,
+) -> None:
+    from headstart.activations import activations_bytes
+    from headstart.features import check_bad_images
+
+    started = time.perf_counter()
+    size = activations_bytes(dataset, network, cut, views)
+    note(f"activations at {cut}, {views} views an image: {size / 1e6:,.1f} MB in all")
+    found = headstart.extract_activations(
+        dataset, network, cut, views=views, dtype=dtype, **options
+    )
+    for warning in found.warnings:
+        warn(warning)
+    bad = [(i, e) for i, e in zip(found.ids, found.errors, strict=True) if e]
+    result = {
+        "backbone": network.name,
+        "engine": str(found.engine),
+        "images": len(dataset),
+        "computed": found.computed,
+        "unreadable": [{"image": i, "error": e} for i, e in bad],
+        "cuts": {cut: found.shape},
+        "views": views,
+        "dtype": dtype,
+        "bytes": size,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    _show_extraction(result, found.engine.reason, len(bad))
+    check_bad_images(bad, len(dataset), max_bad)
+
+
+def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
+    if State.json:
+        print_json(result)
+        return
+    for entry in result["unreadable"][:5]:
+        warn(f"unreadable: {entry['image']}: {entry['error']}")
+    what = "activations" if "views" in result else "images"
+    out.print(
+        Text(
+            f"{result['images']:,} images through {result['backbone']}: {result['computed']:,} "
+            f"{what} computed in {result['seconds']:.1f} s, the others from the store"
+            + (f"; {bad} unreadable" if bad else "")
+        )
+    )
+    out.print(Text(f"engine {result['engine']} ({reason})", style="dim"))
+
+
+cache_app = typer.Typer(no_args_is_help=False, help="Look after the feature store.")
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command(name="path")
+def cache_path(cache_dir: CacheDir = None) -> None:
+    """Print where the feature store is."""
+    sys.stdout.write(f"{printable(str(_cache(cache_dir)))}\n")
+
+
+@cache_app.command(name="list")
+def cache_list(cache_dir: CacheDir = None, as_json: Json = False) -> None:
+    """List what the feature store holds, the last used first."""
+    from headstart.store import list_stores
+
+    stores = list_stores(_cache(cache_dir))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("backbone", "what", "engine", "rows", "MB", "last used"):
+        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
+    for info in stores:
+        key, engine = info.key, info.key.get("engine") or {}
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.used_s))
+        kept = (
+            "features" if key.get("pooling") == "mean" else f"at {', '.join(key.get('cuts', []))}"
+        )
+        if as_json:
+            print_json(
+                {
+                    "name": info.name,
+                    "key": key,
+                    "rows": info.rows,
+                    "bytes": info.size_bytes,
+                    "used": used,
+                }
+            )
+        runs = f"{engine.get('library', '')} {engine.get('precision', '')}"
+        cells = (str(key.get("backbone", "unknown")), kept, runs)
+        numbers = (f"{info.rows:,}", f"{info.size_bytes / 1e6:,.1f}", used)
+        table.add_row(*(Text(printable(c)) for c in cells), *numbers)
+    if not as_json:
+        out.print(table if stores else Text(f"nothing yet at {printable(str(_cache(cache_dir)))}"))
+
+
+@cache_app.command(name="size")
+def cache_size(cache_dir: CacheDir = None, as_json: Json = False) -> None:
+    """Print how much disk the cache takes, compiled networks included."""
+    folder = _cache(cache_dir)
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    if as_json:
+        print_json({"path": str(folder), "bytes": size})
+    else:
+        out.print(Text(f"{size / 1e6:,.1f} MB at {printable(str(folder))}"), soft_wrap=True)
+
+
+@cache_app.command(name="verify")
+def cache_verify(cache_dir: CacheDir = None, as_json: Json = False) -> None:
+    """Check every checksum; damaged shards are moved away and computed again when needed."""
+    from headstart.store import verify
+
+    rows, problems = verify(_cache(cache_dir))
+    if as_json:
+        print_json({"rows": rows, "problems": problems})
+    else:
+        for problem in problems:
+            warn(problem)
+        out.print(Text(f"{rows:,} rows are sound, {len(problems)} shards were damaged"))
+    if problems:
+        raise typer.Exit(6)
+
+
+@cache_app.command(name="prune")
+def cache_prune(
+    older_than_days: Annotated[
+        float | None, typer.Option(help="Remove what was not used for this many days.", min=0)
+    ] = None,
+    max_mb: Annotated[
+        float | None, typer.Option(help="Remove the least used until no more is left.", min=0)
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Remove only what this network gave; alone, all of it.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Remove features by age, size or backbone, and the remains of interrupted runs."""
+    from headstart.store import prune
+
+    if older_than_days is None and max_mb is None and backbone is None:
+        raise UsageError("say what to remove: --older-than-days, --max-mb or --backbone")
+    removed, freed = prune(
+        _cache(cache_dir),
+        unused_days=older_than_days,
+        max_bytes=None if max_mb is None else int(max_mb * 1e6),
+        backbone=backbone,
+    )
+    if as_json:
+        print_json({"removed": removed, "bytes": freed})
+    else:
+        out.print(Text(f"removed {removed} sets of features, {freed / 1e6:,.1f} MB"))
+
+
+def _cache(given: Path | None) -> Path:
+    from headstart.store import default_cache_dir
+
+    return given or default_cache_dir()
+
+
 @app.command(name="demo")
 def demo_command(
     output: Annotated[
@@ -407,7 +659,7 @@ def demo_command(
 
     data, run = output / "digits", output / "run"
     count = write_digits(data)
-    _note(f"wrote {count:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
+    note(f"wrote {count:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
     options: dict[str, Any] = {"device": device, "workers": workers}
     some = [next((data / "test" / digit).glob("*.png")) for digit in ("3", "5", "8")]
     _show_command("fit", data, "-o", run)
@@ -428,172 +680,21 @@ def _show_command(*words: object) -> None:
     out.print(Text(f"\n$ {printable(text)}", style="bold cyan"), soft_wrap=True)
 
 
-# ---------------------------------------------------------------- what people see
-
-
-def show_scan(dataset: "Dataset", scan: "Scan") -> None:
-    """The report before any work, on stderr."""
-    if State.quiet or State.json:
-        return
-    classes = len(dataset.classes)
-    low, middle, high = zip(scan.width_px, scan.height_px, strict=True)
-    _note(
-        f"{scan.images:,} images in {classes} classes at {printable(str(dataset.root))}, "
-        f"{low[0]} x {low[1]} to {high[0]} x {high[1]} px, median {middle[0]} x {middle[1]}"
-    )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    splits = [s for s in ("all", "train", "val", "test") if s in scan.counts]
-    table.add_column("class")
-    for split in splits:
-        table.add_column(split, justify="right")
-    shown = dataset.classes if classes <= 12 else dataset.classes[:10]
-    for name in shown:
-        table.add_row(Text(printable(name)), *(f"{scan.counts[s].get(name, 0):,}" for s in splits))
-    if len(shown) < classes:
-        rest = [sum(v for k, v in scan.counts[s].items() if k not in shown) for s in splits]
-        table.add_row(f"… {classes - len(shown)} more", *(f"{n:,}" for n in rest))
-    err.print(table)
-    if dataset.ignored:
-        passed = ", ".join(f"{n} {printable(kind)}" for kind, n in sorted(dataset.ignored.items()))
-        _note(f"passed over, not images: {passed}")
-    if scan.unreadable:
-        first = "; ".join(f"{printable(i)}: {printable(e)}" for i, e in scan.unreadable[:3])
-        more = f"; and {len(scan.unreadable) - 3} more" if len(scan.unreadable) > 3 else ""
-        _warn(f"{len(scan.unreadable)} unreadable: {first}{more}")
-
-
-def show_run(run: "Run") -> None:
-    """The outcome of fit."""
-    for warning in run.warnings:
-        _warn(warning)
-    images = run.images
-    if run.metrics:
-        how = {
-            "val": f"on {images['val']:,} validation images",
-            "cross-validation": f"by cross-validation on {images['train']:,} training images",
-        }[run.measured_on]
-        out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
-        show_metrics(run.metrics)
-    penalty = run.settings["penalty"]
-    if State.verbose:
-        table = Table("setting", "value", "origin", box=None, pad_edge=False, header_style="dim")
-        for name, entry in run.settings.items():
-            table.add_row(name, Text(printable(str(entry["value"]))), entry["origin"])
-        err.print(table)
-    out.print(
-        Text(
-            f"{run.classifier.strategy} on {run.classifier.backbone.name}, "
-            f"penalty {penalty['value']:g} ({penalty['origin']}), "
-            f"{images['train']:,} training images, {run.seconds:.1f} s"
-        )
-    )
-    out.print(Text(f"saved to {printable(str(run.folder))}"), soft_wrap=True)
-
-
-def show_evaluation(result: "Evaluation") -> None:
-    """The outcome of evaluate."""
-    for warning in result.warnings:
-        _warn(warning)
-    for image, reason in result.bad[:5]:
-        _warn(f"unreadable: {image}: {reason}")
-    where = "all images" if result.split == "all" else f"the split {result.split}"
-    out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
-    show_metrics(result.metrics)
-    confused = [
-        (int(n), result.classes[i], result.classes[j])
-        for i, row in enumerate(result.confusion)
-        for j, n in enumerate(row)
-        if i != j and n > 0
-    ]
-    for n, true, predicted in sorted(confused, reverse=True)[:5]:
-        out.print(Text(f"  {n} x {printable(true)} taken for {printable(predicted)}"))
-
-
-def show_metrics(metrics: "dict[str, Estimate]") -> None:
-    """Figures with intervals; of many classes the five with the lowest recall."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    recalls = {n: e for n, e in metrics.items() if n.startswith("recall ")}
-    shown = {n: e for n, e in metrics.items() if n not in recalls}
-    known = {n: e for n, e in recalls.items() if e.value == e.value}
-    lowest = sorted(known, key=lambda n: known[n].value)[: 10 if len(known) <= 10 else 5]
-    shown.update({n: known[n] for n in known if n in lowest})
-    for name, e in shown.items():
-        label = name if name in recalls else name.replace("_", " ")
-        style = "bold" if name == "accuracy" else ""
-        table.add_row(
-            Text(printable(label), style=style),
-            Text(f"{e.value:.3f}", style=style),
-            "" if e.low != e.low else f"{e.low:.3f} to {e.high:.3f}",
-        )
-    out.print(table)
-    if len(lowest) < len(known):
-        out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
-
-
-def csv_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula, and that is one line of valid UTF-8."""
-    text = printable(text)
-    return "'" + text if text[:1] in tuple("=+-@") else text
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    from headstart.fit import to_json
-
-    # ASCII escapes carry file names that are not valid UTF-8 and cannot steer a terminal.
-    sys.stdout.write(json.dumps(to_json(value)) + "\n")
-    sys.stdout.flush()
-
-
-def _note(text: str) -> None:
-    if not (State.quiet or State.json):
-        err.print(Text(text))
-
-
-def _warn(text: str) -> None:
-    if not (State.quiet or State.json):
-        err.print(Text.assemble(("warning: ", "yellow"), printable(text)), soft_wrap=True)
-
-
-class _RateColumn(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="dim")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator["Told"]:
-    """A bar on stderr, or nothing where that is no terminal or is not wanted."""
-    if State.quiet or not err.is_terminal:
-        yield lambda stage, done, total: None
-        return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    )
-    tasks: dict[str, Any] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=total)
-        bar.update(tasks[stage], completed=done, total=total)
-        if done >= total:
-            bar.update(tasks[stage], visible=False)
-
-    with bar:
-        yield show
-
-
 # ---------------------------------------------------------------- arguments
+
+# Options that several commands have and that are fields of `Settings` of the same name.
+COMMON = "root allow_outside max_bad seed engine precision device workers cache_dir rehash".split()
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """Those of the common options that were given, so that a run can tell them from defaults."""
+    given = {}
+    for name in COMMON:
+        source = context.get_parameter_source(name)
+        if name in context.params and source is not None and source.name != "DEFAULT":
+            value = context.params[name]
+            given[name] = str(value) if isinstance(value, Path) else value
+    return given
 
 
 def _set_state(quiet: bool, verbose: bool, as_json: bool) -> None:
@@ -638,7 +739,7 @@ def main() -> NoReturn:
     try:
         code = _run()
     except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to start over")
+        err.print("interrupted; what was computed is kept: run the same command again to go on")
         code = 130
     except _Terminated:
         code = 143

@@ -43,9 +43,9 @@ __all__ = [
 ENGINES = ("auto", "openvino", "torch")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-# Images a micro-batch. On two CPU cores OpenVINO is fastest at 4 to 8 (EfficientNet-Lite0), where the
+# Images a micro-batch. On two CPU cores OpenVINO is fastest at 4 (EfficientNet-Lite0), where the
 # activations still fit the cache; a GPU wants more.
-MICRO_BATCH = {"cpu": 8, "cuda": 64, "mps": 32}
+MICRO_BATCH = {"cpu": 4, "cuda": 64, "mps": 32}
 
 
 class Engine(Protocol):

@@ -19,14 +19,21 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from headstart.backbones import Backbone
-from headstart.datasets import Dataset
+from headstart.datasets import Dataset, choose
 from headstart.engines import Engine, EngineChoice, choose_engine, count_cpus, make_engine
-from headstart.errors import BadImageError, TooManyBadImagesError, UsageError, VerificationError
+from headstart.errors import (
+    BadImageError,
+    ResourceError,
+    TooManyBadImagesError,
+    UsageError,
+    VerificationError,
+    printable,
+)
 from headstart.images import (
     DECODER,
     MAX_PIXELS,
@@ -40,15 +47,24 @@ __all__ = [
     "Features",
     "Progress",
     "Reading",
+    "RowWriter",
     "check_bad_images",
+    "export_features",
     "extract",
+    "feature_key",
+    "map_ahead",
     "no_progress",
+    "read_image",
     "run_images",
 ]
 
 # A shard is committed when it has this many rows or is this old: a death costs no more work than that.
 SHARD_ROWS = 512
 SHARD_SECONDS = 15.0
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Progress(Protocol):
@@ -252,7 +268,7 @@ class _Work:
         total = len(self.dataset)
         known = total - len(self.pending)
         progress("features", known, total)
-        shard = _Shard(self.store)
+        shard = RowWriter(self.store)
         sources = (self.dataset.path(row) for row in self.pending)
         claimed = _Claims(self.store)
         stream = run_images(
@@ -280,7 +296,7 @@ class _Work:
             shard.commit()
             self.memory.save()
 
-    def _take(self, row: int, reading: "Reading", shard: "_Shard") -> None:
+    def _take(self, row: int, reading: "Reading", shard: "RowWriter") -> None:
         if reading.sha256 is None:
             self.errors[row] = reading.error
             return
@@ -326,11 +342,11 @@ class _Claims:
             return False
 
 
-class _Shard:
+class RowWriter:
     """Rows on their way to the store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, most: int = SHARD_ROWS) -> None:
+        self._store, self._most = store, most
         self._clear()
 
     def _clear(self) -> None:
@@ -355,7 +371,7 @@ class _Shard:
 
     def commit_if_due(self) -> None:
         old = time.monotonic() - self._since > SHARD_SECONDS
-        if len(self._names) >= SHARD_ROWS or (self._names and old):
+        if len(self._names) >= self._most or (self._names and old):
             self.commit()
 
     def commit(self) -> None:
@@ -370,6 +386,65 @@ class _Shard:
                 columns[cut] = full
             self._store.add(self._names, columns, self._errors)
         self._clear()
+
+
+# ---------------------------------------------------------------- tables for other programs
+
+
+def export_features(features: Features, dataset: Dataset, path: Path) -> None:
+    """Write features with ids and labels as .parquet or .npz, for DuckDB, Polars, pandas, NumPy.
+
+    A row an image: id, label, split, group, sha256, error, and a float32 vector for each cut point.
+
+    Raises:
+        UsageError: another suffix, or pyarrow is not installed.
+        ResourceError: the file cannot be written.
+    """
+    write = choose("export format", path.suffix.lower(), EXPORTERS)
+    labels = [dataset.classes[y] if y >= 0 else "" for y in dataset.labels]
+    # Names that are no valid text would make the file unreadable; they are escaped.
+    texts = {
+        "id": [printable(i) for i in features.ids],
+        "label": labels,
+        "split": list(dataset.splits),
+        "group": [printable(g) for g in dataset.groups],
+        "sha256": list(features.sha256),
+        "error": list(features.errors),
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(part, texts, features)
+        os.replace(part, path)
+    except OSError as exc:
+        raise ResourceError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _export_npz(path: Path, texts: dict[str, list[str]], features: Features) -> None:
+    arrays: dict[str, Any] = {k: np.array(v, dtype=np.str_) for k, v in texts.items()}
+    arrays.update({f"features {cut}": features.values[cut] for cut in features.values})
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _export_parquet(path: Path, texts: dict[str, list[str]], features: Features) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as exc:
+        raise UsageError("Parquet needs pyarrow: pip install 'headstart[parquet]'") from exc
+    columns = {k: pyarrow.array(v, pyarrow.string()) for k, v in texts.items()}
+    for cut, matrix in features.values.items():
+        flat = pyarrow.array(np.ascontiguousarray(matrix).reshape(-1))
+        columns[cut] = pyarrow.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+EXPORTERS: dict[str, Callable[[Path, dict[str, list[str]], Features], None]] = {
+    ".parquet": _export_parquet,
+    ".npz": _export_npz,
+}
 
 
 # ---------------------------------------------------------------- reading and running
@@ -420,24 +495,23 @@ def run_images(
     """
     count = workers or count_cpus()
 
+    def prepare(data: bytes) -> np.ndarray:
+        return decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)
+
     def work(paths: list[Path]) -> Result:
         readings, batch = [], []
         for path in paths:
-            reading, pixels = _read(path, preprocessing, exact, max_pixels, skip)
+            reading, pixels = read_image(path, prepare, skip)
             readings.append(reading)
             if pixels is not None:
                 batch.append(pixels)
         return readings, engine.run(np.stack(batch)) if batch else {}
 
-    yield from _map_ahead(work, _chunks(sources, engine.micro_batch), count)
+    yield from map_ahead(work, _chunks(sources, engine.micro_batch), count)
 
 
-def _read(
-    path: Path,
-    preprocessing: Preprocessing,
-    exact: bool,
-    max_pixels: int,
-    skip: Callable[[bytes], bool],
+def read_image(
+    path: Path, prepare: Callable[[bytes], np.ndarray], skip: Callable[[bytes], bool]
 ) -> tuple[Reading, np.ndarray | None]:
     digest, info, now = None, None, time.time_ns()
     try:
@@ -446,8 +520,7 @@ def _read(
         digest = hashlib.sha256(data).digest()
         if skip(digest):
             return Reading("", digest, True, info, now), None
-        pixels = decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)
-        return Reading("", digest, False, info, now), pixels
+        return Reading("", digest, False, info, now), prepare(data)
     except BadImageError as exc:
         return Reading(str(exc), digest, False, info, now), None
     except OSError as exc:  # of the stat; a file that has vanished, for one
@@ -456,8 +529,8 @@ def _read(
         return Reading(str(exc)), None
 
 
-def _chunks(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    chunk: list[Path] = []
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    chunk: list[T] = []
     for item in items:
         chunk.append(item)
         if len(chunk) == size:
@@ -467,12 +540,12 @@ def _chunks(items: Iterable[Path], size: int) -> Iterator[list[Path]]:
         yield chunk
 
 
-def _map_ahead(
-    function: Callable[[list[Path]], Result], items: Iterable[list[Path]], workers: int
-) -> Generator[Result, None, None]:
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], workers: int
+) -> Generator[R, None, None]:
     """Ordered parallel map that starts at most a few items before they are asked for."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="headstart")
-    waiting: collections.deque[Future[Result]] = collections.deque()
+    waiting: collections.deque[Future[R]] = collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageEnhance, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from headstart.datasets import Dataset, draw
@@ -33,8 +33,10 @@ from headstart.errors import BadImageError, ResourceError
 
 __all__ = [
     "FORMATS",
+    "Augmentation",
     "Preprocessing",
     "Scan",
+    "augment_image",
     "decode_and_prepare",
     "decode_image",
     "prepare_image",
@@ -381,6 +383,67 @@ def _prepare_scaled(
         (target_w, target_h), INTERPOLATIONS[preprocessing.interpolation], box=box
     )
     return np.asarray(resized)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How a view differs from the plain image, each part on its own.
+
+    Attributes:
+        crop: a random part of 50 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resized.
+        flip: mirrored left to right in one view of two; wrong for signs and letters.
+        colour: brightness, contrast and saturation each times 0.8 to 1.2.
+    """
+
+    crop: bool = True
+    flip: bool = True
+    colour: bool = True
+
+
+def augment_image(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    image_id: str,
+    view: int,
+) -> np.ndarray:
+    """One view of an RGB image, uint8 (H, W, 3); a pure function of its arguments.
+
+    View 0 is the plain image as `prepare_image` gives it. The random resized crop is that of Szegedy
+    et al., Going Deeper with Convolutions (CVPR 2015), with a milder range.
+    """
+    if view == 0:
+        return prepare_image(image, preprocessing)
+
+    def uniform(purpose: str, low: float, high: float) -> float:
+        return low + (high - low) * draw(seed, f"view {purpose}", image_id, view)
+
+    image = _bound_aspect(image)
+    target_h, target_w = preprocessing.input_px
+    method = INTERPOLATIONS[preprocessing.interpolation]
+    if augmentation.crop:
+        area = image.width * image.height * uniform("area", 0.5, 1.0)
+        ratio = math.exp(uniform("ratio", math.log(3 / 4), math.log(4 / 3)))
+        width = min(image.width, max(1, round(math.sqrt(area * ratio))))
+        height = min(image.height, max(1, round(math.sqrt(area / ratio))))
+        left = math.floor(uniform("left", 0, image.width - width + 1))
+        top = math.floor(uniform("top", 0, image.height - height + 1))
+        box = (left, top, left + width, top + height)
+        image = image.resize((target_w, target_h), method, box=box)
+    else:
+        image = Image.fromarray(prepare_image(image, preprocessing))
+    if augmentation.flip and uniform("flip", 0, 1) < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if augmentation.colour:
+        for purpose, enhancer in (
+            ("brightness", ImageEnhance.Brightness),
+            ("contrast", ImageEnhance.Contrast),
+            ("saturation", ImageEnhance.Color),
+        ):
+            image = enhancer(image).enhance(uniform(purpose, 0.8, 1.2))
+    return np.asarray(image)
 
 
 def _bound_aspect(image: Image.Image) -> Image.Image:

@@ -51,6 +51,8 @@ KEY_FILE = "key.json"
 # Names of tensors that are not columns.
 NAMES, ERRORS = "row_names", "row_errors"
 
+DTYPES = {"F32": np.float32, "F16": np.float16, "U16": np.uint16}
+
 # A file changed within this time before it was hashed may be changed again without its time of
 # modification moving: two seconds is the coarsest clock of the file systems in use (FAT).
 CLOCK_RESOLUTION_NS = 2_000_000_000
@@ -148,6 +150,7 @@ class Store:
         self.folder = folder
         self.problems: list[str] = []
         self._shards: list[Path] = []
+        self._mapped: dict[tuple[int, str], np.ndarray] = {}
         self._places: dict[bytes, tuple[int, int]] = {}
         self._errors: dict[bytes, str] = {}
         for entry in sorted(folder.glob("*.json")):
@@ -218,14 +221,30 @@ class Store:
         result: np.ndarray | None = None
         for shard, pairs in wanted.items():
             targets, rows = (np.array(v) for v in zip(*pairs, strict=True))
-            with safe_open(self._shards[shard], framework="numpy") as file:
-                if column not in file.keys():  # noqa: SIM118  # a shard of unreadable images alone
-                    continue
-                values = file.get_tensor(column)
+            values = self._column(shard, column)
+            if values is None:  # a shard of unreadable images alone
+                continue
             if result is None:
                 result = np.zeros((len(names), *values.shape[1:]), dtype=values.dtype)
             result[targets] = values[rows]
         return result if result is not None else np.zeros((len(names), 0), dtype=np.float32)
+
+    def _column(self, shard: int, column: str) -> np.ndarray | None:
+        """A column of a shard, mapped into memory: only the rows that are touched are read."""
+        if (shard, column) not in self._mapped:
+            path = self._shards[shard]
+            tensors, start = _read_header(path)
+            if column not in tensors:
+                return None
+            facts = tensors[column]
+            self._mapped[shard, column] = np.memmap(
+                path,
+                dtype=DTYPES[facts["dtype"]],
+                mode="r",
+                offset=start + facts["data_offsets"][0],
+                shape=tuple(facts["shape"]),
+            )
+        return self._mapped[shard, column]
 
     def _open(self, entry: Path) -> None:
         shard = entry.with_suffix(".safetensors")
@@ -268,6 +287,14 @@ class Store:
             f"damaged shard {shard.name} moved to {place} ({printable(str(reason))}); "
             "its images are computed again"
         )
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors of a safetensors file and where their bytes start; the library has no such call
+    that leaves the bytes on disk."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
 
 
 def _checksum(path: Path) -> str:
