@@ -142,13 +142,15 @@ def load_backbone(
             f"backbone '{name}' is unknown to timm {timm.__version__}"
             f"{nearest(architecture, timm.list_models())}"
         )
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise UsageError(
+            f"backbone '{name}': timm has no weights of that tag{nearest(tag, tags)}; "
+            f"known: {', '.join(tags) or 'none'}"
+        )
     config = timm.models.get_pretrained_cfg(name)
     if config is None:
-        raise UsageError(
-            f"backbone '{name}': timm knows no settings of that tag for {architecture}"
-        )
-    if tag and config.tag != tag:
-        raise UsageError(f"backbone '{name}': timm knows {architecture}.{config.tag}")
+        raise UsageError(f"backbone '{name}': timm knows no settings for {architecture}")
     overlay: dict[str, Any] = {}
     state: dict[str, torch.Tensor] | None
     if weights is not None:
@@ -254,6 +256,8 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         ) from exc
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds something other than a dict of tensors")
+    if not state:  # timm would take no tensors for no file, and download
+        raise InputError(f"{path}: holds no tensors")
     return state
 
 

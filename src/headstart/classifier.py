@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +103,7 @@ class Classifier:
         self,
         images: Iterable[str | os.PathLike[str]],
         *,
+        errors: Mapping[str, str] | None = None,
         top: int = 5,
         device: str = "auto",
         workers: int | None = None,
@@ -113,6 +114,7 @@ class Classifier:
 
         Args:
             images: paths, read as they are needed.
+            errors: {path: reason} of those that must not be read.
             top: how many classes to list for each, at least 1.
             device, workers: as in `Settings`.
 
@@ -127,7 +129,7 @@ class Classifier:
         names = [os.fspath(i) for i in images]
         engine = self.make_engine(device)
         stream = run_images(
-            (Path(n) for n in names),
+            ((errors or {}).get(n) or Path(n) for n in names),
             engine,
             self.backbone.preprocessing,
             workers=workers,
@@ -233,9 +235,19 @@ class Classifier:
             weight = state[f"{backbone.classifier}.weight"].float().numpy()
             bias = state[f"{backbone.classifier}.bias"].float().numpy()
             cut = backbone.cut(card.cut).name
-        except (UsageError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as exc:
+            if cut != backbone.cuts[-1].name:
+                raise ValueError(f"its head cannot read features at '{cut}'")
+        except (
+            UsageError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError,
+            OverflowError, AssertionError,
+        ) as exc:  # fmt: skip
             reason = " ".join(str(exc).split())[:200]
             raise InputError(f"{path}: not a classifier that can be loaded: {reason}") from exc
+        if backbone.fingerprint != card.backbone_fingerprint:
+            raise InputError(
+                f"{path / 'config.json'}: its pre-processing is not the one recorded in "
+                "headstart.json; fit again or restore the file"
+            )
         return cls(
             backbone=backbone,
             head=LinearHead(weight.reshape(len(card.classes), -1), bias),
@@ -257,9 +269,10 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     if settings["interpolation"] not in INTERPOLATIONS:
         raise ValueError(f"interpolation '{settings['interpolation']}' is unknown")
     for name in ("mean", "std"):
-        values = [float(v) for v in settings[name]]
+        values = list(settings[name])
         if (
             len(values) != 3
+            or not all(isinstance(v, int | float) for v in values)
             or not np.isfinite(values).all()
             or (name == "std" and min(values) <= 0)
         ):
@@ -340,22 +353,22 @@ def find_versions() -> dict[str, str]:
 
 def find_images(
     sources: Iterable[str | os.PathLike[str]], *, allow_outside: bool = False
-) -> list[str]:
-    """Files as given and, for folders, every image file below them.
+) -> list[tuple[str, str]]:
+    """Files as given and, for folders, every image file below them: (name, why not to read it or "").
 
     Raises:
         InputError: a folder holds no image, or there is nothing at all.
     """
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = [str(path / name) for name, _ in list_files(path, allow_outside=allow_outside)]
+            inside = list(list_files(path, allow_outside=allow_outside))
             if not inside:
                 raise InputError(f"{path}: no images in this folder")
-            found += inside
+            found += [(str(path / name), reason) for name, reason in inside]
         else:
-            found.append(os.fspath(source))
+            found.append((os.fspath(source), ""))
     if not found:
         raise InputError("no images given; name files or folders, or - to read names from stdin")
     return found

@@ -113,7 +113,10 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         graph, starts = trace_network(backbone.network)
         self.trunk = _end_at(graph, [starts[p.name] for p in points])
-        self.trunk.to(memory_format=torch.channels_last)
+        # Not Module.to: it fails on the five-dimensional buffers of Swin.
+        for tensor in (*self.trunk.parameters(), *self.trunk.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self.axes = [p.axis for p in points]
         mean = torch.tensor(backbone.preprocessing.mean)
         std = torch.tensor(backbone.preprocessing.std)

@@ -7,6 +7,7 @@ bounded number of images in flight. Shape letters: N images, D features, H W pix
 import collections
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -242,12 +243,15 @@ def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> 
     Raises:
         TooManyBadImagesError: names the first of them.
     """
-    allowed = max(1, int(max_bad * total))
+    # 0.29 * 100 is a little less than 29 in floating point.
+    allowed = max(1, math.floor(max_bad * total + 1e-9))
     if len(bad) > allowed or (bad and len(bad) == total):
         first = "; ".join(f"{i}: {reason}" for i, reason in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        counted = f"{len(bad)} of {total} images {'is' if total == 1 else 'are'} unreadable"
+        if len(bad) == total:  # no setting helps
+            raise TooManyBadImagesError(f"{counted} ({first}{more}). Mend or replace them")
         raise TooManyBadImagesError(
-            f"{len(bad)} of {total} images are unreadable, and {allowed} "
-            f"{'is' if allowed == 1 else 'are'} allowed ({first}{more}). Mend or remove them, or "
-            "allow more with --max-bad"
+            f"{counted}, and {allowed} {'is' if allowed == 1 else 'are'} allowed "
+            f"({first}{more}). Mend or remove them, or allow more with --max-bad"
         )

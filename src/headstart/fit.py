@@ -283,15 +283,22 @@ def evaluate(
 def predict(
     model: str | os.PathLike[str] | Classifier,
     images: Iterable[str | os.PathLike[str]],
+    *,
+    allow_outside: bool = False,
     **options: Any,
 ) -> Iterator[Prediction]:
     """Classify image files and the image files in folders; options as `Classifier.predict`.
+
+    Args:
+        allow_outside: follow links in a folder that lead out of it.
 
     Raises:
         InputError: the model cannot be loaded, or a folder holds no image.
     """
     classifier = model if isinstance(model, Classifier) else Classifier.load(model)
-    return classifier.predict(find_images(images), **options)
+    found = find_images(images, allow_outside=allow_outside)
+    refused = {name: reason for name, reason in found if reason}
+    return classifier.predict([name for name, _ in found], errors=refused, **options)
 
 
 # ---------------------------------------------------------------- parts of fit
