@@ -222,7 +222,7 @@ def extract_activations(
                 progress("activations", done, len(dataset))
         finally:
             stream.close()
-            shard.commit()
+            shard.close()
             memory.save()
     for row, digest in enumerate(names):
         if digest is not None:

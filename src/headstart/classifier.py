@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +30,10 @@ from headstart.heads import LinearHead
 from headstart.images import INTERPOLATIONS, MAX_PIXELS
 from headstart.store import write_atomically
 
-__all__ = ["Classifier", "Prediction", "find_images", "mark_incomplete"]
+__all__ = ["Classifier", "Prediction", "claim_folder", "find_images", "mark_incomplete"]
 
 FORMAT = 1
+CARD = "headstart.json"
 MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -100,6 +101,7 @@ class Classifier:
         self,
         images: Iterable[str | os.PathLike[str]],
         *,
+        errors: Mapping[str, str] | None = None,
         top: int = 5,
         engine: str = "auto",
         precision: str = "fp32",
@@ -111,7 +113,8 @@ class Classifier:
         """Classify image files.
 
         Args:
-            images: paths, read as they are needed.
+            images: paths; read as they are needed.
+            errors: {path: reason} of those that must not be read.
             top: how many classes to list for each, at least 1.
             engine, precision, device, workers: as in `Settings`. In fp32, the default, images are
                 decoded exactly and the probabilities are those of the network as timm runs it.
@@ -128,7 +131,7 @@ class Classifier:
         choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
         threads = min(workers or count_cpus(), max(1, len(names)))
         stream = run_images(
-            (Path(n) for n in names),
+            ((errors or {}).get(n) or Path(n) for n in names),
             make_engine(self.backbone, choice, cuts=(self.cut,), threads=threads),
             self.backbone.preprocessing,
             workers=threads,
@@ -180,7 +183,7 @@ class Classifier:
             versions=find_versions(),
             seed=self.seed,
         )
-        write_atomically(folder / "headstart.json", _to_json(card.model_dump()))
+        write_atomically(folder / CARD, _to_json(card.model_dump()))
 
     def _timm_config(self) -> dict[str, Any]:
         kept = (
@@ -236,9 +239,18 @@ class Classifier:
             if len(weight) != len(card.classes):
                 raise ValueError(f"{len(weight)} outputs for {len(card.classes)} classes")
             cut = backbone.cut(card.cut).name
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as exc:
+            if cut != backbone.cuts[-1].name:
+                raise ValueError(f"its head cannot read features at '{cut}'")
+        except (
+            SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, AssertionError,
+        ) as exc:  # fmt: skip
             reason = " ".join(str(exc).split())[:200]
             raise InputError(f"{path}: not a classifier that can be loaded: {reason}") from exc
+        if backbone.fingerprint != card.backbone_fingerprint:
+            raise InputError(
+                f"{path / 'config.json'}: its pre-processing is not the one recorded in "
+                "headstart.json; fit again or restore the file"
+            )
         return cls(
             backbone=backbone,
             head=LinearHead(weight.reshape(len(card.classes), -1), bias),
@@ -260,9 +272,10 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     if settings["interpolation"] not in INTERPOLATIONS:
         raise ValueError(f"interpolation '{settings['interpolation']}' is unknown")
     for name in ("mean", "std"):
-        values = [float(v) for v in settings[name]]
+        values = list(settings[name])
         if (
             len(values) != 3
+            or not all(isinstance(v, int | float) for v in values)
             or not np.isfinite(values).all()
             or (name == "std" and min(values) <= 0)
         ):
@@ -270,8 +283,10 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def mark_incomplete(folder: Path, *, overwrite: bool) -> None:
-    """Make the folder of a run and have it say that it is incomplete until `save` has ended.
+def claim_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the folder of a run and have it say that it is incomplete, until `save` has ended.
+
+    A complete run that is to be replaced stays as it is until there is something to replace it with.
 
     Raises:
         UsageError: the folder holds a complete run, or other files.
@@ -279,19 +294,24 @@ def mark_incomplete(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: a file of this name exists; choose another folder")
     if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / "headstart.json").is_file():
+        if not (folder / CARD).is_file():
             raise UsageError(f"{folder}: holds other files; choose an empty or new folder")
-        if _read_status(folder) != "incomplete" and not overwrite:
-            raise UsageError(f"{folder}: holds a run already; choose another, or --overwrite")
+        if _read_status(folder) != "incomplete":
+            if not overwrite:
+                raise UsageError(f"{folder}: holds a run already; choose another, or --overwrite")
+            return
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        folder / "headstart.json", _to_json({"format": FORMAT, "status": "incomplete"})
-    )
+    mark_incomplete(folder)
+
+
+def mark_incomplete(folder: Path) -> None:
+    """Have the folder say that it holds no whole run."""
+    write_atomically(folder / CARD, _to_json({"format": FORMAT, "status": "incomplete"}))
 
 
 def _read_status(folder: Path) -> str:
     try:
-        return str(_read_json(folder / "headstart.json").get("status"))
+        return str(_read_json(folder / CARD).get("status"))
     except InputError:
         return "unknown"
 
@@ -299,10 +319,10 @@ def _read_status(folder: Path) -> str:
 def _read_card(path: Path) -> _Card:
     if not path.is_dir():
         raise InputError(f"{path}: no such run; headstart fit DATA -o {path} makes one")
-    if not (path / "headstart.json").exists():
+    if not (path / CARD).exists():
         raise InputError(f"{path}: not a run of headstart (no headstart.json in it)")
     try:
-        card = _Card(**_read_json(path / "headstart.json"))
+        card = _Card(**_read_json(path / CARD))
     except (ValidationError, TypeError) as exc:
         raise InputError(f"{path / 'headstart.json'}: not as headstart writes it") from exc
     if card.format > FORMAT:
@@ -343,22 +363,22 @@ def find_versions() -> dict[str, str]:
 
 def find_images(
     sources: Iterable[str | os.PathLike[str]], *, allow_outside: bool = False
-) -> list[str]:
-    """Files as given and, for folders, every image file below them.
+) -> list[tuple[str, str]]:
+    """Files as given and, for folders, every image file below them: (name, why not to read it or "").
 
     Raises:
         InputError: a folder holds no image, or there is nothing at all.
     """
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = [str(path / name) for name, _ in list_files(path, allow_outside=allow_outside)]
+            inside = list(list_files(path, allow_outside=allow_outside))
             if not inside:
                 raise InputError(f"{path}: no images in this folder")
-            found += inside
+            found += [(str(path / name), reason) for name, reason in inside]
         else:
-            found.append(os.fspath(source))
+            found.append((os.fspath(source), ""))
     if not found:
         raise InputError("no images given; name files or folders, or - to read names from stdin")
     return found

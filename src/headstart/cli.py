@@ -121,7 +121,7 @@ class ClassWeights(StrEnum):
 def fit_command(
     context: typer.Context,
     data: Annotated[
-        Path,
+        str,  # not Path, which takes an empty name for the current folder
         typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl)."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the run to.")],
@@ -201,7 +201,7 @@ def fit_command(
     _fit(data, output, overwrite=overwrite, **options, **_given(context))
 
 
-def _fit(data: Path, output: Path, **options: Any) -> None:
+def _fit(data: str | Path, output: Path, **options: Any) -> None:
     with show_progress() as progress:
         run = headstart.fit(data, output, progress=progress, report=show_scan, **options)
     if State.json:
@@ -226,7 +226,7 @@ def _fit(data: Path, output: Path, **options: Any) -> None:
 def evaluate_command(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    data: Annotated[Path, typer.Argument(help="Labelled images: a folder or a manifest.")],
+    data: Annotated[str, typer.Argument(help="Labelled images: a folder or a manifest.")],
     split: Annotated[
         str | None,
         typer.Option(help="train, val, test or all; by default test, else val, else all."),
@@ -256,7 +256,7 @@ def evaluate_command(
     _evaluate(run, data, split=split, **_given(context))
 
 
-def _evaluate(run: Path, data: Path, **options: Any) -> None:
+def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
     with show_progress() as progress:
         result = headstart.evaluate(run, data, progress=progress, **options)
     if State.json:
@@ -283,6 +283,7 @@ def predict_command(
     model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a run.")],
     top: Annotated[int, typer.Option("--top", "-k", help="Classes to list.", min=1)] = 3,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
+    allow_outside: Outside = False,
     max_bad: MaxBad = 0.001,
     engine: Engine = "auto",
     precision: Annotated[
@@ -308,7 +309,13 @@ def predict_command(
     if as_json and as_csv:
         raise UsageError("--json and --csv are both given; choose one")
     show = _print_prediction if as_json else _csv_printer() if as_csv else None
-    options = {"engine": engine, "precision": precision, "device": device, "workers": workers}
+    options = {
+        "allow_outside": allow_outside,
+        "engine": engine,
+        "precision": precision,
+        "device": device,
+        "workers": workers,
+    }
     _predict(_read_names(images), model, show, max_bad, top=top, **options)
 
 
@@ -320,13 +327,11 @@ def _predict(
     **options: Any,
 ) -> None:
     """Print predictions as they come, or as a table at the end when `show` is None."""
-    from headstart.classifier import find_images
     from headstart.features import check_bad_images
 
-    names = find_images(images)
     found = []
     with show_progress() as progress:
-        for prediction in headstart.predict(model, names, progress=progress, **options):
+        for prediction in headstart.predict(model, images, progress=progress, **options):
             found.append((prediction.image, prediction.error))
             if show is None:
                 if len(found) == 1:
@@ -378,7 +383,7 @@ def _csv_printer() -> "Callable[[Prediction], None]":
 def extract_command(
     context: typer.Context,
     data: Annotated[
-        Path, typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl).")
+        str, typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl).")
     ],
     backbone: Annotated[
         list[str] | None,
@@ -718,7 +723,9 @@ def _read_names(images: list[str]) -> list[str]:
     for image in images:
         if image == "-":
             raw = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-            names += [line for line in raw.splitlines() if line]
+            # Not splitlines, which splits at characters that names may hold.
+            lines = (line.removesuffix("\r") for line in raw.split("\n"))
+            names += [line for line in lines if line]
         else:
             names.append(image)
     return names
@@ -760,7 +767,11 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
 
 def _run() -> int:
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        # Not app(): typer turns an interruption and a broken pipe into codes of its own.
+        command = typer.main.get_command(app)
+        with command.make_context("headstart", sys.argv[1:] or ["--help"]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
     except typer.TyperException as exc:
         hint = f"; see headstart {_command_given()}--help"
         message = printable(exc.format_message().rstrip("."))

@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import hashlib
 import importlib.metadata
+import math
 import os
 import threading
 import time
@@ -293,7 +294,7 @@ class _Work:
                 progress("features", known + done, total)
         finally:
             stream.close()
-            shard.commit()
+            shard.close()
             self.memory.save()
 
     def _take(self, row: int, reading: "Reading", shard: "RowWriter") -> None:
@@ -343,10 +344,12 @@ class _Claims:
 
 
 class RowWriter:
-    """Rows on their way to the store."""
+    """Rows on their way to the store, committed in shards by a thread of its own."""
 
     def __init__(self, store: Store, most: int = SHARD_ROWS) -> None:
         self._store, self._most = store, most
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
+        self._writing: Future[None] | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -356,36 +359,65 @@ class RowWriter:
         self._since = time.monotonic()
 
     def add_name(self, name: bytes, error: str) -> None:
+        """A row, good or with the reason why it has no values."""
         self._names.append(name)
         self._errors.append(error)
 
     def add_values(self, outputs: dict[str, np.ndarray]) -> None:
         """Values of the good ones among the names added since the last call."""
+        for cut, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise VerificationError(
+                    f"the network gave NaN or infinite features at {cut}; use --precision fp32"
+                )
         if outputs:
-            for cut, values in outputs.items():
-                if not np.isfinite(values).all():
-                    raise VerificationError(
-                        f"the network gave NaN or infinite features at {cut}; use --precision fp32"
-                    )
             self._values.append(outputs)
 
     def commit_if_due(self) -> None:
+        """Start to write a shard when there is enough for one."""
         old = time.monotonic() - self._since > SHARD_SECONDS
         if len(self._names) >= self._most or (self._names and old):
-            self.commit()
+            self._commit()
 
-    def commit(self) -> None:
+    def close(self) -> None:
+        """Write what is left and wait until everything is on disk."""
+        try:
+            self._commit()
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _commit(self) -> None:
+        self._wait()  # at most one shard is being written and one gathered
         good = np.array([not e for e in self._errors], dtype=bool)
         complete = sum(len(next(iter(v.values()))) for v in self._values)
         if self._names and complete == good.sum():  # not when a batch was lost to an error
-            columns = {}
-            for cut in self._values[0] if self._values else ():
-                values = np.concatenate([v[cut] for v in self._values])
-                full = np.zeros((len(good), *values.shape[1:]), dtype=values.dtype)
-                full[good] = values
-                columns[cut] = full
-            self._store.add(self._names, columns, self._errors)
+            self._writing = self._pool.submit(
+                _write_rows, self._store, self._names, self._errors, good, self._values
+            )
         self._clear()
+
+
+def _write_rows(
+    store: Store,
+    names: list[bytes],
+    errors: list[str],
+    good: np.ndarray,
+    values: list[dict[str, np.ndarray]],
+) -> None:
+    columns = {}
+    for cut in values[0] if values else ():
+        found = np.concatenate([v[cut] for v in values])
+        columns[cut] = found
+        if len(found) < len(good):
+            columns[cut] = np.zeros((len(good), *found.shape[1:]), dtype=found.dtype)
+            columns[cut][good] = found
+    store.add(names, columns, errors)
 
 
 # ---------------------------------------------------------------- tables for other programs
@@ -473,7 +505,7 @@ Result = tuple[list[Reading], dict[str, np.ndarray]]
 
 
 def run_images(
-    sources: Iterable[Path],
+    sources: Iterable[Path | str],
     engine: Engine,
     preprocessing: Preprocessing,
     *,
@@ -485,7 +517,8 @@ def run_images(
     """Stream image files through a network.
 
     Args:
-        sources: where each image is; taken a few micro-batches ahead.
+        sources: where each image is, or, as text, why it must not be read; taken a few
+            micro-batches ahead.
         exact: as in `images.decode_and_prepare`.
         skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
 
@@ -498,10 +531,13 @@ def run_images(
     def prepare(data: bytes) -> np.ndarray:
         return decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)
 
-    def work(paths: list[Path]) -> Result:
+    def work(chunk: list[Path | str]) -> Result:
         readings, batch = [], []
-        for path in paths:
-            reading, pixels = read_image(path, prepare, skip)
+        for source in chunk:
+            if isinstance(source, str):
+                readings.append(Reading(source))
+                continue
+            reading, pixels = read_image(source, prepare, skip)
             readings.append(reading)
             if pixels is not None:
                 batch.append(pixels)
@@ -513,6 +549,11 @@ def run_images(
 def read_image(
     path: Path, prepare: Callable[[bytes], np.ndarray], skip: Callable[[bytes], bool]
 ) -> tuple[Reading, np.ndarray | None]:
+    """Read, hash and prepare one image file; `skip` may spare it the preparing.
+
+    Raises:
+        ResourceError: out of memory or file handles.
+    """
     digest, info, now = None, None, time.time_ns()
     try:
         info = os.stat(path)
@@ -523,6 +564,8 @@ def read_image(
         return Reading("", digest, False, info, now), prepare(data)
     except BadImageError as exc:
         return Reading(str(exc), digest, False, info, now), None
+    except ResourceError:
+        raise
     except OSError as exc:  # of the stat; a file that has vanished, for one
         return Reading((exc.strerror or str(exc)).lower()), None
     except ValueError as exc:  # a NUL in the name
@@ -568,12 +611,15 @@ def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> 
     Raises:
         TooManyBadImagesError: names the first of them.
     """
-    allowed = max(1, int(max_bad * total))
+    # 0.29 * 100 is a little less than 29 in floating point.
+    allowed = max(1, math.floor(max_bad * total + 1e-9))
     if len(bad) > allowed or (bad and len(bad) == total):
         first = "; ".join(f"{i}: {reason}" for i, reason in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        counted = f"{len(bad)} of {total} images {'is' if total == 1 else 'are'} unreadable"
+        if len(bad) == total:  # no setting helps
+            raise TooManyBadImagesError(f"{counted} ({first}{more}). Mend or replace them")
         raise TooManyBadImagesError(
-            f"{len(bad)} of {total} images are unreadable, and {allowed} "
-            f"{'is' if allowed == 1 else 'are'} allowed ({first}{more}). Mend or remove them, or "
-            "allow more with --max-bad"
+            f"{counted}, and {allowed} {'is' if allowed == 1 else 'are'} allowed "
+            f"({first}{more}). Mend or remove them, or allow more with --max-bad"
         )

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from headstart.backbones import Backbone, load_backbone
-from headstart.classifier import Classifier, Prediction, find_images, mark_incomplete
+from headstart.classifier import (
+    Classifier,
+    Prediction,
+    claim_folder,
+    find_images,
+    mark_incomplete,
+)
 from headstart.datasets import (
     Dataset,
     add_validation,
@@ -163,13 +169,16 @@ def fit(
     choose_device(settings.device)  # an absent one ends it before any work
     dataset = load_data(data, settings)
     _check_trainable(dataset)
-    if report is not None:
-        report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
-    backbone = load_backbone(
-        settings.backbone, weights=settings.weights, cache_dir=settings.cache_dir
-    )
+    tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
+    if tree is not None and folder.resolve().is_relative_to(tree):
+        raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
     try:
-        mark_incomplete(folder, overwrite=overwrite)
+        claim_folder(folder, overwrite=overwrite)
+        if report is not None:
+            report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
+        backbone = load_backbone(
+            settings.backbone, weights=settings.weights, cache_dir=settings.cache_dir
+        )
         # The test split is looked at by `evaluate` alone.
         used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
         features = extract_with(settings, used, backbone, progress)
@@ -215,6 +224,7 @@ def fit(
             warnings=warnings,
             seconds=time.perf_counter() - started,
         )
+        mark_incomplete(folder)
         _write(run, used, features, trained)
     except ResourceError:
         raise
@@ -299,15 +309,22 @@ def evaluate(
 def predict(
     model: str | os.PathLike[str] | Classifier,
     images: Iterable[str | os.PathLike[str]],
+    *,
+    allow_outside: bool = False,
     **options: Any,
 ) -> Iterator[Prediction]:
     """Classify image files and the image files in folders; options as `Classifier.predict`.
+
+    Args:
+        allow_outside: follow links in a folder that lead out of it.
 
     Raises:
         InputError: the model cannot be loaded, or a folder holds no image.
     """
     classifier = model if isinstance(model, Classifier) else Classifier.load(model)
-    return classifier.predict(find_images(images), **options)
+    found = find_images(images, allow_outside=allow_outside)
+    refused = {name: reason for name, reason in found if reason}
+    return classifier.predict([name for name, _ in found], errors=refused, **options)
 
 
 def extract_with(

@@ -224,7 +224,7 @@ class _Problem:
         self.mean = matrix.mean(axis=0)
         spread = matrix.std(axis=0)
         # A feature that never varies says nothing; dividing by its rounding noise would amplify it.
-        floor = 1e-7 * max(1.0, float(np.abs(matrix).max(initial=0.0)))
+        floor = 1e-7 * np.abs(matrix).max(axis=0, initial=0.0)
         self.scale = np.where(spread > floor, spread, np.inf)
         matrix = (matrix - self.mean) / self.scale
         # X = Z V^T with the columns of Z orthogonal: with W = V A the loss and |W| depend on A alone.

@@ -51,11 +51,15 @@ def pretrained_config(name: str) -> Any:
     """
     architecture, _, tag = name.partition(".")
     check_architecture(architecture)
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise UsageError(
+            f"backbone '{name}': timm has no weights of that tag{nearest(tag, tags)}; "
+            f"known: {', '.join(tags) or 'none'}"
+        )
     config = timm.models.get_pretrained_cfg(name)
     if config is None:
-        raise UsageError(f"backbone '{name}': timm has no settings of that tag for {architecture}")
-    if tag and config.tag != tag:
-        raise UsageError(f"backbone '{name}': timm knows {architecture}.{config.tag}")
+        raise UsageError(f"backbone '{name}': timm knows no settings for {architecture}")
     return config
 
 
@@ -117,6 +121,8 @@ def read_state(path: Any) -> dict[str, torch.Tensor]:
         ) from exc
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds something other than a dict of tensors")
+    if not state:  # timm would take no tensors for no file, and download
+        raise InputError(f"{path}: holds no tensors")
     return state
 
 
@@ -334,7 +340,10 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         graph, starts = trace_network(network)
         self.trunk = _end_at(graph, [starts[name] for name, _ in cuts])
-        self.trunk.to(memory_format=torch.channels_last)
+        # Not Module.to: it fails on the five-dimensional buffers of Swin.
+        for tensor in (*self.trunk.parameters(), *self.trunk.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self.axes = [axis for _, axis in cuts]
         self.pooled = pooled
         mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from headstart.datasets import choose, nearest
 from headstart.errors import UsageError
@@ -70,6 +70,13 @@ class Settings(BaseModel):
     cache_dir: str | None = None
     rehash: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("val")
+    @classmethod
+    def _check_val(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError("must be a fraction in [0, 1), or the path of a folder or manifest")
+        return value
 
     def origins(self) -> dict[str, str]:
         """For each setting "user" or "default"."""

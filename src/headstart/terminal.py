@@ -57,8 +57,13 @@ class State:
     json = False
 
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError being handled; rich would exit with 1
+
+
+out = _Console(highlight=False, soft_wrap=False)
+err = _Console(stderr=True, highlight=False)
 
 
 def show_scan(dataset: "Dataset", scan: "Scan") -> None:

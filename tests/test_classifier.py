@@ -1,0 +1,302 @@
+"""A saved classifier predicts as before, timm loads it too, and a damaged one is refused."""
+
+import hashlib
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from headstart import Classifier, InputError, UsageError, predict
+
+
+def files(photos):
+    return sorted(str(path) for path in photos.rglob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["run", "tiny_run"])
+def test_a_saved_classifier_predicts_as_before(name, request, photos):
+    run = request.getfixturevalue(name)
+    saved = Classifier.load(run.folder)
+    names = files(photos)[::5]
+    before = list(run.classifier.predict(names, device="cpu"))
+    assert list(saved.predict(names, device="cpu")) == before
+    assert saved.classes == run.classifier.classes == ("blobs", "plain", "stripes")
+    assert saved.backbone.fingerprint == run.classifier.backbone.fingerprint
+    assert (saved.cut, saved.strategy, saved.seed) == (run.classifier.cut, "linear-probe", 0)
+    assert saved.backbone.weights == run.classifier.backbone.weights
+
+
+@pytest.mark.parametrize("name", ["run", "tiny_run"])
+def test_timm_gives_the_same_probabilities(name, request, photos):
+    run = request.getfixturevalue(name)
+    names = files(photos)[::7]
+    model = timm.create_model(f"local-dir:{run.folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    with torch.inference_mode():
+        batch = torch.stack([transform(Image.open(n).convert("RGB")) for n in names])
+        expected = model(batch).softmax(dim=1).numpy()
+    assert model.num_classes == 3
+    assert model.pretrained_cfg["label_names"] == ["blobs", "plain", "stripes"]
+    for row, found in zip(expected, run.classifier.predict(names, device="cpu"), strict=True):
+        shares = dict(found.top)
+        assert [shares[c] for c in run.classifier.classes] == pytest.approx(row, abs=1e-5)
+
+
+def test_predictions(tiny_run, photos, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"text")
+    names = files(photos)
+    order = [names[0], str(bad), *names[1:20], str(tmp_path / "missing"), names[0]]
+    steps = []
+    found = list(
+        tiny_run.classifier.predict(
+            order, top=2, device="cpu", progress=lambda *step: steps.append(step)
+        )
+    )
+    assert [p.image for p in found] == order
+    assert found[0] == found[-1]
+    for prediction in (found[1], found[-2]):
+        assert (prediction.label, prediction.top) == ("", ())
+        assert math.isnan(prediction.probability)
+    assert found[1].error == "not an image: text"
+    assert found[-2].error == "no such file or directory"
+    for prediction in (found[0], *found[2:-2]):
+        assert prediction.error == ""
+        assert prediction.top[0] == (prediction.label, prediction.probability)
+        assert len(prediction.top) == 2
+        assert 1 >= prediction.top[0][1] >= prediction.top[1][1] >= 0
+    assert steps[-1] == ("predict", len(order), len(order))
+    (all_of_them,) = tiny_run.classifier.predict(names[:1], top=99, device="cpu")
+    assert sum(share for _, share in all_of_them.top) == pytest.approx(1, abs=1e-5)
+    assert list(tiny_run.classifier.predict([], device="cpu")) == []
+
+
+def test_what_goes_with_an_image_changes_nothing(tiny_run, photos):
+    names = files(photos)
+    whole = list(tiny_run.classifier.predict(names, device="cpu", workers=3))
+    alone = [next(tiny_run.classifier.predict([n], device="cpu")) for n in names[:4]]
+    assert alone == whole[:4]
+
+
+@pytest.mark.parametrize("options", [{"top": 0}, {"device": "cudo"}])
+def test_wrong_options_are_refused(options, tiny_run):
+    with pytest.raises(UsageError, match=r"top must be at least 1|'cudo' is unknown"):
+        next(tiny_run.classifier.predict(["a.png"], **options))
+
+
+def test_files_and_folders_are_read_in_order(tiny_run, tmp_path, photos):
+    def images(*sources):
+        return [p.image for p in predict(tiny_run.folder, sources, device="cpu")]
+
+    found = images(photos / "test", "x.png", photos / "test/plain/50.png")
+    assert found[:2] == [str(photos / f"test/blobs/5{n}.png") for n in (0, 1)]
+    assert found[9:] == ["x.png", str(photos / "test/plain/50.png")]
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="no images in this folder"):
+        images(tmp_path)
+    with pytest.raises(InputError, match="no images given; name files or folders"):
+        images()
+
+
+def test_a_link_out_of_a_folder_is_not_followed(tiny_run, plant, photos, tmp_path):
+    folder = plant(tmp_path / "new", {"plain": 1})
+    (folder / "plain/link.png").symlink_to(photos / "train/blobs/00.png")
+    good, link = predict(tiny_run.folder, [folder], device="cpu")
+    assert (good.label, good.error, link.label) == ("plain", "", "")
+    assert link.error.startswith("link leads outside of the data folder")
+    (named,) = predict(tiny_run.folder, [link.image], device="cpu")
+    assert named.error == ""  # who names a link means it
+
+
+# ---------------------------------------------------------------- damaged folders
+
+
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run.folder, tmp_path / "copy")
+
+
+def edit(name, change):
+    """A function (folder) that changes a JSON file."""
+
+    def apply(folder):
+        value = json.loads((folder / name).read_text())
+        value = change(value) or value
+        (folder / name).write_text(json.dumps(value))
+
+    return apply
+
+
+def card(**values):
+    return edit("headstart.json", lambda c: c.update(values))
+
+
+def how(**values):
+    return edit("config.json", lambda c: c["pretrained_cfg"].update(values))
+
+
+def without(key):
+    return edit("config.json", lambda c: c["pretrained_cfg"].pop(key) and None)
+
+
+def flip(folder):
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def cut(name, share):
+    def apply(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(len(data) * share)])
+
+    return apply
+
+
+def replace_model(data):
+    """A model whose checksum is right and whose content is not."""
+
+    def apply(folder):
+        (folder / "model.safetensors").write_bytes(data)
+        card(model_sha256=hashlib.sha256(data).hexdigest())(folder)
+
+    return apply
+
+
+def deep(folder):
+    (folder / "headstart.json").write_text("[" * 100_000)
+
+
+INF, NAN = math.inf, math.nan
+
+DAMAGE = {
+    "a bit of the model": flip,
+    "model truncated": cut("model.safetensors", 0.5),
+    "model empty": cut("model.safetensors", 0),
+    "model missing": lambda f: (f / "model.safetensors").unlink(),
+    "model a folder": lambda f: (
+        (f / "model.safetensors").unlink() or (f / "model.safetensors").mkdir()
+    ),
+    "model of text": replace_model(b"not tensors" * 100),
+    "model of a huge header": replace_model(b"\xff" * 8 + b"{}"),
+    "model of nothing": replace_model(b"\x02" + bytes(7) + b"{}"),
+    "card truncated": cut("headstart.json", 0.5),
+    "card empty": cut("headstart.json", 0),
+    "card missing": lambda f: (f / "headstart.json").unlink(),
+    "card not UTF-8": lambda f: (f / "headstart.json").write_bytes(b"\xff\xfe{}"),
+    "card too deep": deep,
+    "card a list": lambda f: (f / "headstart.json").write_text("[]"),
+    "card a number": lambda f: (f / "headstart.json").write_text("1"),
+    "card of nothing": lambda f: (f / "headstart.json").write_text("{}"),
+    "newer format": card(format=2),
+    "format of text": card(format="x"),
+    "format not a number": card(format=NAN),
+    "unknown status": card(status="nearly"),
+    "incomplete": card(status="incomplete"),
+    "classes of text": card(classes="abc"),
+    "classes of numbers": card(classes=[1, 2, 3]),
+    "no classes": card(classes=[]),
+    "one class": card(classes=["a"]),
+    "the same class twice": card(classes=["a", "b", "a"]),
+    "more classes": card(classes=["a", "b", "c", "d"]),
+    "unknown backbone": card(backbone="resnet5O"),
+    "other backbone": card(backbone="test_resnet"),
+    "backbone a path": card(backbone="../../test_vit"),
+    "backbone from the hub": card(backbone="hf-hub:a/b"),
+    "backbone a list": card(backbone=["test_vit"]),
+    "unknown cut": card(cut="nowhere"),
+    "cut elsewhere": card(cut="blocks.1"),
+    "seed of text": card(seed="x"),
+    "config empty": cut("config.json", 0),
+    "config truncated": cut("config.json", 0.6),
+    "config missing": lambda f: (f / "config.json").unlink(),
+    "config of nothing": lambda f: (f / "config.json").write_text("{}"),
+    "settings a list": edit("config.json", lambda c: c.update(pretrained_cfg=[1])),
+    "settings missing": edit("config.json", lambda c: c.update(pretrained_cfg=None)),
+    **{f"without {k}": without(k) for k in ("input_size", "mean", "std", "crop_pct")},
+    **{
+        f"input size {v}": how(input_size=v)
+        for v in (
+            [3, 10**9, 10**9],
+            [3, INF, INF],
+            [3, NAN, 160],
+            [3, 0, 0],
+            [3, -160, 160],
+            [3, 160],
+            [3, "a", "b"],
+            [3, [160], 160],
+            "160",
+            160,
+            None,
+        )
+    },
+    **{f"mean {v}": how(mean=v) for v in (["0.5"] * 3, [NAN] * 3, [0.5], 0.5, "0.5", None)},
+    **{f"std {v}": how(std=v) for v in ([0] * 3, [-1] * 3, [INF] * 3, [1] * 4, None)},
+    **{f"crop share {v}": how(crop_pct=v) for v in (0, 1e-9, 2, NAN, "x", None, [1])},
+    **{f"interpolation {v}": how(interpolation=v) for v in ("random", "", 3, None, ["bicubic"])},
+    **{f"crop mode {v}": how(crop_mode=v) for v in ("border", 3, ["center"])},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_classifier_is_refused(name, copy):
+    DAMAGE[name](copy)
+    with pytest.raises(InputError) as caught:
+        Classifier.load(copy)
+    message = str(caught.value)
+    assert message.startswith(str(copy))
+    assert message.isprintable()
+    assert len(message) < len(str(copy)) + 400
+
+
+@pytest.mark.parametrize(
+    "values", [{"mean": [0.1, 0.5, 0.5]}, {"input_size": [3, 64, 64]}], ids=str
+)
+def test_pre_processing_that_is_not_the_recorded_one_is_refused(values, copy):
+    how(**values)(copy)
+    with pytest.raises(InputError, match=r"config\.json"):
+        Classifier.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model missing", "model.safetensors: cannot be read: No such file"),
+        ("a bit of the model", "model.safetensors: damaged"),
+        ("newer format", "written by a newer headstart (format 2, this one reads up to 1)"),
+        ("incomplete", "incomplete, its fit did not end; fit again with the same -o"),
+        ("card missing", "not a run of headstart (no headstart.json in it)"),
+        ("card truncated", "headstart.json: not JSON"),
+    ],
+)
+def test_messages_say_what_to_do(name, message, copy):
+    DAMAGE[name](copy)
+    with pytest.raises(InputError) as caught:
+        Classifier.load(copy)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "missing", "file"])
+def test_what_is_no_run_is_refused(name, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"no such run|not a run of headstart"):
+        Classifier.load(tmp_path / name)
+
+
+def test_unknown_entries_are_passed_over(copy, tiny_run):
+    card(added_later={"x": 1})(copy)
+    edit("config.json", lambda c: c.update(added_later=1))(copy)
+    assert Classifier.load(copy).classes == tiny_run.classifier.classes
+
+
+def test_the_model_file_is_plain_tensors(tiny_run):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(tiny_run.folder / "model.safetensors")
+    assert np.array_equal(tensors["head.weight"], tiny_run.classifier.head.weight)
+    assert all(np.isfinite(values).all() for values in tensors.values())

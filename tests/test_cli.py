@@ -1,0 +1,393 @@
+"""The command: exit codes, what goes to which stream, and text that cannot steer a terminal."""
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+
+import headstart
+from headstart.cli import app
+
+COMMAND = [sys.executable, "-c", "import headstart.cli; headstart.cli.main()"]
+ESCAPE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
+NAMES = sorted(typer.main.get_command(app).commands)
+
+
+def options(tiny):
+    return [word for name, value in tiny.items() for word in (f"--{name}", value)]
+
+
+def one_line(err):
+    """The single line of an error, which comes last."""
+    lines = err.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert "Traceback" not in err
+    assert not ESCAPE.search(err)
+    return lines[-1]
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_explains_itself(name, cli):
+    code, out, err = cli(name, "--help")
+    assert (code, err) == (0, "")
+    assert "Usage: " in out
+    assert "Examples" in out or name == "demo"
+    words = re.sub(r"[\s│]+", " ", out)
+    command = typer.main.get_command(app).commands[name]
+    assert command.help
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            assert parameter.help, parameter.name
+            assert max(parameter.opts, key=len) in words
+
+
+def test_the_program_explains_itself(cli):
+    for arguments in (["--help"], []):
+        code, out, err = cli(*arguments)
+        assert (code, err) == (0, "")
+        assert set(NAMES) <= set(out.split())
+        assert "headstart demo" in out
+    assert cli("--version")[:2] == (0, f"headstart {headstart.__version__}\n")
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["fti"], 2, "No such command 'fti'.*; see headstart --help"),
+        (["fit"], 2, "(?i)Missing argument 'data'; see headstart fit --help"),
+        (["fit", "{photos}"], 2, "Missing option"),
+        (["fit", "{photos}", "-o", "{out}", "--sed", "1"], 2, "No such option: --sed.*--seed"),
+        (["fit", "{photos}", "-o", "{out}", "--seed", "x"], 2, "'--seed'.*valid integer"),
+        (["fit", "{photos}", "-o", "{out}", "--seed", "-1"], 2, "'--seed'"),
+        (["fit", "{photos}", "-o", "{out}", "--workers", "0"], 2, "'--workers'"),
+        (["fit", "{photos}", "-o", "{out}", "--max-bad", "2"], 2, "'--max-bad'"),
+        (["fit", "{photos}", "-o", "{out}", "--penalty", "-1"], 2, "penalty: .*greater than 0"),
+        (["fit", "{photos}", "-o", "{out}", "--val", "2"], 2, "val"),
+        (["fit", "{photos}", "-o", "{out}", "--class-weights", "x"], 2, "'--class-weights'"),
+        (["fit", "{photos}", "-o", "{out}", "--strategy", "x"], 2, "strategy 'x' is unknown"),
+        (["fit", "{photos}", "-o", "{out}", "--device", "x"], 2, "device 'x' is unknown"),
+        (["fit", "{photos}", "-o", "{out}", "--backbone", "resnet5O"], 2, "nearest: resnet50"),
+        (["fit", "{photos}", "-o", "{out}", "-q", "-v"], 2, "--quiet and --verbose"),
+        (["fit", "{photos}", "-o", "{run}"], 2, "holds a run already; .* --overwrite"),
+        (["fit", "nowhere", "-o", "{out}"], 3, "nowhere: no such file or folder"),
+        (["fit", "", "-o", "{out}"], 3, "empty name"),
+        (["fit", "{photos}/train/plain", "-o", "{out}"], 3, "no images in class folders"),
+        (["fit", "{photos}", "-o", "{out}", "--weights", "x.pth"], 3, "x.pth: no such weights"),
+        (["evaluate", "nowhere", "{photos}"], 3, "nowhere: no such run"),
+        (["evaluate", "{run}", "nowhere"], 3, "nowhere: no such file or folder"),
+        (["evaluate", "{run}", "{photos}", "--split", "tset"], 2, r"'tset'.*nearest: test"),
+        (["evaluate", "{photos}", "{photos}"], 3, "not a run of headstart"),
+        (["predict", "x.png"], 2, "Missing option '--model'"),
+        (["predict", "--model", "{run}"], 2, "Missing argument"),
+        (["predict", "--model", "nowhere", "x.png"], 3, "nowhere: no such run"),
+        (["predict", "--model", "{run}", "--top", "0", "x.png"], 2, "'--top'"),
+        (["predict", "--model", "{run}", "--json", "--csv", "x.png"], 2, "choose one"),
+        (["predict", "--model", "{run}", "{empty}"], 3, "no images in this folder"),
+    ],
+    ids=lambda v: " ".join(v).replace("{", "").replace("}", "") if isinstance(v, list) else "",
+)
+def test_an_error_is_one_line(
+    arguments, code, message, cli, photos, tiny_run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    places = {"photos": photos, "run": tiny_run.folder}
+    places |= {"out": tmp_path / "out", "empty": tmp_path / "empty"}
+    found, out, err = cli(*(a.format(**places) for a in arguments))
+    assert (found, out) == (code, "")
+    assert re.search(message, one_line(err))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_that_has_no_pipe_says_so(cli, monkeypatch, tiny_run):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    code, out, err = cli("predict", "--model", tiny_run.folder, "-")
+    assert (code, out) == (3, "")
+    assert "no images given" in one_line(err)
+
+
+def test_bad_images_end_with_four_and_a_full_disk_with_five(
+    cli, loose, tiny, tiny_run, tmp_path, monkeypatch
+):
+    data = shutil.copytree(loose, tmp_path / "data")
+    for n in range(3):
+        (data / f"plain/0{n}.png").write_bytes(b"")
+    code, out, err = cli("fit", data, "-o", tmp_path / "run", "-q", *options(tiny))
+    assert (code, out) == (4, "")
+    assert "3 of 24 images" in one_line(err)
+    code, out, err = cli("predict", "-m", tiny_run.folder, data, "--json", "--device", "cpu")
+    assert code == 4
+    assert len(out.splitlines()) == 24
+    assert "3 of 24 images" in one_line(err)
+    code, _, err = cli("evaluate", tiny_run.folder, data, "--max-bad", "0.2", "--device", "cpu")
+    assert code == 0
+    assert "warning: unreadable: plain/00.png: empty file" in err
+
+    def refuse(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    code, out, err = cli("fit", loose, "-o", tmp_path / "full", "-q", *options(tiny))
+    assert (code, out) == (5, "")
+    assert "No space left on device" in one_line(err)
+
+
+def test_no_memory_ends_with_five(cli, photos, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(headstart, "fit", refuse)
+    code, out, err = cli("fit", photos, "-o", tmp_path / "run", "-q")
+    assert (code, out) == (5, "")
+    assert "out of memory" in one_line(err)
+
+
+def test_verbose_adds_the_traceback(cli):
+    code, out, err = cli("evaluate", "nowhere", "nowhere", "-v")
+    assert (code, out) == (3, "")
+    assert "Traceback" in err
+    assert err.rstrip().splitlines()[-1].startswith("error: nowhere: no such run")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_fit_soon(number, code, photos, tmp_path):
+    for n in range(3000):
+        for kind in ("plain", "blobs"):
+            link = tmp_path / f"data/{kind}/{n}.png"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(photos / f"train/{kind}/00.png", link)
+    command = [*COMMAND, "fit", tmp_path / "data", "-o", tmp_path / "run", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run/headstart.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        sent = time.monotonic()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert time.monotonic() - sent < 5
+    assert process.returncode == code
+    assert out == ""
+    assert "Traceback" not in err
+    assert ("interrupted" in err) == (code == 130)
+    assert json.loads((tmp_path / "run/headstart.json").read_text())["status"] == "incomplete"
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_fit_prints_json_last(cli, photos, tiny, tmp_path):
+    arguments = ["fit", photos, "-o", tmp_path / "run", *options(tiny)]
+    code, out, err = cli(*arguments, "--json")
+    found = json.loads(out.splitlines()[-1])
+    assert (code, err) == (0, "")
+    assert found["run"] == str(tmp_path / "run")
+    assert (found["strategy"], found["backbone"]) == ("linear-probe", "test_vit")
+    assert set(found["metrics"]["accuracy"]) == {"value", "low", "high"}
+    assert found["seconds"] > 0
+    assert found["measured_on"] == "cross-validation"
+    code, out, err = cli(*arguments, "--overwrite", "--seed", "4", "--val", "0.3")
+    assert code == 0
+    assert "accuracy" in out
+    assert f"saved to {tmp_path / 'run'}" in out
+    assert "33 images in 3 classes" in err
+    assert not ESCAPE.search(out + err)
+    settings = json.loads((tmp_path / "run/settings.json").read_text())
+    assert settings["seed"] == {"value": 4, "origin": "user"}
+    assert settings["max_bad"] == {"value": 0.001, "origin": "default"}
+    code, out, err = cli(*arguments, "--overwrite", "--quiet")
+    assert (code, err) == (0, "")
+    assert "accuracy" in out
+    code, out, err = cli(*arguments, "--overwrite", "--verbose")
+    assert code == 0
+    assert re.search(r"penalty +\S+ +measured", err)
+
+
+def test_evaluate(cli, tiny_run, photos):
+    arguments = ["evaluate", tiny_run.folder, photos, "--device", "cpu"]
+    code, out, err = cli(*arguments, "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {"metrics", "classes", "confusion", "counts"} <= set(found)
+    assert found["classes"] == ["blobs", "plain", "stripes"]
+    assert sum(map(sum, found["confusion"])) == found["counts"]["evaluated"] == 9
+    assert found["metrics"]["accuracy"]["low"] <= found["metrics"]["accuracy"]["value"]
+    code, out, err = cli(*arguments)
+    assert (code, err) == (0, "")
+    assert "9 images, the split test, 95 % intervals" in out
+    assert re.search(r"accuracy +[01]\.\d{3} +0\.\d{3} to 1\.000", out)
+    code, out, err = cli(*arguments, "--split", "train", "--json")
+    assert "were trained on" in json.loads(out)["warnings"][0]
+    code, out, err = cli(*arguments, "--split", "train")
+    assert "warning: 24 of these 24 images were trained on" in err
+    assert cli(*arguments, "--split", "train", "--quiet")[2] == ""
+
+
+def test_figures_that_are_not_defined_are_null(cli, tiny_run, plant, tmp_path):
+    data = plant(tmp_path / "data", {"plain": 1})
+    code, out, _ = cli("evaluate", tiny_run.folder, data, "--json", "--device", "cpu")
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert code == 0
+    assert found["metrics"]["recall blobs"] == {"value": None, "low": None, "high": None}
+
+
+def test_predict_prints_an_object_a_line(cli, tiny_run, photos, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    names = [photos / "test/plain/50.png", tmp_path / "bad.png", photos / "test/blobs"]
+    code, out, err = cli("predict", "-m", tiny_run.folder, "--json", "-k", "2", *names)
+    assert (code, err) == (0, "")
+    rows = [
+        json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in out.splitlines()
+    ]
+    assert all(set(row) == {"image", "label", "probability", "top", "error"} for row in rows)
+    assert [row["image"] for row in rows[:2]] == [str(n) for n in names[:2]]
+    assert len(rows) == 5
+    good, bad = rows[:2]
+    assert good["top"][0] == [good["label"], good["probability"]]
+    assert (len(good["top"]), good["error"]) == (2, None)
+    assert bad == {**bad, "label": None, "probability": None, "top": [], "error": "empty file"}
+    code, out, err = cli("predict", "-m", tiny_run.folder, *names)
+    assert (code, err) == (0, "")
+    assert "empty file" in out
+    assert out.count("blobs") >= 3
+
+
+def test_csv_reads_back(cli, tiny_run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "+a.png", "-b.png", "@c.png", "a, 'b' \"c\".png", "tab\t.png", "gone.png"]
+    for name in names[:-1]:
+        shutil.copy(photos / "test/plain/50.png", name)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+    code, out, err = cli("predict", "-m", tiny_run.folder, "-", "--csv", "--device", "cpu")
+    assert (code, err) == (0, "")
+    header, *rows = csv.reader(io.StringIO(out))
+    assert header == ["image", "label", "probability", "top", "error"]
+    assert [row[0].lstrip("'").replace(r"\t", "\t") for row in rows] == names
+    assert all(not cell.startswith(tuple("=+-@\t\r")) for row in rows for cell in row)
+    for row in rows[:-1]:
+        assert row[1] == "plain"
+        assert row[3].startswith(f"plain {row[2]}; ")
+        assert 1 / 3 <= float(row[2]) <= 1
+    assert rows[-1][1:] == ["", "", "", "no such file or directory"]
+
+
+ODD = ["line\nbreak", "\x1b[31mred", "[bold]b", "[red", "bidi\u202egnp", "bell\a\x9b1m"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that other systems do not allow")
+@pytest.mark.parametrize("form", ["--csv", "--json", "--quiet"])
+def test_odd_names_cannot_steer_a_terminal(form, cli, tiny_run, photos, tmp_path):
+    names = [*ODD, os.fsdecode(b"not\xffutf8")]
+    for name in names:
+        shutil.copy(photos / "test/plain/50.png", tmp_path / name)
+    code, out, err = cli(
+        "predict", "-m", tiny_run.folder, tmp_path, form, "--top", "1", "--device", "cpu"
+    )
+    assert (code, err) == (0, "")
+    assert not ESCAPE.search(out)
+    text = "".join(out.split())
+    for start in ("line\\n", "\\", "[bold]b", "[red", "bidi\\u202e", "bell\\", "not\\udcff"):
+        assert start in text
+    if form == "--json":
+        given = {json.loads(line)["image"] for line in out.splitlines()}
+        assert given == {str(tmp_path / name) for name in names}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that other systems do not allow")
+def test_odd_classes_cannot_steer_a_terminal(cli, loose, tiny, tmp_path):
+    for old, new in zip(("blobs", "plain", "stripes"), (*ODD[1:3], "not\udcff"), strict=True):
+        shutil.copytree(loose / old, tmp_path / "data" / new)
+        (tmp_path / "data" / new / "\x1b[2Jbad.png").write_bytes(b"")
+    run = tmp_path / "run\x1b[2J"
+    code, out, err = cli(
+        "fit", tmp_path / "data", "-o", run, "-v", "--max-bad", "0.5", *options(tiny)
+    )
+    assert code == 0, err
+    assert not ESCAPE.search(out + err)
+    assert r"\x1b[31mred" in err
+    for extra in ([], ["--json"]):
+        code, out, err = cli(
+            "evaluate", run, tmp_path / "data", "--max-bad", "0.5", "--device", "cpu", *extra
+        )
+        assert code == 0, err
+        assert not ESCAPE.search(out + err)
+        assert "[bold]b" in out
+    code, out, err = cli("evaluate", run, tmp_path / "\x1b[2Jnowhere")
+    assert r"\x1b[2Jnowhere: no such" in one_line(err)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that other systems do not allow")
+def test_names_on_stdin_are_one_a_line(cli, tiny_run, photos, tmp_path, monkeypatch):
+    names = ["a\u2028b.png", "a\x0cb.png", "a\x85b.png", " c .png", os.fsdecode(b"\xff.png")]
+    for name in names:
+        shutil.copy(photos / "test/plain/50.png", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    text = os.fsencode("\n".join([*names, "", "gone.png", ""]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    first = photos / "test/plain/51.png"
+    code, out, _ = cli("predict", "-m", tiny_run.folder, "--json", first, "-", "--max-bad", "0.3")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["image"] for row in rows] == [str(first), *names, "gone.png"]
+    assert [bool(row["error"]) for row in rows] == [False] * 6 + [True]
+    assert code == 0
+
+
+# ---------------------------------------------------------------- terminals and pipes
+
+
+def test_a_closed_pipe_ends_quietly(tiny_run, photos):
+    processes = []
+    for form in (["--csv"], ["--json"], []):
+        read, write = os.pipe()
+        os.close(read)
+        command = [*COMMAND, "predict", "-m", tiny_run.folder, photos / "test", *form]
+        processes.append(subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True))
+        os.close(write)
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert err == ""
+        assert process.returncode in (0, 141)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_colour_is_for_terminals_that_want_it(tmp_path):
+    import pty
+
+    def last_line(**environment):
+        parent, child = pty.openpty()
+        command = [*COMMAND, "predict", "-m", "x", "--json", "--csv", "y"]
+        env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        env |= {"TERM": "xterm-256color", **environment}
+        process = subprocess.Popen(command, stderr=child, stdout=child, env=env, cwd=tmp_path)
+        assert process.wait(timeout=60) == 2
+        os.close(child)
+        text = os.read(parent, 10_000).decode()
+        os.close(parent)
+        return text
+
+    colour = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+    assert colour.search(last_line())
+    plain = last_line(NO_COLOR="1")
+    assert not colour.search(plain)
+    assert "choose one" in plain
+    assert "\x1b" not in last_line(TERM="dumb")

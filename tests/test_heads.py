@@ -1,0 +1,202 @@
+"""The linear head equals scikit-learn's, and its penalty is chosen without leaks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from headstart.errors import InputError
+from headstart.heads import LinearHead, assign_folds, choose_penalty, fit_linear, softmax
+
+
+def problem(count, width, classes, seed=0, noise=1.0):
+    """Features of unequal scale and offset, correlated, with every class present."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), rng.integers(classes, size=count - classes)])
+    centres = rng.normal(size=(classes, width)) / np.sqrt(width) * 2
+    mixed = rng.normal(size=(count, width)) @ rng.normal(size=(width, width)) / np.sqrt(width)
+    features = (centres[labels] + noise * mixed) * rng.uniform(0.1, 10, width)
+    return (features + rng.normal(size=width) * 5).astype(np.float32), labels
+
+
+def units(count):
+    return tuple(f"{n}.png" for n in range(count))
+
+
+def scores(head, features):
+    return features.astype(np.float64) @ head.weight.T + head.bias
+
+
+def objective(logits, weight, labels, weights, penalty):
+    """What the head minimises; `weight` is in standardised features."""
+    losses = -np.log(softmax(logits)[np.arange(len(labels)), labels])
+    return np.average(losses, weights=weights) + penalty / 2 * (weight**2).sum()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("penalty", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize(("count", "width"), [(200, 15), (60, 150)])
+@pytest.mark.parametrize("classes", [2, 7])
+def test_the_head_is_scikit_learns(classes, count, width, penalty, weighted):
+    features, labels = problem(count, width, classes)
+    weights = np.random.default_rng(1).uniform(0.2, 5, count) if weighted else np.ones(count)
+    head = fit_linear(
+        features, labels, classes, penalty=penalty, weights=weights if weighted else None
+    )
+    assert (head.weight.shape, head.bias.shape) == ((classes, width), (classes,))
+    mean, std = features.astype(float).mean(axis=0), features.astype(float).std(axis=0)
+    standardised = (features - mean) / std
+    # Of two classes scikit-learn keeps one row w, which stands for -w / 2 and w / 2.
+    strength = 1 / (penalty * weights.sum()) * (2 if classes == 2 else 1)
+    model = LogisticRegression(C=strength, tol=1e-9, max_iter=5000)
+    model.fit(standardised, labels, sample_weight=weights)
+    theirs, bias = model.coef_, model.intercept_
+    if classes == 2:
+        theirs, bias = np.vstack([-theirs, theirs]) / 2, np.append(-bias, bias) / 2
+    mine = objective(scores(head, features), head.weight * std, labels, weights, penalty)
+    best = objective(standardised @ theirs.T + bias, theirs, labels, weights, penalty)
+    assert mine == pytest.approx(best, abs=1e-4)
+    given_by = head.predict_proba(features)
+    assert given_by.dtype == np.float32
+    assert given_by.sum(axis=1) == pytest.approx(1, abs=1e-6)
+    assert given_by == pytest.approx(model.predict_proba(standardised), abs=5e-3)
+
+
+def test_weights_count_images():
+    features, labels = problem(60, 10, 3)
+    weights = np.random.default_rng(0).integers(1, 4, 60)
+    weighted = fit_linear(features, labels, 3, penalty=0.1, weights=2.5 * weights)
+    scaled = fit_linear(features, labels, 3, penalty=0.1, weights=weights)
+    assert weighted.predict_proba(features) == pytest.approx(scaled.predict_proba(features), 1e-3)
+
+
+@pytest.mark.parametrize("value", [0, 0.1, 1000])
+def test_a_constant_feature_says_nothing(value):
+    features, labels = problem(50, 8, 3)
+    more = np.insert(features, 4, value, axis=1).astype(np.float32)
+    plain = fit_linear(features, labels, 3, penalty=0.01)
+    head = fit_linear(more, labels, 3, penalty=0.01)
+    assert (head.weight[:, 4] == 0).all()
+    assert np.isfinite(head.weight).all()
+    assert np.isfinite(head.bias).all()
+    assert head.predict_proba(more) == pytest.approx(plain.predict_proba(features), abs=1e-3)
+
+
+def test_the_scale_of_a_feature_does_not_matter():
+    features, labels = problem(50, 8, 3)
+    scaled = features * np.float32(10.0) ** np.arange(-4, 4).astype(np.float32)
+    plain = fit_linear(features, labels, 3, penalty=0.01).predict_proba(features)
+    assert fit_linear(scaled, labels, 3, penalty=0.01).predict_proba(scaled) == pytest.approx(
+        plain, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_refused(value):
+    features, labels = problem(20, 5, 2)
+    features[7, 3] = value
+    for call in (
+        lambda: fit_linear(features, labels, 2, penalty=1),
+        lambda: choose_penalty(features, labels, units(20), 2),
+    ):
+        with pytest.raises(InputError, match="features of row 7 are NaN or infinite"):
+            call()
+
+
+def test_probabilities_never_overflow():
+    head = LinearHead(np.float32([[1e4], [-1e4]]), np.zeros(2, np.float32))
+    assert head.predict_proba(np.float32([[1], [-1], [0]])).tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
+    assert softmax(np.array([1e300, 0])).tolist() == [1, 0]
+
+
+# ---------------------------------------------------------------- the penalty
+
+
+def test_the_penalty_is_near_the_best_of_fresh_images():
+    features, labels = problem(2100, 30, 3, noise=2.0)
+    train, test = slice(100), slice(100, None)
+    found = choose_penalty(features[train], labels[train], units(100), 3)
+    assert found.folds == 5
+    assert found.probabilities.shape == (100, 3)
+    assert found.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    tried = dict(found.path)
+    assert tried[found.value] == min(tried.values())
+
+    def loss(penalty):
+        head = fit_linear(features[train], labels[train], 3, penalty=penalty)
+        shares = head.predict_proba(features[test])
+        return -np.log(shares[np.arange(2000), labels[test]]).mean()
+
+    best = min(loss(10**e) for e in np.arange(-4, 2.1, 0.5))
+    assert loss(found.value) < best + 0.05
+    out_of_fold = -np.log(found.probabilities[np.arange(100), labels[train]]).mean()
+    assert out_of_fold == pytest.approx(tried[found.value], abs=1e-3)
+
+
+def test_cross_validation_is_honest_about_groups():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.permutation(np.arange(40) % 2), 5)  # says nothing beyond the group
+    features = np.repeat(rng.normal(size=(40, 60)), 5, axis=0) + rng.normal(size=(200, 60)) / 10
+    whole = choose_penalty(features, labels, tuple(str(n // 5) for n in range(200)), 2)
+    split = choose_penalty(features, labels, units(200), 2)
+    assert (split.probabilities.argmax(axis=1) == labels).mean() > 0.95
+    assert (whole.probabilities.argmax(axis=1) == labels).mean() < 0.7
+    assert whole.value > split.value
+
+
+def test_the_penalty_is_the_same_every_time_and_in_any_order():
+    features, labels = problem(80, 20, 3, noise=2.0)
+    names = units(80)
+    found = choose_penalty(features, labels, names, 3, seed=5)
+    again = choose_penalty(features, labels, names, 3, seed=5)
+    assert (found.value, found.path) == (again.value, again.path)
+    assert (found.probabilities == again.probabilities).all()
+    order = np.random.default_rng(0).permutation(80)
+    mixed = choose_penalty(
+        features[order], labels[order], tuple(names[i] for i in order), 3, seed=5
+    )
+    assert mixed.value == found.value
+    assert mixed.probabilities == pytest.approx(found.probabilities[order], abs=1e-3)
+    other = choose_penalty(features, labels, names, 3, seed=6)
+    assert not np.array_equal(other.probabilities, found.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds"), [([0, 1], 0), ([0, 0, 0, 1], 0), ([0, 0, 1, 1], 2), ([0] * 9 + [1] * 3, 3)]
+)
+def test_folds_follow_the_smallest_class(labels, folds):
+    features = np.random.default_rng(0).normal(size=(len(labels), 4))
+    steps = []
+    found = choose_penalty(
+        features, np.array(labels), units(len(labels)), 2, progress=lambda *s: steps.append(s)
+    )
+    assert found.folds == folds
+    assert (found.probabilities is None) == (folds == 0)
+    assert found.value > 0
+    assert (folds == 0) or steps[-1][1] == steps[-1][2]
+
+
+LABELLED = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8)), min_size=1, max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(LABELLED, st.integers(2, 5), st.integers(0, 99), st.booleans(), st.randoms())
+def test_folds(table, folds, seed, grouped, random):
+    labels = np.array([label for label, _ in table])
+    groups = tuple(f"g{g}" for _, g in table) if grouped else units(len(table))
+    found = assign_folds(labels, groups, folds, seed)
+    assert found.shape == labels.shape
+    assert set(found.tolist()) <= set(range(folds))
+    for group in set(groups):
+        assert len({f for f, g in zip(found, groups, strict=True) if g == group}) == 1
+    if not grouped:
+        for label in set(labels.tolist()):
+            counts = np.bincount(found[labels == label], minlength=folds)
+            assert counts.max() - counts.min() <= 1
+        sizes = np.bincount(found, minlength=folds)
+        assert sizes.max() - sizes.min() <= len(set(labels.tolist()))
+    order = list(range(len(table)))
+    random.shuffle(order)
+    mixed = assign_folds(labels[order], tuple(groups[i] for i in order), folds, seed)
+    assert (mixed == found[order]).all()
