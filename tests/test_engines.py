@@ -1,76 +1,200 @@
-"""A frozen network gives an image the same features whatever goes with it."""
+"""A frozen network gives an image the same features whatever goes with it, in either library."""
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import openvino
 import pytest
-import torch
 
-from headstart.backbones import build_network, load_backbone, wrap_network
-from headstart.engines import DEVICES, choose_device, make_engine
+from headstart import engines
+from headstart.backbones import load_backbone
+from headstart.engines import DEVICES, choose_device, choose_engine, count_cpus, make_engine
 from headstart.errors import UsageError
+from headstart.features import extract
+
+LIBRARIES = ("openvino", "torch")
 
 
-@pytest.fixture(scope="module", params=["tf_efficientnet_lite0", "test_resnet"])
-def backbone(request):
-    name = request.param
-    if name == "tf_efficientnet_lite0":
-        return load_backbone()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build_network(name, 5)
-    return wrap_network(network, name=name, weights="random", config=network.pretrained_cfg)
-
-
-@pytest.fixture(scope="module")
-def engine(backbone):
-    return make_engine(backbone, device="cpu")
+@pytest.fixture(scope="module", params=["tf_efficientnet_lite0", "test_vit"])
+def backbone(request, tiny):
+    if request.param == "test_vit":
+        return load_backbone(tiny["backbone"], weights=tiny["weights"])
+    return load_backbone()
 
 
 @pytest.fixture(scope="module")
-def pixels(engine, backbone):
-    shape = (engine.micro_batch, *backbone.preprocessing.input_px, 3)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+def run(backbone):
+    """A function (pixels, library="openvino", precision="fp32", **options) -> outputs."""
+    made = {}
+
+    def call(pixels, library="openvino", precision="fp32", **options):
+        name = (library, precision, *options.items())
+        if name not in made:
+            choice = choose_engine(backbone, engine=library, precision=precision, device="cpu")
+            made[name] = make_engine(backbone, choice, **options)
+        return made[name].run(pixels)
+
+    return call
 
 
-def test_the_same_bits_in_any_company(engine, pixels):
-    whole = engine.run(pixels)
-    order = np.random.default_rng(1).permutation(len(pixels))
-    some = order[: len(order) // 2]
-    for rows in (order, some, some[:1], np.array([2, 2, 2])):
-        part = engine.run(pixels[rows])
-        assert all((part[cut] == whole[cut][rows]).all() for cut in engine.cuts)
+@pytest.fixture(scope="module")
+def pixels(backbone):
+    """Four smooth pictures with some noise, as photographs are."""
+    height, width = backbone.preprocessing.input_px
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width] / 40
+    waves = [
+        np.sin(a * x + b * y + c)[..., None] * d
+        for a, b, c, d in zip(
+            *rng.uniform(0, 3, (3, 4)), rng.uniform(20, 90, (4, 1, 1, 3)), strict=True
+        )
+    ]
+    noise = rng.normal(0, 6, (4, height, width, 3))
+    return np.clip(128 + np.stack(waves) + noise, 0, 255).astype(np.uint8)
 
 
-def test_features_have_the_cuts_shapes(engine, backbone, pixels):
-    features = engine.run(pixels[:3])
-    assert engine.cuts == tuple(features) == tuple(cut.name for cut in backbone.cuts)
+def distance(found, right):
+    """The largest relative error of an image's vector."""
+    return (np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)).max()
+
+
+def digest(outputs):
+    return hashlib.sha256(b"".join(outputs[cut].tobytes() for cut in outputs)).hexdigest()
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+@pytest.mark.parametrize(
+    ("library", "precision", "most"),
+    [("openvino", "fp32", 1e-4), ("openvino", "bf16", 0.03), ("torch", "bf16", 0.03)],
+)
+def test_every_engine_agrees_with_the_reference(library, precision, most, run, pixels):
+    right = run(pixels, "torch", "fp32")
+    for cut, found in run(pixels, library, precision).items():
+        assert found.dtype == np.float32
+        assert distance(found, right[cut]) < most
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_bits_in_any_company(library, precision, run, pixels):
+    whole = run(pixels, library, precision)
+    for rows in ([3, 1, 0, 2], [2, 0], [3], [1, 1, 1]):
+        part = run(pixels[rows], library, precision)
+        assert all((part[cut] == whole[cut][rows]).all() for cut in whole)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_bits_with_any_number_of_threads(precision, run, pixels):
+    whole = run(pixels, precision=precision)
+    for threads in (1, 2, 5):
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = [
+                pool.submit(run, pixels[i % 4 :], precision=precision, threads=threads)
+                for i in range(12)
+            ]
+        for i, job in enumerate(jobs):
+            assert all((v == whole[cut][i % 4 :]).all() for cut, v in job.result().items())
+
+
+def test_the_same_bits_in_another_process(backbone, tiny, run, pixels, tmp_path):
+    np.save(tmp_path / "pixels.npy", pixels)
+    weights = tiny["weights"] if backbone.name == "test_vit" else None
+    code = f"""if True:
+        import hashlib, numpy as np
+        from headstart.backbones import load_backbone
+        from headstart.engines import choose_engine, make_engine
+        backbone = load_backbone({backbone.name!r}, weights={weights!r})
+        choice = choose_engine(backbone, engine="openvino", precision="bf16", device="cpu")
+        found = make_engine(backbone, choice).run(np.load({str(tmp_path / "pixels.npy")!r}))
+        print(hashlib.sha256(b"".join(v.tobytes() for v in found.values())).hexdigest())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == digest(run(pixels, precision="bf16"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_features_have_the_cuts_shapes(library, backbone, run, pixels):
+    found = run(pixels[:3], library)
+    assert tuple(found) == tuple(cut.name for cut in backbone.cuts)
+    unpooled = run(pixels[:3], library, pooled=False)
     for cut in backbone.cuts:
-        assert (features[cut.name].shape, features[cut.name].dtype) == ((3, cut.channels), "f4")
-        assert np.isfinite(features[cut.name]).all()
+        assert (found[cut.name].shape, found[cut.name].dtype) == ((3, cut.channels), "f4")
+        assert unpooled[cut.name].shape == (3, *cut.shape)
+        others = tuple(a for a in range(1, 1 + len(cut.shape)) if a != cut.axis)
+        assert distance(unpooled[cut.name].mean(axis=others), found[cut.name]) < 1e-4
 
 
-def test_a_single_cut_gives_what_all_give(engine, backbone, pixels):
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_single_cut_gives_what_all_give(library, backbone, run, pixels):
     for cut in (backbone.cuts[1].name, backbone.cuts[-1].name):
-        one = make_engine(backbone, cuts=(cut,), device="cpu")
-        assert one.cuts == (cut,)
-        alone, all_of_them = one.run(pixels[:2]), engine.run(pixels[:2])
-        assert alone[cut] == pytest.approx(all_of_them[cut], rel=1e-3, abs=1e-4)
+        alone = run(pixels[:2], library, cuts=(cut,))
+        assert list(alone) == [cut]
+        assert distance(alone[cut], run(pixels[:2], library)[cut]) < 1e-4
 
 
-def test_an_engine_leaves_the_network_whole(engine, backbone, pixels):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_engine_leaves_the_network_whole(precision, backbone, run, pixels):
+    before = {k: v.clone() for k, v in backbone.network.state_dict().items()}
+    run(pixels, "torch", precision)
     assert not backbone.network.training
     assert not any(p.requires_grad for p in backbone.network.parameters())
-    again = make_engine(backbone, device="cpu")
-    assert (again.run(pixels[:1])[again.cuts[-1]] == engine.run(pixels[:1])[again.cuts[-1]]).all()
+    for name, tensor in backbone.network.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert (tensor == before[name]).all()
 
 
-def test_an_unknown_cut_is_refused(backbone):
-    with pytest.raises(UsageError, match=f"cut point 'nowhere' is not one of {backbone.name}"):
-        make_engine(backbone, cuts=("nowhere",), device="cpu")
+# ---------------------------------------------------------------- the choice
+
+
+@pytest.fixture
+def vit(tiny, tmp_path):
+    """The random network with a cache of its own."""
+    return load_backbone(tiny["backbone"], weights=tiny["weights"], cache_dir=tmp_path)
+
+
+def test_the_choice_says_why(vit, tmp_path, monkeypatch):
+    for native, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(engines, "_cpu_has_bf16", lambda native=native: native)
+        choice = choose_engine(vit, device="cpu", cache_dir=tmp_path)
+        assert str(choice) == f"openvino {precision}"
+        assert choice.reason.startswith("the fastest on a CPU")
+        assert "reason" not in choice.key()
+        assert choice.key()["version"] == choice.version
+    monkeypatch.setitem(DEVICES, "cuda", lambda: True)
+    choice = choose_engine(vit, cache_dir=tmp_path)
+    assert (str(choice), choice.reason) == ("torch cuda bf16", "cuda is present")
+    assert 1 <= count_cpus() <= 4096
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"engine": "openvin"}, r"engine 'openvin' is unknown \(nearest: openvino\); known: auto"),
+        ({"precision": "fp23"}, r"precision 'fp23' is unknown \(nearest: fp32\); known: auto"),
+        ({"device": "gpu"}, r"device 'gpu' is unknown.*; known: auto, cpu, cuda, mps"),
+        ({"device": "cpu", "precision": "fp16"}, r"openvino.* no fp16 on a CPU; use --precision"),
+        ({"device": "cpu", "precision": "fp16", "engine": "torch"}, r"fp16 on a CPU .*; use --pr"),
+        ({"device": "cuda", "engine": "openvino"}, r"runs on a CPU, not on cuda; use --engine to"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, reason, vit, tmp_path, monkeypatch):
+    monkeypatch.setitem(DEVICES, "cuda", lambda: True)
+    with pytest.raises(UsageError, match=reason):
+        choose_engine(vit, cache_dir=tmp_path, **options)
+
+
+def test_an_unknown_cut_is_refused(vit, tmp_path):
+    choice = choose_engine(vit, device="cpu", cache_dir=tmp_path)
+    with pytest.raises(UsageError, match="cut point 'nowhere' is not one of test_vit"):
+        make_engine(vit, choice, cuts=("nowhere",), cache_dir=tmp_path)
 
 
 def test_devices(monkeypatch):
-    with pytest.raises(UsageError, match=r"device 'cudo' is unknown \(nearest: cuda\); known: au"):
-        choose_device("cudo")
     monkeypatch.setitem(DEVICES, "cuda", lambda: False)
     monkeypatch.setitem(DEVICES, "mps", lambda: False)
     assert choose_device() == choose_device("cpu") == "cpu"
@@ -78,3 +202,58 @@ def test_devices(monkeypatch):
         choose_device("cuda")
     monkeypatch.setitem(DEVICES, "cuda", lambda: True)
     assert choose_device() == "cuda"
+
+
+# ---------------------------------------------------------------- networks that OpenVINO refuses
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """OpenVINO takes no network; the list of the attempts."""
+    attempts = []
+
+    def refuse(*arguments, **options):
+        attempts.append(1)
+        raise RuntimeError("no such\noperation: twirl")
+
+    monkeypatch.setattr(openvino, "convert_model", refuse)
+    return attempts
+
+
+def test_auto_falls_back_says_why_and_remembers(vit, photos, tmp_path, refused):
+    from headstart.datasets import load_dataset
+
+    dataset = load_dataset(photos)
+    first = extract(dataset, vit, device="cpu", cache_dir=tmp_path)
+    assert (first.engine.library, first.computed, len(refused)) == ("torch", len(dataset), 1)
+    assert "OpenVINO cannot take test_vit: no such operation: twirl" in first.engine.reason
+    choice = choose_engine(vit, device="cpu", cache_dir=tmp_path)
+    assert (choice.library, choice.precision) == ("torch", "fp32")
+    assert "OpenVINO cannot take test_vit: no such operation: twirl" in choice.reason
+    again = extract(dataset, vit, device="cpu", cache_dir=tmp_path)
+    assert (again.computed, len(refused)) == (0, 1)
+    assert all((again.values[c] == first.values[c]).all() for c in first.values)
+
+
+def test_openvino_by_name_does_not_fall_back(vit, photos, tmp_path, refused):
+    from headstart.datasets import load_dataset
+
+    with pytest.raises(UsageError, match="test_vit: no such operation: twirl; use --engine torch"):
+        extract(load_dataset(photos), vit, engine="openvino", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["xml", "bin"])
+@pytest.mark.parametrize("harm", ["flip", "cut"])
+def test_a_damaged_converted_network_is_made_again(kind, harm, vit, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
+    choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)
+    right = make_engine(vit, choice, cache_dir=tmp_path).run(pixels)
+    (file,) = tmp_path.glob(f"backbones/*/openvino-*.{kind}")
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(255 - b for b in data[middle : middle + 64])
+    file.write_bytes(data if harm == "flip" else data[:middle])
+    for blob in tmp_path.glob("openvino/*"):  # what OpenVINO itself keeps of the network
+        blob.unlink()
+    found = make_engine(vit, choice, cache_dir=tmp_path).run(pixels)
+    assert all((found[cut] == right[cut]).all() for cut in right)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from headstart.engines import EngineChoice
 from headstart.errors import UsageError
 from headstart.features import Features, no_progress
 from headstart.strategies import STRATEGIES, Settings, Task, make_settings, train
@@ -48,6 +49,9 @@ def test_an_unknown_setting_names_the_nearest(name, message):
         make_settings({name: 1})
 
 
+ENGINE = EngineChoice("torch", "cpu", "fp32", "0", 4, "as asked for")
+
+
 def test_an_unknown_strategy_names_the_nearest():
     with pytest.raises(UsageError, match=r"'linear-prob' is unknown \(nearest: linear-probe\)"):
         make_settings({"strategy": "linear-prob"})
@@ -79,7 +83,7 @@ def make_task(counts, seed=0, **options):
     blank = ("",) * len(labels)
     classes = tuple(f"c{k}" for k in range(len(counts)))
     options = make_settings({"seed": seed, **options})
-    features = Features(ids, values, blank, blank)
+    features = Features(ids, values, blank, blank, ENGINE)
     return Task(features, labels, ids, classes, "last", options, no_progress)
 
 

@@ -30,7 +30,7 @@ from headstart.heads import LinearHead
 from headstart.images import INTERPOLATIONS, MAX_PIXELS
 from headstart.store import write_atomically
 
-__all__ = ["Classifier", "Prediction", "claim_folder", "find_images", "mark_incomplete"]
+__all__ = ["Classifier", "Prediction", "check_folder", "find_images", "mark_incomplete"]
 
 FORMAT = 1
 CARD = "headstart.json"
@@ -283,29 +283,27 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def claim_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make the folder of a run and have it say that it is incomplete, until `save` has ended.
-
-    A complete run that is to be replaced stays as it is until there is something to replace it with.
+def check_folder(folder: Path, *, overwrite: bool) -> bool:
+    """Whether a complete run is in the folder, and may be replaced.
 
     Raises:
-        UsageError: the folder holds a complete run, or other files.
+        UsageError: the folder holds a complete run that may not, or other files.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: a file of this name exists; choose another folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / CARD).is_file():
-            raise UsageError(f"{folder}: holds other files; choose an empty or new folder")
-        if _read_status(folder) != "incomplete":
-            if not overwrite:
-                raise UsageError(f"{folder}: holds a run already; choose another, or --overwrite")
-            return
-    folder.mkdir(parents=True, exist_ok=True)
-    mark_incomplete(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if not (folder / CARD).is_file():
+        raise UsageError(f"{folder}: holds other files; choose an empty or new folder")
+    complete = _read_status(folder) != "incomplete"
+    if complete and not overwrite:
+        raise UsageError(f"{folder}: holds a run already; choose another, or --overwrite")
+    return complete
 
 
 def mark_incomplete(folder: Path) -> None:
-    """Have the folder say that it holds no whole run."""
+    """Make the folder and have it say that it holds no whole run, until `save` has ended."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CARD, _to_json({"format": FORMAT, "status": "incomplete"}))
 
 

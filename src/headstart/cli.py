@@ -213,6 +213,7 @@ def _fit(data: str | Path, output: Path, **options: Any) -> None:
                 "metrics": run.metrics,
                 "measured_on": run.measured_on,
                 "images": run.images,
+                "computed": run.computed,
                 "engine": str(run.engine),
                 "warnings": run.warnings,
                 "seconds": round(run.seconds, 3),
@@ -537,7 +538,17 @@ def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
     out.print(Text(f"engine {result['engine']} ({reason})", style="dim"))
 
 
-cache_app = typer.Typer(no_args_is_help=False, help="Look after the feature store.")
+cache_app = typer.Typer(
+    rich_markup_mode="rich",
+    help="""Look after the feature store.
+
+[bold]Examples[/bold]
+
+headstart cache list
+
+headstart cache prune --older-than-days 90 --max-mb 5000
+""",
+)
 app.add_typer(cache_app, name="cache")
 
 

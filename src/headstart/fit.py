@@ -22,7 +22,7 @@ from headstart.backbones import Backbone, load_backbone
 from headstart.classifier import (
     Classifier,
     Prediction,
-    claim_folder,
+    check_folder,
     find_images,
     mark_incomplete,
 )
@@ -67,8 +67,8 @@ class Run:
         classifier: the trained classifier.
         metrics: {name: Estimate} as `metrics.measure` names them; empty when nothing could be measured.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
-        images: {"train": n, "val": n, "unreadable": n, "computed": n}; the features of all but the
-            computed ones came from the store.
+        images: {"train": n, "val": n, "unreadable": n}.
+        computed: images whose features were computed; the others' came from the store.
         engine: what ran the frozen network, and why.
         settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
         warnings: one line each, for people.
@@ -80,6 +80,7 @@ class Run:
     metrics: dict[str, Estimate]
     measured_on: str
     images: dict[str, int]
+    computed: int
     engine: EngineChoice
     settings: dict[str, dict[str, Any]]
     warnings: tuple[str, ...]
@@ -95,7 +96,8 @@ class Evaluation:
         classes: the model's C classes.
         confusion: int64 (C, C), row true class, column predicted class.
         split: the split that was measured, or "all".
-        images: {"evaluated": n, "unreadable": n, "computed": n}.
+        images: {"evaluated": n, "unreadable": n}.
+        computed: images whose features were computed; the others' came from the store.
         engine: what ran the frozen network, and why.
         bad: (image id, reason) of the unreadable ones.
         warnings: one line each, for people.
@@ -106,6 +108,7 @@ class Evaluation:
     confusion: np.ndarray
     split: str
     images: dict[str, int]
+    computed: int
     engine: EngineChoice
     bad: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
@@ -172,13 +175,15 @@ def fit(
     tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
     if tree is not None and folder.resolve().is_relative_to(tree):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
+    replaces = check_folder(folder, overwrite=overwrite)
+    if report is not None:
+        report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
+    backbone = load_backbone(
+        settings.backbone, weights=settings.weights, cache_dir=settings.cache_dir
+    )
     try:
-        claim_folder(folder, overwrite=overwrite)
-        if report is not None:
-            report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
-        backbone = load_backbone(
-            settings.backbone, weights=settings.weights, cache_dir=settings.cache_dir
-        )
+        if not replaces:  # a complete run stays until there is something to replace it with
+            mark_incomplete(folder)
         # The test split is looked at by `evaluate` alone.
         used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
         features = extract_with(settings, used, backbone, progress)
@@ -209,7 +214,6 @@ def fit(
             backbone, trained.head, trained.cut, used.classes, settings.strategy, settings.seed
         )
         images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
-        images["computed"] = features.computed
         chosen = {f: getattr(features.engine, f) for f in ("device", "precision")}
         chosen["engine"] = features.engine.library
         origins = _with_origins(settings, {**trained.measured, **chosen})
@@ -219,6 +223,7 @@ def fit(
             metrics=metrics,
             measured_on=measured_on,
             images=images,
+            computed=features.computed,
             engine=features.engine,
             settings=origins,
             warnings=warnings,
@@ -295,11 +300,8 @@ def evaluate(
         classes=classes,
         confusion=confusion_matrix(labels[rows], probabilities.argmax(axis=1), len(classes)),
         split=chosen,
-        images={
-            "evaluated": len(rows),
-            "unreadable": len(features.bad()),
-            "computed": features.computed,
-        },
+        images={"evaluated": len(rows), "unreadable": len(features.bad())},
+        computed=features.computed,
         engine=features.engine,
         bad=tuple(features.bad()),
         warnings=tuple(warnings),

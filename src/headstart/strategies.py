@@ -4,6 +4,7 @@ Place in the flow: after `heads`. Every strategy is a function Task -> Trained i
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -99,7 +100,8 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
                 f"known: {', '.join(Settings.model_fields)}"
             )
     try:
-        settings = Settings(**options)
+        plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
+        settings = Settings(**plain)
     except ValidationError as exc:
         problem = exc.errors()[0]
         name = str(problem["loc"][0])

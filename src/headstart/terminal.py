@@ -122,12 +122,14 @@ def show_run(run: "Run") -> None:
             f"{images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
-    out.print(Text(_where_from(images, run.engine), style="dim"), soft_wrap=True)
+    out.print(Text(_where_from(run.computed, run.engine), style="dim"), soft_wrap=True)
     out.print(Text(f"saved to {printable(str(run.folder))}"), soft_wrap=True)
 
 
-def _where_from(images: dict[str, int], engine: "EngineChoice") -> str:
-    return f"{images['computed']:,} images computed by {engine} ({engine.reason}), others stored"
+def _where_from(computed: int, engine: "EngineChoice") -> str:
+    if computed == 0:
+        return "features from the store"
+    return f"features of {computed:,} images computed with {engine} ({engine.reason})"
 
 
 def show_evaluation(result: "Evaluation") -> None:
@@ -146,7 +148,7 @@ def show_evaluation(result: "Evaluation") -> None:
         if i != j and n > 0
     ]
     if State.verbose:
-        note(_where_from(result.images, result.engine))
+        note(_where_from(result.computed, result.engine))
     for n, true, predicted in sorted(confused, reverse=True)[:5]:
         out.print(Text(f"  {n} x {printable(true)} taken for {printable(predicted)}"))
 
