@@ -13,7 +13,9 @@ from headstart.cli import app
 from headstart.demo import write_digits
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (headstart (?:fit|evaluate|predict).*)$", README, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^    (headstart (?:fit|evaluate|predict|extract|cache).*)$", README, re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_commands_run_in_order(place, monkeypatch, capsys):
 
 def test_python_runs(place, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(place / "new-photos")
     # The first example holds a part out, so its photos have no splits.
     for digit in "01":
@@ -63,13 +65,15 @@ def test_python_runs(place, monkeypatch, capsys):
 def test_names_every_command_and_function():
     for command in app.registered_commands:
         assert f"headstart {command.name}" in README or f"scripts/{command.name}" in README
-    for name in ("fit", "evaluate", "predict"):
+    assert "headstart cache" in README
+    for name in ("fit", "evaluate", "predict", "extract", "extract_activations"):
         assert f"headstart.{name}(" in README
         assert getattr(headstart, name).__doc__
 
 
 def test_options_in_the_readme_exist():
-    commands = typer.main.get_command(app).commands.values()
+    commands = list(typer.main.get_command(app).commands.values())
+    commands += [c for group in commands for c in getattr(group, "commands", {}).values()]
     known = {option for c in commands for p in c.params for option in p.opts}
     given = set(re.findall(r"`(--[a-z][a-z-]+)", README))
     assert given

@@ -331,7 +331,7 @@ def decode_and_prepare(
         exact: as `decode_image` and `prepare_image` do it. Otherwise a JPEG is decoded at a fraction
             of its size, never below 1.25 times what is needed, and only the crop is resized; pixels
             then differ by 0.35 of 255 on average over photographs, by 1.3 in the worst of them
-            (`benchmarks/decode.py`).
+            (`benchmarks/precision.py`).
 
     Raises:
         BadImageError, ResourceError: as `decode_image`.
