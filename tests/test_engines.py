@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import openvino
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from headstart import engines
 from headstart.backbones import load_backbone
 from headstart.engines import DEVICES, choose_device, choose_engine, count_cpus, make_engine
 from headstart.errors import UsageError
 from headstart.features import extract
+from headstart.images import prepare_image
 
 LIBRARIES = ("openvino", "torch")
 
@@ -45,18 +48,10 @@ def run(backbone):
 
 @pytest.fixture(scope="module")
 def pixels(backbone):
-    """Four smooth pictures with some noise, as photographs are."""
-    height, width = backbone.preprocessing.input_px
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width] / 40
-    waves = [
-        np.sin(a * x + b * y + c)[..., None] * d
-        for a, b, c, d in zip(
-            *rng.uniform(0, 3, (3, 4)), rng.uniform(20, 90, (4, 1, 1, 3)), strict=True
-        )
-    ]
-    noise = rng.normal(0, 6, (4, height, width, 3))
-    return np.clip(128 + np.stack(waves) + noise, 0, 255).astype(np.uint8)
+    """Four parts of scikit-learn's two photographs."""
+    photos = [Image.fromarray(p) for p in load_sample_images().images]
+    parts = [*photos, *(p.crop((100, 50, 400, 300)) for p in photos)]
+    return np.stack([prepare_image(p, backbone.preprocessing) for p in parts])
 
 
 def distance(found, right):
@@ -81,11 +76,11 @@ def test_openvino_agrees_with_the_reference(run, pixels):
 def test_bf16_is_as_near_as_its_eight_bits_allow(backbone, run, pixels):
     """At the classifier's input; of a pooled value near zero within the network less is left."""
     cut = backbone.cuts[-1].name
-    right = run(pixels, "torch")[cut]
-    rival = run(pixels, "torch", "bf16")[cut]
-    found = run(pixels, "openvino", "bf16")[cut]
-    assert np.abs(found - right).max() < 0.03 * np.abs(right).max()
-    assert distance(found, right) < 1.25 * distance(rival, right)
+    right, rival, found = (
+        run(pixels, *how)[cut].reshape(1, -1)
+        for how in (("torch", "fp32"), ("torch", "bf16"), ("openvino", "bf16"))
+    )
+    assert distance(found, right) < min(0.05, 1.25 * distance(rival, right))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -97,12 +92,12 @@ def test_the_same_bits_in_any_company(library, precision, run, pixels):
         assert all((part[cut] == whole[cut][rows]).all() for cut in whole)
 
 
-def test_the_same_bits_with_any_number_of_threads(run, pixels, precision="bf16"):
-    whole = run(pixels, precision=precision)
+def test_the_same_bits_with_any_number_of_threads(run, pixels):
+    whole = run(pixels, precision="bf16")
     for threads in (1, 5):
         with ThreadPoolExecutor(threads) as pool:
             jobs = [
-                pool.submit(run, pixels[i % 4 :], precision=precision, threads=threads)
+                pool.submit(run, pixels[i % 4 :], precision="bf16", threads=threads)
                 for i in range(12)
             ]
         for i, job in enumerate(jobs):
@@ -252,8 +247,7 @@ def test_openvino_by_name_does_not_fall_back(vit, photos, tmp_path, refused):
         extract(load_dataset(photos), vit, engine="openvino", cache_dir=tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["xml", "bin"])
-@pytest.mark.parametrize("harm", ["flip", "cut"])
+@pytest.mark.parametrize(("kind", "harm"), [("bin", "flip"), ("xml", "cut")])
 def test_a_damaged_converted_network_is_made_again(kind, harm, vit, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
     choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)

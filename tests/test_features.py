@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import hashlib
 import os
-import sys
 import threading
 import time
 
@@ -12,20 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import headstart.features
+from headstart.backbones import load_backbone
 from headstart.datasets import Dataset, load_dataset
 from headstart.errors import ResourceError, TooManyBadImagesError
-from headstart.features import check_bad_images, extract, run_images, write_atomically
+from headstart.features import check_bad_images, extract, run_images
 from headstart.images import Preprocessing
+from headstart.store import prune
 
 HOW = Preprocessing((16, 16), 1.0, "center", "bilinear", (0, 0, 0), (1, 1, 1))
+CUTS = ("blocks.2", "head")
 
 
 @dataclasses.dataclass
 class Means:
     """An engine whose features are the means of the colours, and of their squares."""
 
-    name: str = "means"
-    cuts: tuple[str, ...] = ("square", "mean")
+    cuts: tuple[str, ...] = CUTS
     micro_batch: int = 4
     batches: list[int] = dataclasses.field(default_factory=list)
 
@@ -35,36 +37,56 @@ class Means:
         assert 0 < len(pixels) <= self.micro_batch
         self.batches.append(len(pixels))
         values = pixels.astype(np.float32).mean(axis=(1, 2))
-        return {"square": np.hstack([values, values**2]), "mean": values}
+        return {CUTS[0]: np.hstack([values, values**2]), CUTS[1]: values}
+
+
+@pytest.fixture
+def engine():
+    return Means()
+
+
+@pytest.fixture
+def look(tiny, engine, tmp_path, monkeypatch):
+    """A function (data set, **options) -> Features of `engine`, with a store of the test's own."""
+    monkeypatch.setattr(headstart.features, "make_engine", lambda *_, **__: engine)
+    vit = load_backbone(tiny["backbone"], weights=tiny["weights"])
+    cuts = [dataclasses.replace(vit.cut(n), channels=c) for n, c in zip(CUTS, (6, 3), strict=True)]
+    backbone = dataclasses.replace(vit, preprocessing=HOW, cuts=tuple(cuts))
+
+    def call(dataset, **options):
+        usual = {"precision": "fp32", "device": "cpu", "cache_dir": tmp_path / "cache"}
+        return extract(dataset, backbone, **{**usual, **options})
+
+    return call
 
 
 @pytest.fixture
 def grey(tmp_path):
     """30 images, number n of the grey n * 8; 0, 5, 6, 7, 8, 9 and 29 are unreadable."""
     for n in range(30):
-        path = tmp_path / "grey" / f"{n:02}.png"
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / "photos/grey" / f"{n:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 16), (n * 8,) * 3).save(path)
         if n in BAD:
             path.write_bytes(b"" if n else b"text")
-    (tmp_path / "grey/30.png").symlink_to("nowhere")
-    return load_dataset(tmp_path)
+    (tmp_path / "photos/grey/30.png").symlink_to("nowhere")
+    return load_dataset(tmp_path / "photos")
 
 
 BAD = (0, 5, 6, 7, 8, 9, 29)
 GOOD = [n for n in range(30) if n not in BAD]
 
 
-def test_every_image_has_its_row(grey):
+def test_every_image_has_its_row(grey, look):
     steps = []
-    found = extract(grey, Means(), HOW, progress=lambda *step: steps.append(step))
+    found = look(grey, progress=lambda *step: steps.append(step))
     assert found.ids == grey.ids
-    assert set(found.values) == {"square", "mean"}
+    assert (set(found.values), found.computed) == (set(CUTS), len(GOOD))
     assert all(matrix.dtype == np.float32 for matrix in found.values.values())
     expected = np.full((31, 3), np.nan, np.float32)
     expected[GOOD] = 8 * np.array(GOOD)[:, None]
-    assert np.array_equal(found.values["mean"], expected, equal_nan=True)
-    assert np.isnan(found.values["square"]).all(axis=1).tolist() == (~found.good()).tolist()
+    assert np.array_equal(found.values["head"], expected, equal_nan=True)
+    assert np.isnan(found.values["blocks.2"]).all(axis=1).tolist() == (~found.good()).tolist()
     assert np.flatnonzero(found.good()).tolist() == GOOD
     assert dict(found.bad()) == {
         "grey/00.png": "not an image: text",
@@ -75,51 +97,59 @@ def test_every_image_has_its_row(grey):
     assert found.sha256 == (*digests, "")
     assert {stage for stage, _, _ in steps} == {"features"}
     counts = [done for _, done, _ in steps]
-    assert (counts[0], counts[-1]) == (0, 31)
     assert counts == sorted(counts)
+    assert counts[-1] == steps[-1][2] == 31
     part = found.select(np.array([3, 0]))
     assert (part.ids, part.errors) == (("grey/03.png", "grey/00.png"), ("", found.errors[0]))
-    assert part.values["mean"][0].tolist() == [24] * 3
+    assert part.values["head"][0].tolist() == [24] * 3
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
-def test_the_number_of_workers_changes_nothing(grey, workers):
-    found, usual = extract(grey, Means(), HOW, workers=workers), extract(grey, Means(), HOW)
+def test_the_number_of_workers_changes_nothing(workers, grey, look, tmp_path):
+    usual = look(grey)
+    found = look(grey, workers=workers, cache_dir=tmp_path / "other")
     assert (found.ids, found.errors, found.sha256) == (usual.ids, usual.errors, usual.sha256)
+    assert found.computed == usual.computed
     for cut in usual.values:
         assert np.array_equal(found.values[cut], usual.values[cut], equal_nan=True)
 
 
-def test_order_and_number_of_images_change_nothing(photos, tiny):
-    from headstart.backbones import load_backbone
-    from headstart.engines import make_engine
-
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_order_and_number_of_images_change_nothing(precision, photos, tiny, tmp_path):
     backbone = load_backbone(tiny["backbone"], weights=tiny["weights"])
-    engine = make_engine(backbone, device="cpu")
     dataset = load_dataset(photos)
-    whole = extract(dataset, engine, backbone.preprocessing)
+    options = {"precision": precision, "device": "cpu", "cache_dir": tmp_path}
+    whole = extract(dataset, backbone, **options)
+    right = {cut: whole.values[cut].copy() for cut in whole.values}
     order = np.random.default_rng(0).permutation(len(dataset))
     for rows in (order, order[:7], order[:1]):
-        part = extract(dataset.select(rows), engine, backbone.preprocessing, workers=3)
-        for cut in engine.cuts:
-            assert (part.values[cut] == whole.values[cut][rows]).all()
+        prune(tmp_path, max_bytes=0)
+        part = extract(dataset.select(rows), backbone, workers=3, **options)
+        assert part.computed == len(rows)
+        for cut in right:
+            assert (part.values[cut] == right[cut][rows]).all()
 
 
-def test_batches_are_full_whatever_is_unreadable(grey):
-    engine = Means()
-    extract(grey, engine, HOW)
-    assert engine.batches == [4] * 5 + [3]
-
-
-def test_too_many_pixels_are_a_bad_image(grey):
-    found = extract(grey, Means(), HOW, max_pixels=319)
+def test_too_many_pixels_are_a_bad_image(grey, look):
+    found = look(grey, max_pixels=319)
     assert not found.good().any()
     assert found.errors[1] == "20 x 16 is more than 319 pixels"
 
 
-def test_nothing_to_do(grey):
-    found = extract(grey.select(np.array([], dtype=np.int64)), Means(), HOW)
-    assert (found.ids, found.errors, found.bad()) == ((), (), [])
+def test_nothing_to_do(grey, look, engine):
+    found = look(grey.select(np.array([], dtype=np.int64)))
+    assert (found.ids, found.errors, found.bad(), engine.batches) == ((), (), [], [])
+    assert found.values["head"].shape == (0, 3)
+
+
+def test_a_data_set_of_no_files_is_all_bad(tmp_path, look):
+    ids, blank = ("a/1.png", "a/2.png", "a/nul\0.png"), ("",) * 3
+    dataset = Dataset(tmp_path, ("a",), ids, np.zeros(3, np.int64), blank, blank, blank)
+    found = look(dataset)
+    assert found.errors[:2] == ("no such file or directory",) * 2
+    assert "null" in found.errors[2]
+    assert found.sha256 == blank
+    assert np.isnan(found.values["head"]).all()
 
 
 def test_reading_runs_ahead_within_bounds(grey):
@@ -131,15 +161,23 @@ def test_reading_runs_ahead_within_bounds(grey):
             consumed += 1
             yield grey.path(1)
 
-    seen = []
+    seen = 0
     stream = run_images(sources(), Means(), HOW, workers=3)
     for _ in range(5):
-        rows, read, outputs = next(stream)
-        seen += rows
-        assert len(rows) == len(read) == len(outputs["mean"]) == 4
-        assert consumed <= len(seen) + 20
-    assert seen == list(range(20))
+        readings, outputs = next(stream)
+        seen += len(readings)
+        assert len(readings) == len(outputs["head"]) == 4
+        assert consumed <= seen + 4 * 7
     stream.close()
+
+
+def test_what_must_not_be_read_is_passed_on(grey):
+    sources = [grey.path(1), "no class", grey.path(2), grey.path(0)]
+    ((readings, outputs),) = run_images(sources, Means(), HOW)
+    assert [r.error for r in readings] == ["", "no class", "", "not an image: text"]
+    assert outputs["head"][:, 0].tolist() == [8, 16]
+    ((readings, outputs),) = run_images(sources[:1], Means(), HOW, skip=lambda name: True)
+    assert (readings[0].skipped, outputs) == (True, {})
 
 
 def reading_threads(before):
@@ -147,9 +185,8 @@ def reading_threads(before):
 
 
 @pytest.mark.parametrize("how", ["close", "interrupt", "source fails", "out of handles"])
-def test_an_interruption_ends_the_reading_threads(grey, how, monkeypatch):
+def test_an_interruption_ends_the_reading_threads(how, grey, engine, monkeypatch):
     before = threading.enumerate()
-    engine = Means()
     sources = (grey.path(1) for _ in range(500))
     expected = None
     if how == "interrupt":
@@ -180,6 +217,24 @@ def test_an_interruption_ends_the_reading_threads(grey, how, monkeypatch):
     while reading_threads(before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert reading_threads(before) == []
+
+
+def test_an_interrupted_extraction_keeps_what_came_before(grey, look, engine, monkeypatch):
+    before, run = threading.enumerate(), engine.run
+
+    def interrupt(pixels):
+        if len(engine.batches) == 3:
+            raise KeyboardInterrupt
+        return run(pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            look(grey, workers=1)
+    assert reading_threads(before) == []
+    found = look(grey)
+    assert found.computed == len(GOOD) - sum(engine.batches[:3])
+    assert np.flatnonzero(found.good()).tolist() == GOOD
 
 
 # ---------------------------------------------------------------- how many may be bad
@@ -216,64 +271,3 @@ def test_how_many_unreadable_images_are_allowed(bad, total, max_bad, allowed):
             assert "--max-bad" in str(caught.value)
         else:
             assert "allow" not in str(caught.value)  # no setting allows it
-
-
-# ---------------------------------------------------------------- files
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "a.json"
-    for content in (b"old", b"", b"new" * 1000):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("step", ["write", "fsync", "replace", "interrupt"])
-def test_a_failed_write_leaves_the_old_content(step, tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    path.write_bytes(b"old")
-    error = KeyboardInterrupt if step == "interrupt" else OSError
-
-    def refuse(*_):
-        raise error(errno.ENOSPC, "No space left on device")
-
-    if step == "write":
-        resource = pytest.importorskip("resource")
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    else:
-        monkeypatch.setattr(os, "replace" if step == "replace" else "fsync", refuse)
-    try:
-        with pytest.raises(error):
-            write_atomically(path, b"new" * 100_000)
-    finally:
-        if step == "write":
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a folder has no handle there")
-def test_file_and_folder_are_synced_in_order(tmp_path, monkeypatch):
-    done = []
-    sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append("sync") or sync(handle))
-    monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
-    write_atomically(tmp_path / "a", b"new")
-    assert done == ["sync", "replace", "sync"]
-
-
-def test_a_long_name_can_be_written(tmp_path):
-    path = tmp_path / ("a" * 200)
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-
-
-def test_a_data_set_of_no_files_is_all_bad(tmp_path):
-    ids = ("a/1.png", "a/2.png")
-    blank = ("", "")
-    dataset = Dataset(tmp_path, ("a",), ids, np.zeros(2, np.int64), blank, blank, blank)
-    found = extract(dataset, Means(), HOW)
-    assert found.errors == ("no such file or directory",) * 2
-    assert found.sha256 == blank

@@ -17,7 +17,7 @@ import numpy as np
 
 from headstart.backbones import Backbone
 from headstart.datasets import Dataset, choose
-from headstart.engines import EngineChoice, choose_engine, count_cpus, make_engine
+from headstart.engines import EngineChoice, choose_engine, count_cpus, make_engine, prepare_engine
 from headstart.errors import ResourceError, UsageError, VerificationError
 from headstart.features import (
     SHARD_ROWS,
@@ -129,9 +129,13 @@ def extract_activations(
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     point = backbone.cut(cut)
     style = augmentation or Augmentation()
-    choice = choose_engine(
-        backbone, engine=engine, precision=precision, device=device, cache_dir=cache
-    )
+    options = {"engine": engine, "precision": precision, "device": device, "cache_dir": cache}
+    choice = choose_engine(backbone, **options)  # type: ignore[arg-type]
+    if choice.library == "openvino" and engine == "auto":
+        try:
+            prepare_engine(backbone, choice, cuts=(cut,), pooled=False, cache_dir=cache)
+        except UsageError:  # remembered now, so that the choice falls on PyTorch
+            choice = choose_engine(backbone, **options)  # type: ignore[arg-type]
     key = {
         **feature_key(backbone, choice),
         "cuts": [cut],
@@ -222,8 +226,10 @@ def extract_activations(
                 progress("activations", done, len(dataset))
         finally:
             stream.close()
-            shard.close()
-            memory.save()
+            try:
+                shard.close()
+            finally:
+                memory.save()
     for row, digest in enumerate(names):
         if digest is not None:
             error = store.error(_view_name(digest, dataset.ids[row], 0))

@@ -13,11 +13,13 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,10 +36,12 @@ __all__ = [
     "PRECISIONS",
     "Engine",
     "EngineChoice",
+    "StartingEngine",
     "choose_device",
     "choose_engine",
     "count_cpus",
     "make_engine",
+    "prepare_engine",
 ]
 
 ENGINES = ("auto", "openvino", "torch")
@@ -56,8 +60,10 @@ class Engine(Protocol):
         micro_batch: images at a time.
     """
 
-    cuts: tuple[str, ...]
     micro_batch: int
+
+    @property
+    def cuts(self) -> tuple[str, ...]: ...
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
@@ -225,6 +231,44 @@ def make_engine(
     return TorchEngine(backbone, names, choice, pooled)
 
 
+class StartingEngine:
+    """An engine that is being made in a thread, so that reading can begin; the first `run` waits.
+
+    What making it raises, `run` raises.
+    """
+
+    def __init__(self, choice: EngineChoice, make: Callable[[], Engine]) -> None:
+        self.micro_batch = choice.micro_batch
+        pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-engine")
+        self._engine = pool.submit(make)
+        pool.shutdown(wait=False)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """As the engine's."""
+        return self._engine.result().cuts
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """As the engine's."""
+        return self._engine.result().run(pixels)
+
+
+def prepare_engine(
+    backbone: Backbone,
+    choice: EngineChoice,
+    *,
+    cuts: tuple[str, ...],
+    pooled: bool,
+    cache_dir: Path,
+) -> None:
+    """Convert the network for OpenVINO where that is not done yet.
+
+    Raises:
+        UsageError: OpenVINO cannot take the network; `choose_engine` knows from now on.
+    """
+    _openvino_model(backbone, cuts, choice, pooled, cache_dir)
+
+
 def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:
     """Repeat the last image until there are `size`."""
     missing = size - len(pixels)
@@ -250,7 +294,10 @@ class TorchEngine:
         points = [(name, backbone.cut(name).axis) for name in cuts]
         network = FeatureNetwork(backbone.network, points, backbone.preprocessing, pooled=pooled)
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        if choice.precision != "fp32":  # the backbone's own network stays as it is
+        if (choice.precision, choice.device) != (
+            "fp32",
+            "cpu",
+        ):  # the backbone's own stays as it is
             import copy
 
             network = copy.deepcopy(network)
@@ -309,18 +356,28 @@ class OpenVinoEngine:
         try:
             compiled = core.compile_model(core.read_model(model), "CPU", settings)
         except RuntimeError as exc:
+            _remember_failure(backbone, cache_dir, _first_line(exc))
             raise UsageError(
                 f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}"
             ) from exc
         self._compiled = compiled
+        self._lock = threading.Lock()
         self._local = threading.local()
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
         if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
+            with self._lock:
+                self._local.request = self._compiled.create_infer_request()
+            self._local.input = self._local.request.get_input_tensor(0).data
         request = self._local.request
-        request.infer({0: pad_batch(pixels, self.micro_batch)}, share_inputs=True)
+        # Pixels are copied into the request's own memory: handing NumPy's memory over makes OpenVINO
+        # take Python's global lock while it holds a lock of its own, and two threads can then wait
+        # for each other for ever (seen with OpenVINO 2026.4).
+        self._local.input[: len(pixels)] = pixels
+        self._local.input[len(pixels) :] = pixels[-1]
+        request.start_async()
+        request.wait()
         return {
             cut: request.get_output_tensor(i).data[: len(pixels)].copy()
             for i, cut in enumerate(self.cuts)
@@ -336,7 +393,7 @@ def _openvino_model(
     # is compiled differs, so each list has its own file.
     text = f"{choice.version} {choice.micro_batch} {pooled} {' '.join(cuts)}"
     path = folder / f"openvino-{hashlib.sha256(text.encode()).hexdigest()[:16]}.xml"
-    if path.exists() and path.with_suffix(".bin").exists():
+    if _is_whole(path):
         return path
     import openvino
     import torch
@@ -365,9 +422,25 @@ def _openvino_model(
     # Under another name first, the .xml last, so that a pair is whole or not there.
     part = folder / f".{path.stem}.{os.getpid()}.{threading.get_ident()}"
     openvino.save_model(model, f"{part}.xml", compress_to_fp16=False)
-    os.replace(f"{part}.bin", path.with_suffix(".bin"))
-    os.replace(f"{part}.xml", path)
+    sums = {kind: _sum(Path(f"{part}{kind}")) for kind in (".bin", ".xml")}
+    for kind in sums:
+        os.replace(f"{part}{kind}", path.with_suffix(kind))
+    write_atomically(path.with_suffix(".sums.json"), json.dumps(sums).encode())
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a converted network is there as it was written; a flipped bit would change features."""
+    try:
+        sums = json.loads(path.with_suffix(".sums.json").read_bytes())
+        return all(_sum(path.with_suffix(kind)) == sums[kind] for kind in (".bin", ".xml"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(exc: Exception) -> str:

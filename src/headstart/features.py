@@ -26,7 +26,14 @@ import numpy as np
 
 from headstart.backbones import Backbone
 from headstart.datasets import Dataset, choose
-from headstart.engines import Engine, EngineChoice, choose_engine, count_cpus, make_engine
+from headstart.engines import (
+    Engine,
+    EngineChoice,
+    StartingEngine,
+    choose_engine,
+    count_cpus,
+    make_engine,
+)
 from headstart.errors import (
     BadImageError,
     ResourceError,
@@ -200,23 +207,22 @@ def extract(
     choice = choose_engine(backbone, engine=engine, **options)  # type: ignore[arg-type]
     threads = workers or count_cpus()
 
-    def make(choice: EngineChoice) -> Engine:
-        return make_engine(backbone, choice, threads=threads, cache_dir=cache)
+    def run(choice: EngineChoice) -> Features:
+        work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
+        if work.pending:
+            engine = StartingEngine(
+                choice, lambda: make_engine(backbone, choice, threads=threads, cache_dir=cache)
+            )
+            work.run(engine, threads, progress)
+        return work.features()
 
-    work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
-    if work.pending:
-        try:
-            runner = make(choice)
-        except UsageError:
-            if engine != "auto" or choice.library == "torch":
-                raise
-            choice = choose_engine(backbone, engine="torch", **options)  # type: ignore[arg-type]
-            reason = f"OpenVINO cannot take {backbone.name}"
-            choice = dataclasses.replace(choice, reason=reason)
-            work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
-            runner = make(choice)
-        work.run(runner, threads, progress)
-    return work.features()
+    try:
+        return run(choice)
+    except UsageError:
+        if engine != "auto" or choice.library == "torch":
+            raise
+        # OpenVINO could not take the network, and that is remembered now.
+        return run(choose_engine(backbone, engine="auto", **options))  # type: ignore[arg-type]
 
 
 def feature_key(backbone: Backbone, choice: EngineChoice) -> dict[str, Any]:
@@ -294,12 +300,14 @@ class _Work:
                 progress("features", known + done, total)
         finally:
             stream.close()
-            shard.close()
-            self.memory.save()
+            try:
+                shard.close()
+            finally:
+                self.memory.save()
 
     def _take(self, row: int, reading: "Reading", shard: "RowWriter") -> None:
         if reading.sha256 is None:
-            self.errors[row] = reading.error
+            self.errors[row], self.names[row] = reading.error, None
             return
         self.names[row] = reading.sha256
         if reading.info is not None:
@@ -433,7 +441,7 @@ def export_features(features: Features, dataset: Dataset, path: Path) -> None:
         ResourceError: the file cannot be written.
     """
     write = choose("export format", path.suffix.lower(), EXPORTERS)
-    labels = [dataset.classes[y] if y >= 0 else "" for y in dataset.labels]
+    labels = [printable(dataset.classes[y]) if y >= 0 else "" for y in dataset.labels]
     # Names that are no valid text would make the file unreadable; they are escaped.
     texts = {
         "id": [printable(i) for i in features.ids],

@@ -13,6 +13,7 @@ Names of shards come from their content, so writers need no locks: the worst tha
 is to write the same rows twice.
 """
 
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -52,6 +53,9 @@ KEY_FILE = "key.json"
 NAMES, ERRORS = "row_names", "row_errors"
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "U16": np.uint16}
+
+# Shards kept mapped at once: each holds a file handle, of which a process may have as few as 256.
+MAX_MAPPED = 32
 
 # A file changed within this time before it was hashed may be changed again without its time of
 # modification moving: two seconds is the coarsest clock of the file systems in use (FAT).
@@ -150,7 +154,7 @@ class Store:
         self.folder = folder
         self.problems: list[str] = []
         self._shards: list[Path] = []
-        self._mapped: dict[tuple[int, str], np.ndarray] = {}
+        self._mapped: collections.OrderedDict[int, _Mapped] = collections.OrderedDict()
         self._places: dict[bytes, tuple[int, int]] = {}
         self._errors: dict[bytes, str] = {}
         for entry in sorted(folder.glob("*.json")):
@@ -204,7 +208,13 @@ class Store:
         data = save(tensors)
         checksum = xxhash.xxh3_128_hexdigest(data)
         shard = self.folder / f"{checksum}.safetensors"
-        entry = {"format": FORMAT, "rows": len(names), "bytes": len(data), "xxh3_128": checksum}
+        entry = {
+            "format": FORMAT,
+            "store": self.folder.name,
+            "rows": len(names),
+            "bytes": len(data),
+            "xxh3_128": checksum,
+        }
         with _translated(self.folder):
             write_atomically(shard, data, fail_point="shard")
             write_atomically(
@@ -230,21 +240,32 @@ class Store:
         return result if result is not None else np.zeros((len(names), 0), dtype=np.float32)
 
     def _column(self, shard: int, column: str) -> np.ndarray | None:
-        """A column of a shard, mapped into memory: only the rows that are touched are read."""
-        if (shard, column) not in self._mapped:
+        """A column of a shard, mapped into memory: only the rows that are touched are read.
+
+        Raises:
+            ResourceError: another process has removed the shard since this store was opened.
+        """
+        if shard not in self._mapped:
             path = self._shards[shard]
-            tensors, start = _read_header(path)
-            if column not in tensors:
-                return None
-            facts = tensors[column]
-            self._mapped[shard, column] = np.memmap(
-                path,
-                dtype=DTYPES[facts["dtype"]],
-                mode="r",
-                offset=start + facts["data_offsets"][0],
-                shape=tuple(facts["shape"]),
-            )
-        return self._mapped[shard, column]
+            try:
+                tensors, start = _read_header(path)
+                data: np.ndarray = np.memmap(path, dtype=np.uint8, mode="r")
+            except OSError as exc:
+                raise ResourceError(
+                    f"{path}: {exc.strerror or exc}; the features were removed in the meantime, "
+                    "run the command again"
+                ) from exc
+            self._mapped[shard] = tensors, start, data
+            if len(self._mapped) > MAX_MAPPED:
+                self._mapped.popitem(last=False)
+        self._mapped.move_to_end(shard)
+        tensors, start, data = self._mapped[shard]
+        if column not in tensors:
+            return None
+        facts = tensors[column]
+        first, last = facts["data_offsets"]
+        values: np.ndarray = data[start + first : start + last].view(DTYPES[facts["dtype"]])
+        return values.reshape(facts["shape"])
 
     def _open(self, entry: Path) -> None:
         shard = entry.with_suffix(".safetensors")
@@ -260,6 +281,14 @@ class Store:
                 reasons = json.loads(file.get_tensor(ERRORS).tobytes())
             if names.shape != (facts["rows"], 32) or entry.stem != facts["xxh3_128"]:
                 raise ValueError("the manifest entry is not this shard's")
+            if facts["format"] != FORMAT or facts["store"] != self.folder.name:
+                raise ValueError("of another format or another store")
+            for column, tensor in _read_header(shard)[0].items():
+                known = column in (NAMES, ERRORS, "__metadata__")
+                if not known and (
+                    tensor["dtype"] not in DTYPES or tensor["shape"][0] != facts["rows"]
+                ):
+                    raise ValueError(f"column {column} has the wrong type or length")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as exc:
             if not entry.exists():  # pruned by another process in the meantime
                 return
@@ -273,9 +302,10 @@ class Store:
         number = len(self._shards)
         self._shards.append(path)
         for row, (name, error) in enumerate(zip(names, errors, strict=True)):
-            self._places.setdefault(name, (number, row))
-            if error:
-                self._errors.setdefault(name, error)
+            if name not in self._places:
+                self._places[name] = (number, row)
+                if error:
+                    self._errors[name] = error
 
     def _quarantine(self, entry: Path, shard: Path, reason: Exception) -> None:
         place = self.folder.parent.parent / "quarantine"
@@ -287,6 +317,10 @@ class Store:
             f"damaged shard {shard.name} moved to {place} ({printable(str(reason))}); "
             "its images are computed again"
         )
+
+
+# The tensors of a shard, where their bytes start, and all its bytes.
+_Mapped = tuple[dict[str, Any], int, np.ndarray]
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -331,7 +365,7 @@ class FileMemory:
             info = os.stat(path)
             if entry[:3] == [info.st_size, info.st_mtime_ns, info.st_ctime_ns]:
                 return bytes.fromhex(entry[3])
-        except (OSError, ValueError, TypeError, IndexError):
+        except (OSError, ValueError, TypeError, LookupError):
             pass
         return None
 
@@ -340,6 +374,8 @@ class FileMemory:
         if max(info.st_mtime_ns, info.st_ctime_ns) + CLOCK_RESOLUTION_NS <= read_at_ns:
             times = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
             self._entries[image_id] = [*times, digest.hex()]
+            self._changed = True
+        elif self._entries.pop(image_id, None) is not None:  # never keep what is known to be old
             self._changed = True
 
     def save(self) -> None:
@@ -386,7 +422,9 @@ def list_stores(cache_dir: Path) -> list[StoreInfo]:
         rows = size = 0
         for path in folder.glob("*"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                size += path.stat().st_size
+                info = path.stat()
+                size += info.st_size
+                used = max(used, info.st_mtime)  # a writer may be at work for days
                 if path.suffix == ".json" and path.name != KEY_FILE:
                     rows += int(json.loads(path.read_bytes())["rows"])
         found.append(StoreInfo(folder.name, key, rows, size, used))

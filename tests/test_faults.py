@@ -1,0 +1,448 @@
+"""Whatever kills, starves or damages an extraction, what it committed stays and the result is the same.
+
+The counts are those of every CI run; `scripts/long-run` sets larger ones.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import headstart.features
+from headstart.backbones import load_backbone
+from headstart.datasets import load_dataset
+from headstart.engines import choose_engine, make_engine
+from headstart.errors import ResourceError, VerificationError
+from headstart.features import extract
+from headstart.store import Store, list_stores, prune, verify
+
+KILLS = int(os.environ.get("HEADSTART_TEST_KILLS", "20"))
+REPEATS = int(os.environ.get("HEADSTART_TEST_REPEATS", "2"))
+DAMAGES = int(os.environ.get("HEADSTART_TEST_DAMAGES", "60"))
+WRITERS = int(os.environ.get("HEADSTART_TEST_WRITERS", "4"))
+ROUNDS = int(os.environ.get("HEADSTART_TEST_ROUNDS", "5"))
+MEMORY = [int(n) for n in os.environ.get("HEADSTART_TEST_MEMORY", "300,3000").split(",")]
+
+STEPS = ("written", "synced", "renamed", "done")
+SHARD_POINTS = [f"{kind}-{step}" for kind in ("shard", "manifest") for step in STEPS]
+FILE_POINTS = [f"file-{step}" for step in STEPS]
+
+# An extraction as its own process: says when it starts, gives its result's hash and its memory.
+WORKER = """if True:
+    import hashlib, json, resource, sys
+    import headstart.features
+    from headstart.backbones import load_backbone
+    from headstart.datasets import load_dataset
+    cache, photos, weights, shard_rows = sys.argv[1:]
+    headstart.features.RowWriter.__init__.__defaults__ = (int(shard_rows),)
+    backbone = load_backbone("test_vit", weights=weights, cache_dir=cache)
+    dataset = load_dataset(photos)
+    print("start", flush=True)
+    found = headstart.features.extract(
+        dataset, backbone, engine="openvino", precision="fp32", device="cpu", cache_dir=cache
+    )
+    digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
+    for cut in found.values:
+        digest.update(found.values[cut].tobytes())
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps([digest.hexdigest(), found.computed, found.warnings, peak_mb]))
+"""
+
+# Rows added to a store by its own process, which says how many shards are committed. The point of
+# failure is set after some of them.
+ADDER = """if True:
+    import hashlib, os, sys
+    from pathlib import Path
+    import numpy as np
+    from headstart.store import Store
+    cache, point, after = sys.argv[1:]
+    if after == "-1":
+        os.environ["HEADSTART_FAIL_AT"] = point
+    store = Store.open(Path(cache), {})
+    for shard in range(4):
+        if shard == int(after):
+            os.environ["HEADSTART_FAIL_AT"] = point
+        names = [hashlib.sha256(b"%d" % (3 * shard + i)).digest() for i in range(3)]
+        store.add(names, {"a": np.full((3, 2), shard, np.float32)}, ["", "", "damaged"])
+        print(shard, flush=True)
+"""
+
+
+def write_images(folder, count, seed=0):
+    """Small images of noise, and one in fifty unreadable."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = rng.integers(0, 256, 24 * 24 * 3, dtype=np.uint8).tobytes()
+        data = b"P6 24 24 255\n" + pixels if number % 50 != 7 else b"%d is no image" % number
+        (folder / f"{number:05}.ppm").write_bytes(data)
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "photos/a", 300)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "few/a", 40)
+
+
+@pytest.fixture(scope="module")
+def template(few, tiny, tmp_path_factory):
+    """A cache that holds the converted network and nothing else."""
+    cache = tmp_path_factory.mktemp("template")
+    backbone = load_backbone("test_vit", weights=tiny["weights"], cache_dir=cache)
+    options = {"engine": "openvino", "device": "cpu", "cache_dir": cache}
+    for precision in ("fp32", "bf16"):
+        extract(load_dataset(few), backbone, precision=precision, **options)
+    prune(cache, max_bytes=0)
+    shutil.rmtree(cache / "files", ignore_errors=True)
+    return cache
+
+
+@pytest.fixture
+def cache(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def engine(template, tiny):
+    backbone = load_backbone("test_vit", weights=tiny["weights"], cache_dir=template)
+    choice = choose_engine(backbone, engine="openvino", precision="fp32", cache_dir=template)
+    return backbone, make_engine(backbone, choice, cache_dir=template)
+
+
+@pytest.fixture
+def look(engine, monkeypatch):
+    """A function (cache, photos) -> (hash of the result, images computed, warnings), in this process."""
+    backbone, made = engine
+    monkeypatch.setattr(headstart.features, "make_engine", lambda *_, **__: made)
+    monkeypatch.setattr(headstart.features.RowWriter.__init__, "__defaults__", (8,))
+
+    def call(cache, photos, rows=slice(None)):
+        dataset = load_dataset(photos)
+        dataset = dataset.select(np.arange(len(dataset))[rows])
+        options = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
+        found = extract(dataset, backbone, cache_dir=cache, **options)
+        digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
+        for cut in found.values:
+            digest.update(found.values[cut].tobytes())
+        return digest.hexdigest(), found.computed, found.warnings
+
+    return call
+
+
+def start(cache, photos, tiny, shard_rows=8, **options):
+    command = [sys.executable, "-c", WORKER, cache, photos, tiny["weights"], str(shard_rows)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+
+def finish(process):
+    """What a worker printed at its end."""
+    lines = process.communicate(timeout=120)[0].splitlines()
+    assert process.returncode == 0
+    return json.loads(lines[-1])
+
+
+def committed(cache):
+    return sum(info.rows for info in list_stores(cache))
+
+
+# ---------------------------------------------------------------- death
+
+
+def test_killed_at_any_moment_nothing_committed_is_lost(photos, template, tiny, look, tmp_path):
+    started = time.perf_counter()
+    right, computed, _ = look(shutil.copytree(template, tmp_path / "right"), photos)
+    seconds = time.perf_counter() - started
+    assert computed == 294
+    moments, died = random.Random(0), 0
+    for number in range(KILLS):
+        cache = shutil.copytree(template, tmp_path / f"{number}")
+        process = start(cache, photos, tiny)
+        assert process.stdout.readline() == "start\n"
+        time.sleep(moments.uniform(0, 1.5 * seconds + 0.2))
+        process.kill()
+        process.communicate()
+        died += process.returncode == -signal.SIGKILL
+        there = committed(cache)
+        digest, computed, warnings = look(cache, photos)
+        assert (digest, warnings) == (right, ())
+        assert computed <= 300 - there
+        assert committed(cache) == 300
+        shutil.rmtree(cache)
+    assert died > KILLS // 3
+
+
+@pytest.mark.parametrize("point", [*SHARD_POINTS, *FILE_POINTS])
+def test_killed_at_each_step_of_a_commit(point, tmp_path):
+    for repeat in range(REPEATS):
+        cache = tmp_path / f"{repeat}"
+        after = -1 if point in FILE_POINTS else repeat % 4
+        command = [sys.executable, "-c", ADDER, cache, point, str(after)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+        said = len(done.stdout.split())
+        assert said == max(after, 0)
+        store = Store.open(cache, {})
+        assert store.problems == []
+        visible = point in ("manifest-renamed", "manifest-done")
+        assert len(store) == 3 * (said + visible)
+        assert subprocess.run([*command[:4], "none", "0"], capture_output=True).returncode == 0
+        store = Store.open(cache, {})
+        names = [hashlib.sha256(b"%d" % i).digest() for i in range(12)]
+        assert store.read("a", names)[:, 0].tolist() == [i // 3 for i in range(12)]
+        assert [bool(store.error(n)) for n in names] == [False, False, True] * 4
+        assert verify(cache) == (12, [])
+
+
+def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path):
+    photos = write_images(tmp_path / "photos/a", 3000)
+    cache = shutil.copytree(template, tmp_path / "cache")
+    command = [
+        *(sys.executable, "-c", "import headstart.cli; headstart.cli.main()", "extract", photos),
+        *("--backbone", "test_vit", "--weights", tiny["weights"], "--cache-dir", cache),
+        *("--engine", "openvino", "--precision", "fp32", "--max-bad", "0.1", "--workers", "1"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while committed(cache) == 0 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert time.monotonic() - started < 5
+    assert "interrupted; what was computed is kept: run the same command again" in stderr
+    assert "Traceback" not in stderr
+    there = committed(cache)
+    assert 512 <= there < 3000
+    done = subprocess.run([*command, "--json"], capture_output=True, check=True, text=True)
+    result = json.loads(done.stdout)
+    good = 3000 - len(result["unreadable"])
+    assert good - there <= result["computed"] <= 3000 - there
+    assert committed(cache) == 3000
+
+
+# ---------------------------------------------------------------- no room, no peace
+
+
+@pytest.mark.parametrize("point", [*SHARD_POINTS, *FILE_POINTS])
+def test_a_full_disk_is_said_and_loses_nothing(point, few, template, look, tmp_path, monkeypatch):
+    right = look(shutil.copytree(template, tmp_path / "right"), few)[0]
+    for repeat in range(REPEATS):
+        cache = shutil.copytree(template, tmp_path / f"{repeat}")
+        look(cache, few, slice(20 * repeat % 40))
+        if point in FILE_POINTS:
+            next(cache.glob("features/*/key.json")).unlink()
+        before = committed(cache)
+        with monkeypatch.context() as patch:
+            patch.setenv("HEADSTART_FAIL_AT", f"{point}:enospc")
+            with pytest.raises(ResourceError, match="No space left on device; free space, or na"):
+                look(cache, few)
+        assert committed(cache) >= before
+        assert list(cache.rglob("*.partial")) == []
+        digest, computed, warnings = look(cache, few)
+        assert (digest, warnings) == (right, ())
+        assert computed <= 40 - before
+
+
+@pytest.mark.parametrize("limit", [1, 2000, 15_000])
+def test_no_file_can_be_larger(limit, few, template, cache, look):
+    right = look(shutil.copytree(template, cache.parent / "right"), few)[0]
+    look(cache, few, slice(20))
+    before = committed(cache)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(ResourceError, match="File too large"):
+            look(cache, few)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert committed(cache) >= before
+    assert look(cache, few)[::2] == (right, ())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+def test_a_failed_sync_is_fatal_for_its_file(number, call, few, template, cache, look, monkeypatch):
+    right = look(shutil.copytree(template, cache.parent / "right"), few)[0]
+    sync, calls = os.fsync, []
+
+    def refuse(handle):
+        calls.append(handle)
+        if len(calls) == call:
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(ResourceError, match=os.strerror(number)):
+            look(cache, few)
+    assert look(cache, few)[::2] == (right, ())
+
+
+def test_features_that_are_no_numbers_are_not_kept(few, template, cache, engine, look, monkeypatch):
+    _, made = engine
+
+    class Broken:
+        cuts, micro_batch = made.cuts, made.micro_batch
+
+        def run(self, pixels):
+            found = made.run(pixels)
+            found["head"][0, 0] = np.nan
+            return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(headstart.features, "make_engine", lambda *_, **__: Broken())
+        with pytest.raises(VerificationError, match="NaN or infinite features at head"):
+            look(cache, few)
+    assert committed(cache) == 0
+
+
+def test_several_writers_give_what_one_gives(photos, template, tiny, look, tmp_path):
+    right = look(shutil.copytree(template, tmp_path / "right"), photos)[0]
+    for number in range(ROUNDS):
+        cache = shutil.copytree(template, tmp_path / f"{number}")
+        processes = [start(cache, photos, tiny) for _ in range(WRITERS)]
+        for process in processes:
+            digest, _, warnings, _ = finish(process)
+            assert (digest, warnings) == (right, [])
+        digest, computed, warnings = look(cache, photos)
+        assert (digest, computed, warnings) == (right, 0, ())
+        assert list(cache.rglob("*.partial")) == []
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.fixture(scope="module")
+def stored(few, template, engine, tmp_path_factory):
+    """A cache with the features of a few images in five shards."""
+    cache = shutil.copytree(template, tmp_path_factory.mktemp("stored") / "cache")
+    backbone, made = engine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(headstart.features, "make_engine", lambda *_, **__: made)
+        patch.setattr(headstart.features.RowWriter.__init__, "__defaults__", (8,))
+        options = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
+        extract(load_dataset(few), backbone, cache_dir=cache, **options)
+    return cache
+
+
+def retyped(data, rng):
+    """The same rows as float64, of the same length by dropping half of them."""
+    length = int.from_bytes(data[:8], "little")
+    return data[:8] + data[8 : 8 + length].replace(b"F32", b"I32") + data[8 + length :]
+
+
+def with_nan(data, rng):
+    place = len(data) - 4 * rng.randrange(1, 100)
+    return data[:place] + np.float32(np.nan).tobytes() + data[place + 4 :]
+
+
+def flipped(data, rng):
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+
+
+HARMS = {
+    "flip": (".safetensors", flipped),
+    "header flip": (".safetensors", lambda d, rng: flipped(d[:200], rng) + d[200:]),
+    "truncation": (".safetensors", lambda d, rng: d[: rng.randrange(1, len(d))]),
+    "zero length": (".safetensors", lambda d, rng: b""),
+    "growth": (".safetensors", lambda d, rng: d + b"\0" * rng.randrange(1, 9)),
+    "wrong dtype": (".safetensors", retyped),
+    "NaN rows": (".safetensors", with_nan),
+    "zeros": (".safetensors", lambda d, rng: bytes(len(d))),
+    "manifest flip": (".json", flipped),
+    "manifest truncation": (".json", lambda d, rng: d[: rng.randrange(len(d))]),
+    "manifest of text": (".json", lambda d, rng: rng.choice([b"[]", b"3", b'"x"', b"null"])),
+}
+
+
+def shards_of(cache):
+    return sorted(cache.glob("features/*/*.safetensors"))
+
+
+def check_healed(harmed, cache, few, look, stored):
+    """Harmed shards are named, put aside and computed again, and the result is the right one."""
+    right, _, _ = look(stored, few)
+    digest, computed, warnings = look(cache, few)
+    assert digest == right
+    assert computed > 0
+    assert len(warnings) == len(harmed)
+    for shard in harmed:
+        assert any(f"damaged shard {shard.name} moved to" in w for w in warnings)
+        assert list((cache / "quarantine").glob(f"*{shard.stem}*"))
+    assert look(cache, few)[1:] == (0, ())
+    assert committed(cache) == 40
+
+
+@pytest.mark.parametrize("number", range(DAMAGES))
+def test_damaged_shards_are_put_aside_and_computed_again(number, stored, few, look, tmp_path):
+    cache = shutil.copytree(stored, tmp_path / "cache")
+    rng = random.Random(number)
+    shard = rng.choice(shards_of(cache))
+    suffix, harm = list(HARMS.values())[number % len(HARMS)]
+    file = shard.with_suffix(suffix)
+    file.write_bytes(harm(file.read_bytes(), rng))
+    check_healed([shard], cache, few, look, stored)
+
+
+def test_swapped_and_missing_shards_are_computed_again(stored, few, look, tmp_path):
+    cache = shutil.copytree(stored, tmp_path / "cache")
+    first, second, third, *_ = shards_of(cache)
+    first.rename(tmp_path / "first")
+    second.rename(first)
+    (tmp_path / "first").rename(second)
+    third.unlink()
+    check_healed([first, second, third], cache, few, look, stored)
+
+
+def test_a_shard_of_another_store_is_not_taken(stored, few, look, engine, tmp_path):
+    """Sound, with its manifest entry, but computed by something else."""
+    cache = shutil.copytree(stored, tmp_path / "cache")
+    shards = shards_of(cache)
+    names = [hashlib.sha256(p.read_bytes()).digest() for p in sorted(few.glob("a/*.ppm"))]
+    other = Store.open(cache, {"other": 1})
+    columns = {cut.name: np.ones((40, cut.channels), np.float32) for cut in engine[0].cuts}
+    other.add(names, columns, [""] * 40)
+    (foreign,) = other.folder.glob("*.safetensors")
+    for suffix in (".safetensors", ".json"):
+        for shard in shards:
+            shard.with_suffix(suffix).unlink()
+        foreign.with_suffix(suffix).rename(shards[0].with_name(foreign.stem + suffix))
+    check_healed([foreign], cache, few, look, stored)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def measure_memory(counts, template, tiny, tmp_path):
+    peaks = []
+    for count in counts:
+        photos = write_images(tmp_path / f"{count}/a", count)
+        cache = shutil.copytree(template, tmp_path / f"cache-{count}")
+        peaks.append(finish(start(cache, photos, tiny, shard_rows=512))[3])
+    assert peaks[1] - peaks[0] <= 100
+
+
+def test_memory_does_not_grow_with_the_images(template, tiny, tmp_path):
+    measure_memory(MEMORY, template, tiny, tmp_path)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_many_images(template, tiny, tmp_path):
+    measure_memory([1000, 20_000], template, tiny, tmp_path)
