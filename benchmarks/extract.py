@@ -192,19 +192,19 @@ def main() -> None:
     report(results, arguments)
 
 
-def report(results: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
+def describe() -> str:
+    """Versions and the machine."""
     names = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    print(f"{arguments.backbone}, {arguments.rounds} rounds; Python {platform.python_version()}")
-    print(f"{versions}; {cpu}, {os.cpu_count()} CPUs")
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), cpu)
+    return f"Python {platform.python_version()}, {versions}; {cpu}, {os.cpu_count()} CPUs"
+
+
+def report(results: dict[str, list[dict[str, float]]], arguments: argparse.Namespace) -> None:
+    print(f"{arguments.backbone}, {arguments.rounds} rounds; {describe()}")
     print()
     print("| what | images/s min | median | max | peak MB |")
     print("|---|---:|---:|---:|---:|")

@@ -329,6 +329,9 @@ def _translated_memory_errors(device: str) -> Iterator[None]:
 # ---------------------------------------------------------------- OpenVINO
 
 
+_FIRST_USE = threading.Lock()
+
+
 class OpenVinoEngine:
     """OpenVINO on a CPU: one stream a thread, so that threads do not wait for one another and an
     image's numbers do not depend on how many there are."""
@@ -363,6 +366,10 @@ class OpenVinoEngine:
         self._compiled = compiled
         self._lock = threading.Lock()
         self._local = threading.local()
+        # What OpenVINO's Python layer sets up at its first use can stop two threads for ever, each of
+        # which holds what the other waits for (seen with 2026.4); one thread goes through it alone.
+        with _FIRST_USE:
+            self.run(np.zeros((1, *backbone.preprocessing.input_px, 3), dtype=np.uint8))
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
@@ -371,9 +378,8 @@ class OpenVinoEngine:
                 self._local.request = self._compiled.create_infer_request()
             self._local.input = self._local.request.get_input_tensor(0).data
         request = self._local.request
-        # Pixels are copied into the request's own memory: handing NumPy's memory over makes OpenVINO
-        # take Python's global lock while it holds a lock of its own, and two threads can then wait
-        # for each other for ever (seen with OpenVINO 2026.4).
+        # Copied into the request's own memory, so that OpenVINO never holds memory of NumPy's, which
+        # it could only release with Python's global lock in hand.
         self._local.input[: len(pixels)] = pixels
         self._local.input[len(pixels) :] = pixels[-1]
         request.start_async()
