@@ -17,7 +17,13 @@ import numpy as np
 
 from headstart.backbones import Backbone
 from headstart.datasets import Dataset, choose
-from headstart.engines import EngineChoice, choose_engine, count_cpus, make_engine, prepare_engine
+from headstart.engines import (
+    EngineChoice,
+    choose_engine,
+    count_threads,
+    make_engine,
+    prepare_engine,
+)
 from headstart.errors import ResourceError, UsageError, VerificationError
 from headstart.features import (
     SHARD_ROWS,
@@ -166,7 +172,7 @@ def extract_activations(
         )
     computed = 0
     if pending:
-        threads = workers or count_cpus()
+        threads = count_threads(workers)
         runner = make_engine(
             backbone, choice, cuts=(cut,), pooled=False, threads=threads, cache_dir=cache
         )

@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_arrays
 
 from headstart.backbones import Backbone, backbone_of_state
 from headstart.datasets import list_files
-from headstart.engines import choose_engine, count_cpus, make_engine
+from headstart.engines import choose_engine, count_threads, make_engine
 from headstart.errors import InputError, UsageError
 from headstart.features import Progress, no_progress, run_images
 from headstart.heads import LinearHead
@@ -129,7 +129,7 @@ class Classifier:
             raise UsageError(f"top must be at least 1, got {top}")
         names = [os.fspath(i) for i in images]
         choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
-        threads = min(workers or count_cpus(), max(1, len(names)))
+        threads = min(count_threads(workers), max(1, len(names)))
         stream = run_images(
             ((errors or {}).get(n) or Path(n) for n in names),
             make_engine(self.backbone, choice, cuts=(self.cut,), threads=threads),

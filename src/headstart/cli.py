@@ -78,7 +78,7 @@ Verbose = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Threads that decode images; as many as CPUs by default.", min=1, max=256),
+    typer.Option(help="Threads; one more than CPUs by default. Changes no number.", min=1, max=256),
 ]
 MaxBad = Annotated[
     float,

