@@ -100,6 +100,7 @@ def main() -> None:
         originals = [p.read_bytes() for p in sorted((place / "originals").rglob("*.jpg"))]
         plant(place / "first", originals, 8)
         run(environment, "--measure", "stream", str(place / "first"))  # compiles the network
+        shutil.rmtree(place / "cache" / "features")
         for count in counts:
             folder = place / "images"
             plant(folder, originals, count)

@@ -266,7 +266,7 @@ def test_pre_processing_that_is_not_the_recorded_one_is_refused(values, copy):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model missing", "model.safetensors: cannot be read: No such file"),
+        ("model missing", "model.safetensors: missing, or not a regular file"),
         ("a bit of the model", "model.safetensors: damaged"),
         ("newer format", "written by a newer headstart (format 2, this one reads up to 1)"),
         ("incomplete", "incomplete, its fit did not end; fit again with the same -o"),

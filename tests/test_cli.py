@@ -193,7 +193,46 @@ def test_a_signal_ends_fit_soon(number, code, photos, tmp_path):
     assert json.loads((tmp_path / "run/headstart.json").read_text())["status"] == "incomplete"
 
 
+SLOW_ENGINE = """
+import time
+import headstart.cli, headstart.features
+headstart.features.make_engine = lambda *a, **k: time.sleep(60)
+headstart.cli.main()
+"""
+
+
+def test_an_interrupt_does_not_wait_for_a_network_being_compiled(loose, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE_DIR", str(tmp_path / "cache"))
+    command = [sys.executable, "-c", SLOW_ENGINE, "extract", str(loose)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("cache/features/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert time.monotonic() - sent < 5
+    assert process.returncode == 130
+    assert "run the same command again" in err
+
+
 # ---------------------------------------------------------------- results
+
+
+def test_json_goes_to_stdout_beside_a_progress_bar(photos, tiny_run):
+    """A terminal on stderr and a file on stdout, as in `headstart predict --json > out.jsonl`."""
+    pty = pytest.importorskip("pty")
+    reader, terminal = pty.openpty()
+    command = [*COMMAND, "predict", "--model", tiny_run.folder, photos / "test", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    os.close(reader)
+    assert [json.loads(line)["error"] for line in done.stdout.splitlines()] == [None] * 9
 
 
 def test_fit_prints_json_last(cli, photos, tiny, tmp_path):

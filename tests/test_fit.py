@@ -450,3 +450,17 @@ def test_predict_takes_folders_and_files(tiny_run, photos):
     assert sum(p.label in p.image for p in found) >= 8
     with pytest.raises(InputError, match="no such run"):
         headstart.predict(photos / "nowhere", [photos])
+
+
+def test_evaluate_takes_the_precision_of_the_fit(photos, tiny, tmp_path):
+    headstart.fit(photos, tmp_path / "run", **{**tiny, "precision": "fp32"})
+    found = headstart.evaluate(tmp_path / "run", photos)
+    assert found.engine.precision == "fp32"
+    other = headstart.evaluate(tmp_path / "run", photos, precision="auto")
+    assert other.engine.precision in ("bf16", "fp32")
+
+
+def test_a_setting_without_effect_on_a_dataset_is_refused(loose, tiny, tmp_path):
+    dataset = headstart.load_dataset(loose)
+    with pytest.raises(UsageError, match="group has no effect on a Dataset"):
+        headstart.fit(dataset, tmp_path / "run", **{**tiny, "group": "(x)"})

@@ -536,3 +536,30 @@ def test_file_and_folder_are_synced_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: done.append("replace") or replace(*paths))
     write_atomically(tmp_path / "a", b"new")
     assert done == ["sync", "replace", "sync"]
+
+
+def test_a_passing_fault_of_the_system_is_no_damage(tmp_path, monkeypatch):
+    store = Store.open(tmp_path, {"a": 1})
+    add_rows(store, [1, 2])
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headstart.store.mmap.mmap", refuse)
+        with pytest.raises(ResourceError, match=r"(?i)too many open files"):
+            Store.open(tmp_path, {"a": 1})
+    again = Store.open(tmp_path, {"a": 1})
+    assert len(again) == 2
+    assert not again.problems
+
+
+def test_prune_leaves_what_is_not_of_the_store(tmp_path):
+    add_rows(Store.open(tmp_path, {"a": 1}), [1])
+    foreign = tmp_path / "features" / "mine" / "weights.safetensors"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"x")
+    os.utime(foreign, (0, 0))
+    assert prune(tmp_path, max_bytes=0)[0] == 1
+    assert foreign.exists()
+    assert not list_stores(tmp_path)

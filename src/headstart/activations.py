@@ -77,6 +77,8 @@ class Activations:
 
     def read(self, rows: np.ndarray, view: int) -> np.ndarray:
         """Activations of readable rows in one view, (n, …): float16, or bfloat16 as uint16 bits."""
+        if not 0 <= view < self.views:
+            raise UsageError(f"view {view} is not one of 0 to {self.views - 1}")
         names = []
         for row in rows:
             digest = self._names[row]

@@ -214,6 +214,8 @@ class Classifier:
         path = Path(folder)
         card = _read_card(path)
         config = _read_json(path / "config.json")
+        if not (path / "model.safetensors").is_file():
+            raise InputError(f"{path / 'model.safetensors'}: missing, or not a regular file")
         try:
             model = (path / "model.safetensors").read_bytes()
         except OSError as exc:
@@ -336,6 +338,8 @@ def _read_card(path: Path) -> _Card:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: missing, or not a regular file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")

@@ -3,7 +3,9 @@
 Place in the flow: last. Nothing here imports torch before a command needs it.
 """
 
+import contextlib
 import csv
+import io
 import os
 import shlex
 import signal
@@ -203,7 +205,8 @@ def fit_command(
 
 def _fit(data: str | Path, output: Path, **options: Any) -> None:
     with show_progress() as progress:
-        run = headstart.fit(data, output, progress=progress, report=show_scan, **options)
+        report = None if State.quiet or State.json else show_scan
+        run = headstart.fit(data, output, progress=progress, report=report, **options)
     if State.json:
         print_json(
             {
@@ -446,7 +449,8 @@ def extract_command(
     reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
     limit = options.pop("max_bad", max_bad)
     dataset = headstart.load_dataset(data, **reading)
-    show_scan(dataset, headstart.scan_images(dataset))
+    if not (State.quiet or State.json):
+        show_scan(dataset, headstart.scan_images(dataset))
     for name in names:
         network = headstart.load_backbone(name, weights=weights, cache_dir=cache_dir)
         with show_progress() as progress:
@@ -466,7 +470,8 @@ def _extract(
 
     started = time.perf_counter()
     features = headstart.extract(dataset, network, **options)
-    for warning in features.warnings:
+    warnings = [*dataset.warnings, *features.warnings]
+    for warning in warnings:
         warn(warning)
     if export is not None:
         headstart.export_features(features, dataset, export)
@@ -478,6 +483,7 @@ def _extract(
         "unreadable": [{"image": i, "error": e} for i, e in features.bad()],
         "cuts": {c.name: c.channels for c in network.cuts},
         "export": str(export) if export else None,
+        "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 3),
     }
     _show_extraction(result, features.engine.reason, len(features.bad()))
@@ -502,7 +508,8 @@ def _extract_activations(
     found = headstart.extract_activations(
         dataset, network, cut, views=views, dtype=dtype, **options
     )
-    for warning in found.warnings:
+    warnings = [*dataset.warnings, *found.warnings]
+    for warning in warnings:
         warn(warning)
     bad = [(i, e) for i, e in zip(found.ids, found.errors, strict=True) if e]
     result = {
@@ -515,6 +522,7 @@ def _extract_activations(
         "views": views,
         "dtype": dtype,
         "bytes": size,
+        "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 3),
     }
     _show_extraction(result, found.engine.reason, len(bad))
@@ -595,7 +603,10 @@ def cache_list(cache_dir: CacheDir = None, as_json: Json = False) -> None:
 def cache_size(cache_dir: CacheDir = None, as_json: Json = False) -> None:
     """Print how much disk the cache takes, compiled networks included."""
     folder = _cache(cache_dir)
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # a writer at work renames its files
+            size += path.stat().st_size if path.is_file() else 0
     if as_json:
         print_json({"path": str(folder), "bytes": size})
     else:
@@ -624,7 +635,8 @@ def cache_prune(
         float | None, typer.Option(help="Remove what was not used for this many days.", min=0)
     ] = None,
     max_mb: Annotated[
-        float | None, typer.Option(help="Remove the least used until no more is left.", min=0)
+        float | None,
+        typer.Option(help="Remove the least used features until they take no more.", min=0),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Remove only what this network gave; alone, all of it.")
@@ -751,20 +763,33 @@ class _Terminated(BaseException):
 
 def main() -> NoReturn:
     """Entry point: runs a command and ends with the exit code that DESIGN states for its outcome."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file or a pipe gets UTF-8, as documented; a terminal keeps its own encoding.
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
     signal.signal(signal.SIGINT, _on_interrupt)
     signal.signal(signal.SIGTERM, _on_terminate)
     code = 1
     try:
         code = _run()
     except KeyboardInterrupt:
-        err.print("interrupted; what was computed is kept: run the same command again to go on")
-        code = 130
+        kept = "; what was computed is kept: run the same command again to go on"
+        err.print("interrupted" + ("" if _command_given() == "predict " else kept))
+        _leave(130)
     except _Terminated:
-        code = 143
+        _leave(143)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End now that everything is committed, without waiting for a network that is being compiled."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -795,6 +820,17 @@ def _run() -> int:
             err.print_exception()
         err.print(Text.assemble(("error: ", "bold red"), str(exc)), soft_wrap=True)
         return exc.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        if State.verbose:
+            err.print_exception()
+        what = f"{exc.filename}: " if exc.filename else "output: "
+        message = printable(f"{what}{exc.strerror or exc}")
+        err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        with contextlib.suppress(OSError):  # what is buffered cannot be written at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 5
     except MemoryError:
         err.print("error: out of memory; close other programs or use fewer --workers")
         return 5

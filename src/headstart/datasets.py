@@ -55,6 +55,8 @@ COMPANION_SUFFIXES = frozenset(
 )
 COMPANION_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "license", "readme"})
 
+MAX_DEPTH = 100
+
 COLUMNS = {
     "path": ("path", "image", "file_name", "filename", "file", "filepath"),
     "label": ("label", "class", "class_name", "category"),
@@ -323,6 +325,9 @@ def _walk(
     seen: set[tuple[int, int]],
 ) -> Iterator[tuple[str, str]]:
     """Depth first in name order. `seen` holds the (device, inode) of folders that no link may enter."""
+    if prefix.count("/") > MAX_DEPTH:
+        yield prefix.rstrip("/"), f"nested deeper than {MAX_DEPTH} folders"
+        return
     try:
         info = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda e: e.name)

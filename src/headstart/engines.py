@@ -19,7 +19,7 @@ import platform
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -247,18 +247,31 @@ class StartingEngine:
 
     def __init__(self, choice: EngineChoice, make: Callable[[], Engine]) -> None:
         self.micro_batch = choice.micro_batch
+        self._given_up = threading.Event()
         pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-engine")
         self._engine = pool.submit(make)
         pool.shutdown(wait=False)
 
+    def _wait(self) -> Engine:
+        # Making one cannot be interrupted and takes seconds; whoever waits for it can.
+        while not self._engine.done():
+            if self._given_up.is_set():
+                raise CancelledError
+            wait([self._engine], timeout=0.1)
+        return self._engine.result()
+
+    def give_up(self) -> None:
+        """Let nobody wait for an engine that is not there yet."""
+        self._given_up.set()
+
     @property
     def cuts(self) -> tuple[str, ...]:
         """As the engine's."""
-        return self._engine.result().cuts
+        return self._wait().cuts
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """As the engine's."""
-        return self._engine.result().run(pixels)
+        return self._wait().run(pixels)
 
 
 def prepare_engine(
@@ -426,6 +439,8 @@ def _openvino_model(
                 example_input=torch.zeros(shape, dtype=torch.uint8),
                 input=[(list(shape), openvino.Type.u8)],
             )
+    except (MemoryError, OSError):  # of the machine, not of the network
+        raise
     except Exception as exc:  # the converter raises many kinds on an operation that it lacks
         reason = _first_line(exc)
         _remember_failure(backbone, cache_dir, reason)

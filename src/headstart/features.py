@@ -551,7 +551,12 @@ def run_images(
                 batch.append(pixels)
         return readings, engine.run(np.stack(batch)) if batch else {}
 
-    yield from map_ahead(work, _chunks(sources, engine.micro_batch), count)
+    stop = engine.give_up if isinstance(engine, StartingEngine) else _nothing
+    yield from map_ahead(work, _chunks(sources, engine.micro_batch), count, stop)
+
+
+def _nothing() -> None:
+    pass
 
 
 def read_image(
@@ -592,9 +597,15 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], workers: int
+    function: Callable[[T], R],
+    items: Iterable[T],
+    workers: int,
+    stop: Callable[[], None] = _nothing,
 ) -> Generator[R, None, None]:
-    """Ordered parallel map that starts at most a few items before they are asked for."""
+    """Ordered parallel map that starts at most a few items before they are asked for.
+
+    `stop` is called at the end, also an early one, to free workers that wait for something.
+    """
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="headstart")
     waiting: collections.deque[Future[R]] = collections.deque()
     try:
@@ -605,6 +616,7 @@ def map_ahead(
         while waiting:
             yield waiting.popleft().result()
     finally:  # also when the consumer stops early or is interrupted
+        stop()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -121,6 +121,9 @@ def load_data(source: Source, settings: Settings) -> Dataset:
         InputError, UsageError: as `load_dataset`, `add_validation` and `split_dataset` say.
     """
     if isinstance(source, Dataset):
+        idle = {"root", "group"} & settings.model_fields_set
+        if idle:
+            raise UsageError(f"{min(idle)} has no effect on a Dataset; give it to load_dataset")
         dataset = source
     else:
         dataset = load_dataset(
@@ -269,6 +272,8 @@ def evaluate(
             f"setting '{unused[0]}' has no effect on evaluate; "
             f"those that have: {', '.join(EVALUATE_SETTINGS)}"
         )
+    if not isinstance(run, Classifier):
+        options = {**_read_choices(Path(run)), **options}
     settings = make_settings(options)
     dataset = (
         data
@@ -446,7 +451,6 @@ def _write(run: Run, dataset: Dataset, features: Features, trained: Trained) -> 
         "images": run.images,
         "evidence": trained.evidence,
         "warnings": run.warnings,
-        "seconds": run.seconds,
     }
     for name, value in (("settings.json", run.settings), ("metrics.json", to_json(metrics))):
         write_atomically(run.folder / name, (json.dumps(value, indent=2) + "\n").encode())
@@ -467,9 +471,19 @@ def _read_members(folder: Path) -> dict[str, tuple[str, str]]:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             members[str(row["id"])] = (str(row["sha256"] or ""), str(row["split"]))
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise InputError(f"{path}: damaged; remove it to evaluate without it") from exc
     return members
+
+
+def _read_choices(folder: Path) -> dict[str, str]:
+    """The engine and precision that the user chose for a run; its head was trained on those features."""
+    try:
+        recorded = json.loads((folder / "settings.json").read_bytes())
+        chosen = {name: recorded[name] for name in ("engine", "precision")}
+        return {n: str(c["value"]) for n, c in chosen.items() if c["origin"] == "user"}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def _choose_split(

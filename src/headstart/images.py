@@ -49,6 +49,9 @@ MAX_PIXELS = 50_000_000  # a 50-megapixel camera; 150 MB as RGB
 MAX_SCANS = 500  # a progressive JPEG has about 10; each costs as much time as the whole image
 MAX_FILE_BYTES = 512 * 2**20
 
+# The header of nearly every image is in its first bytes.
+HEADER_BYTES = 2**18
+
 # A width or height beyond 8 times the other is cut to its middle before resizing, since the centre
 # crop drops the rest anyway and resizing a 1 x 10,000 strip whole would take gigabytes.
 MAX_ASPECT = 8
@@ -118,8 +121,8 @@ class Preprocessing:
     std: tuple[float, float, float]
 
 
-def read_image_bytes(path: Path) -> bytes:
-    """The bytes of a regular file.
+def read_image_bytes(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, or the first `most` of them.
 
     Raises:
         BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
@@ -137,7 +140,7 @@ def read_image_bytes(path: Path) -> bytes:
             if info.st_size > MAX_FILE_BYTES:
                 raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(info.st_size)
+                return file.read(info.st_size if most is None else min(most, info.st_size))
         finally:
             os.close(handle)
     except MemoryError as exc:
@@ -493,8 +496,12 @@ def scan_images(dataset: Dataset, *, probes: int = 2000, max_pixels: int = MAX_P
         rows = sorted(rows, key=lambda i: draw(0, "scan", dataset.ids[i]))[:probes]
 
     def probe(row: int) -> tuple[str, str, int, int]:
+        path = dataset.path(row)
         try:
-            image = _open(read_image_bytes(dataset.path(row)), max_pixels)
+            try:
+                image = _open(read_image_bytes(path, HEADER_BYTES), max_pixels)
+            except BadImageError:  # or the header is longer than that
+                image = _open(read_image_bytes(path), max_pixels)
         except BadImageError as exc:
             return str(exc), "", 0, 0
         return "", image.format or "", image.width, image.height

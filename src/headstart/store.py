@@ -21,6 +21,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import signal
 import time
@@ -51,6 +52,9 @@ KEY_FILE = "key.json"
 
 # Names of tensors that are not columns.
 NAMES, ERRORS = "row_names", "row_errors"
+
+# A store's folder is named by half a SHA-256.
+STORE_NAME = re.compile(r"[0-9a-f]{32}")
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "U16": np.uint16}
 
@@ -279,6 +283,8 @@ class Store:
             with safe_open(shard, framework="numpy") as file:
                 names = file.get_tensor(NAMES)
                 reasons = json.loads(file.get_tensor(ERRORS).tobytes())
+            if not isinstance(reasons, dict):
+                raise ValueError("its reasons are not an object")
             if names.shape != (facts["rows"], 32) or entry.stem != facts["xxh3_128"]:
                 raise ValueError("the manifest entry is not this shard's")
             if facts["format"] != FORMAT or facts["store"] != self.folder.name:
@@ -289,9 +295,14 @@ class Store:
                     tensor["dtype"] not in DTYPES or tensor["shape"][0] != facts["rows"]
                 ):
                     raise ValueError(f"column {column} has the wrong type or length")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as exc:
+        except (
+            OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError,
+        ) as exc:  # fmt: skip
             if not entry.exists():  # pruned by another process in the meantime
                 return
+            # Out of handles, memory or permission says nothing about the shard.
+            if isinstance(exc, OSError) and exc.errno not in (None, errno.ENOENT, errno.EIO):
+                raise
             self._quarantine(entry, shard, exc)
             return
         raw = names.tobytes()
@@ -351,7 +362,7 @@ class FileMemory:
         self._path = cache_dir / "files" / f"{where}.json"
         self._entries: dict[str, list[Any]] = {}
         self._changed = False
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             entries = json.loads(self._path.read_bytes())
             if isinstance(entries, dict):
                 self._entries = entries
@@ -414,11 +425,14 @@ def list_stores(cache_dir: Path) -> list[StoreInfo]:
     """Every store below a cache folder, the last used first."""
     found = []
     for folder in (cache_dir / "features").glob("*"):
+        if not STORE_NAME.fullmatch(folder.name):  # not ours
+            continue
         try:
             key = json.loads((folder / KEY_FILE).read_bytes())
             used = (folder / KEY_FILE).stat().st_mtime
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             key, used = {}, 0.0
+        key = key if isinstance(key, dict) else {}
         rows = size = 0
         for path in folder.glob("*"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -436,12 +450,16 @@ def verify(cache_dir: Path) -> tuple[int, list[str]]:
 
     Returns:
         How many rows are sound, and one line for each damaged shard.
+
+    Raises:
+        ResourceError: a damaged shard cannot be moved.
     """
     rows, problems = 0, []
-    for info in list_stores(cache_dir):
-        store = Store(cache_dir / "features" / info.name)
-        rows += len(store)
-        problems += store.problems
+    with _translated(cache_dir):
+        for info in list_stores(cache_dir):
+            store = Store(cache_dir / "features" / info.name)
+            rows += len(store)
+            problems += store.problems
     return rows, problems
 
 
@@ -477,7 +495,11 @@ def prune(
         old = unused_days is not None and info.used_s < time.time() - unused_days * 86400
         large = max_bytes is not None and total > max_bytes
         if everything or old or large:
-            shutil.rmtree(cache_dir / "features" / info.name, ignore_errors=True)
+            # Renamed first, so that a reader finds a store whole or not at all.
+            gone = cache_dir / f".removed.{info.name}.{os.getpid()}"
+            with _translated(cache_dir):
+                os.replace(cache_dir / "features" / info.name, gone)
+            shutil.rmtree(gone, ignore_errors=True)
             removed, freed, total = removed + 1, freed + info.size_bytes, total - info.size_bytes
     for path in _abandoned(cache_dir):
         with contextlib.suppress(OSError):
@@ -489,8 +511,20 @@ def prune(
 def _abandoned(cache_dir: Path) -> Iterable[Path]:
     """Partial files, shards without manifest entry, and what is in quarantine, older than a day."""
     before = time.time() - ABANDONED_AFTER_S
-    for pattern in ("**/.*.partial", "features/*/*.safetensors", "quarantine/*"):
+    patterns = (
+        "features/*/.*.partial",
+        "files/.*.partial",
+        "backbones/.*.partial",
+        "backbones/*/.*.partial",
+        "backbones/*/.openvino-*",
+        ".removed.*/*",
+        "features/*/*.safetensors",
+        "quarantine/*",
+    )
+    for pattern in patterns:
         for path in cache_dir.glob(pattern):
+            if pattern.startswith("features") and not STORE_NAME.fullmatch(path.parent.name):
+                continue  # not ours
             committed = path.parent.parent.name == "features" and (
                 path.suffix == ".safetensors" and path.with_suffix(".json").exists()
             )

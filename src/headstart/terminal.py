@@ -223,6 +223,8 @@ def show_progress() -> Iterator["Told"]:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        # Else rich sends what is written to stdout to the bar's console, which is stderr.
+        redirect_stdout=out.is_terminal,
     )
     tasks: dict[str, Any] = {}
 
