@@ -5,6 +5,7 @@ be trained on these without ever running the frozen part again. Shape letters: N
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -137,13 +138,20 @@ def extract_activations(
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     point = backbone.cut(cut)
     style = augmentation or Augmentation()
-    options = {"engine": engine, "precision": precision, "device": device, "cache_dir": cache}
-    choice = choose_engine(backbone, **options)  # type: ignore[arg-type]
+    decide = functools.partial(
+        choose_engine,
+        backbone,
+        engine=engine,
+        precision=precision,
+        device=device,
+        cache_dir=cache,
+    )
+    choice = decide()
     if choice.library == "openvino" and engine == "auto":
         try:
             prepare_engine(backbone, choice, cuts=(cut,), pooled=False, cache_dir=cache)
         except UsageError:  # remembered now, so that the choice falls on PyTorch
-            choice = choose_engine(backbone, **options)  # type: ignore[arg-type]
+            choice = decide()
     key = {
         **feature_key(backbone, choice),
         "cuts": [cut],

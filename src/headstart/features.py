@@ -11,6 +11,7 @@ micro-batches are in memory. Rows are committed in shards as they come.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import math
@@ -203,8 +204,10 @@ def extract(
         ResourceError: out of disk, memory or permission; what is committed stays.
     """
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    options = {"precision": precision, "device": device, "cache_dir": cache}
-    choice = choose_engine(backbone, engine=engine, **options)  # type: ignore[arg-type]
+    decide = functools.partial(
+        choose_engine, backbone, precision=precision, device=device, cache_dir=cache
+    )
+    choice = decide(engine=engine)
     threads = count_threads(workers)
 
     def run(choice: EngineChoice) -> Features:
@@ -222,7 +225,7 @@ def extract(
         if engine != "auto" or choice.library == "torch":
             raise
         # OpenVINO could not take the network, and that is remembered now.
-        return run(choose_engine(backbone, engine="auto", **options))  # type: ignore[arg-type]
+        return run(decide(engine="auto"))
 
 
 def feature_key(backbone: Backbone, choice: EngineChoice) -> dict[str, Any]:
