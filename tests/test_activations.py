@@ -1,5 +1,6 @@
 """Activations on disk equal those of a live run bit for bit, in every view, and are computed once."""
 
+import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from headstart.datasets import load_dataset
 from headstart.engines import choose_engine, make_engine
 from headstart.errors import ResourceError, UsageError, VerificationError
 from headstart.features import extract
-from headstart.images import Augmentation, augment_image, decode_image
+from headstart.images import AUGMENTATIONS, Augmentation, augment_image, decode_image
 from headstart.store import prune
 
 CUT = "blocks.2"
@@ -107,7 +108,7 @@ def test_a_view_is_a_function_of_seed_id_and_view(dataset, vit, live, look):
         for view in range(3)
     ]
     assert same == [True, False, False]
-    style = Augmentation(crop=False, colour=False)
+    style = dataclasses.replace(AUGMENTATIONS["none"], flip=1.0)
     plain = look(dataset, views=2, seed=7, augmentation=style)
     right = run_by_hand(dataset, vit, live, 2, 1, seed=7, style=style)
     assert torch.equal(plain.read_tensor(row, 1)[0], right.to(torch.bfloat16))

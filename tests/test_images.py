@@ -2,9 +2,12 @@
 
 import dataclasses
 import errno
+import io
 import os
 import subprocess
 import sys
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headstart.datasets import load_dataset
-from headstart.errors import BadImageError, ResourceError
+from headstart.errors import BadImageError, ResourceError, UsageError
 from headstart.images import (
+    AUGMENTATIONS,
+    OPERATIONS,
+    Augmentation,
+    Picture,
     Preprocessing,
+    augment_image,
     decode_image,
+    decode_picture,
     prepare_image,
     read_image_bytes,
     scan_images,
@@ -211,6 +220,225 @@ def test_a_longer_image_is_cut_to_its_middle(axes):
     whole, cut = (prepare_image(Image.fromarray(part), how) for part in pair)
     assert whole.shape == (32, 32, 3)
     assert (whole == cut).all()
+
+
+# ---------------------------------------------------------------- augmented views
+
+SMALL = Preprocessing((64, 48), 0.875, "center", "bicubic", *IMAGENET)
+STILL = AUGMENTATIONS["none"]
+PHOTO = Image.fromarray(np.resize(NOISE, (150, 200, 3)))
+
+
+def take(image, augmentation, view=1, image_id="cat/a.jpg", seed=0, how=SMALL):
+    return augment_image(image, how, augmentation, seed=seed, image_id=image_id, view=view)
+
+
+@pytest.mark.parametrize("size", [(200, 150), (30, 20), (1, 1), (1000, 4)], ids=str)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_view_is_a_pure_function_of_seed_id_and_view(name, size):
+    style, image = AUGMENTATIONS[name], Image.fromarray(np.resize(NOISE, (*size[::-1], 3)))
+    before = image.tobytes()
+    jobs = [(v, i, s) for v in range(3) for i in ("a", "b") for s in (0, 1)]
+    views = [take(image, style, *job) for job in jobs]
+    assert {(v.shape, v.dtype.name) for v in views} == {((64, 48, 3), "uint8")}
+    with ThreadPoolExecutor(8) as pool:
+        others = list(pool.map(lambda job: take(image, style, *job), reversed(jobs)))
+    assert all((a == b).all() for a, b in zip(views, reversed(others), strict=True))
+    assert image.tobytes() == before
+    plain = prepare_image(image, SMALL)
+    assert all((v == plain).all() for v in views[:4])
+    if size == (200, 150):
+        different = {v.tobytes() for v in views}
+        assert len(different) == (1 if name == "none" else 9)
+
+
+def test_the_plain_view_needs_no_torch():
+    code = """if True:
+        import sys
+        from PIL import Image
+        from headstart.images import *
+        how = Preprocessing((8, 8), 0.875, "center", "bicubic", (0,) * 3, (1,) * 3)
+        for style, view in ((AUGMENTATIONS["strong"], 0), (AUGMENTATIONS["none"], 3)):
+            augment_image(Image.new("RGB", (9, 9)), how, style, seed=0, image_id="a", view=view)
+        sys.exit("torch" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_an_id_from_a_mac_draws_the_same():
+    forms = [unicodedata.normalize(form, "Zoë/1.jpg") for form in ("NFC", "NFD")]
+    assert forms[0] != forms[1]
+    first, second = (take(PHOTO, Augmentation(), image_id=form) for form in forms)
+    assert (first == second).all()
+
+
+def test_presets_grow_stronger_and_medium_is_the_default():
+    assert list(AUGMENTATIONS) == ["none", "light", "medium", "strong"]
+    assert AUGMENTATIONS["medium"] == Augmentation()
+    photo = Image.fromarray(
+        np.resize(np.linspace(0, 255, 200), (150, 200, 1)).repeat(3, 2).astype("u1")
+    )
+    plain = prepare_image(photo, SMALL).astype(float)
+    distances = [
+        np.mean([np.abs(take(photo, style.without_flip(), v) - plain).mean() for v in range(1, 60)])
+        for style in AUGMENTATIONS.values()
+    ]
+    assert distances[0] == 0
+    assert distances == sorted(set(distances))
+
+
+def test_crops_keep_to_their_shares_and_shapes():
+    y, x = np.mgrid[:150, :200]
+    image = Image.fromarray(np.stack([x, y, x], axis=-1).astype(np.uint8))
+    how = dataclasses.replace(SMALL, input_px=(100, 100), interpolation="nearest")
+    shares, ratios = [], []
+    for view in range(1, 300):
+        style = dataclasses.replace(STILL, crop=(0.3, 0.6), ratio=(0.8, 1.25))
+        found = take(image, style, view, how=how).astype(int)
+        width = (found[0, -1, 0] - found[0, 0, 0]) * 100 / 99
+        height = (found[-1, 0, 1] - found[0, 0, 1]) * 100 / 99
+        shares.append(width * height / (150 * 200))
+        ratios.append(width / height)
+    assert 0.28 < min(shares) < 0.33
+    assert 0.57 < max(shares) < 0.62
+    assert 0.77 < min(ratios) < 0.83
+    assert 1.2 < max(ratios) < 1.29
+
+
+def test_flips_are_as_frequent_as_asked_for():
+    ramp = Image.fromarray(np.resize(np.arange(200), (150, 200, 1)).repeat(3, 2).astype("u1"))
+
+    def count(style):
+        views = [take(ramp, style, view) for view in range(1, 401)]
+        return sum(int(v[0, 0, 0] > v[0, -1, 0]) for v in views)
+
+    assert 165 < count(dataclasses.replace(STILL, flip=0.5)) < 235
+    assert 70 < count(dataclasses.replace(Augmentation(), flip=0.25)) < 130
+    assert count(dataclasses.replace(STILL, flip=1.0)) == 400
+    assert count(Augmentation().without_flip()) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("brightness", lambda v: v[:, :, 1].mean() / 100),
+        ("contrast", lambda v: (v[0, 0, 1] - v[-1, -1, 1]) / 40),
+        ("saturation", lambda v: (v[0, 0, 2] - v[0, 0, 1]) / 60),
+    ],
+)
+def test_colours_change_within_their_range(name, measure):
+    pixels = np.full((64, 48, 3), (100, 120, 180), dtype=np.uint8)
+    pixels[32:] = (60, 80, 140)
+    style = dataclasses.replace(STILL, **{name: 0.3})
+    how = dataclasses.replace(SMALL, crop_pct=1.0)
+    found = [
+        measure(take(Image.fromarray(pixels), style, v, how=how).astype(int)) for v in range(1, 200)
+    ]
+    assert 0.66 < min(found) < 0.75
+    assert 1.25 < max(found) < 1.34
+
+
+def test_hue_and_rotation_and_erasing_do_what_they_say():
+    red = Image.new("RGB", (64, 64), (250, 10, 10))
+    hues = [take(red, dataclasses.replace(STILL, hue=0.1), v)[0, 0] for v in range(1, 50)]
+    assert max(h[1] for h in hues) > 100
+    assert max(h[2] for h in hues) > 100
+    assert min(h[0] for h in hues) > 240  # never as far as to green
+    turned = take(red, dataclasses.replace(STILL, rotate_degrees=40.0))
+    fill = [round(255 * m) for m in SMALL.mean]
+    assert turned[0, 0].tolist() == fill
+    assert turned[32, 24].tolist() == [250, 10, 10]
+    style = dataclasses.replace(STILL, erase=0.5)
+    shares = [(take(red, style, v) == fill).all(axis=2).mean() for v in range(1, 300)]
+    assert 0.4 < np.mean([s == 0 for s in shares]) < 0.6
+    assert 0.01 < min(s for s in shares if s) < 0.04
+    assert 0.16 < max(shares) < 0.21
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_random_operation_keeps_the_size_and_its_strength(name):
+    from torchvision.transforms.v2 import functional
+
+    image = Image.fromarray(np.resize(60 + NOISE // 2, (30, 20, 3)))
+    for strength in (-1.0, -0.3, 0.0, 0.3, 0.999):
+        found = OPERATIONS[name](functional, image, strength, [1, 2, 3])
+        assert (found.mode, found.size) == ("RGB", (20, 30))
+        always = name in ("autocontrast", "equalize")
+        changed = np.abs(np.asarray(found).astype(int) - np.asarray(image)).max() > 1
+        assert changed == (name != "identity" and (strength != 0 or always))
+
+
+def test_every_random_operation_is_drawn():
+    how = dataclasses.replace(SMALL, crop_pct=1.0, input_px=(30, 40))
+    image = Image.fromarray(np.resize(NOISE, (30, 40, 3)))
+    style = dataclasses.replace(STILL, random_ops=1)
+    found = {take(image, style, v, how=how).tobytes() for v in range(1, 151)}
+    # Identity, autocontrast, equalise and the steps of posterise come again; the others never do.
+    assert 90 < len(found) < 140
+
+
+def test_what_is_enlarged_is_changed_before():
+    tiny = Image.fromarray(np.resize(NOISE, (20, 16, 3)))
+    style = dataclasses.replace(STILL, rotate_degrees=30.0, flip=1.0, brightness=0.5)
+    how = dataclasses.replace(SMALL, crop_pct=1.0)
+    plain, found = prepare_image(tiny, how), take(tiny, style, how=how)
+    small = dataclasses.replace(how, input_px=(20, 16))
+    before = Image.fromarray(take(tiny, style, how=small))
+    assert (found == prepare_image(before, how)).all()
+    assert (found != plain).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"flip": 1.5}, "flip must be from 0 to 1, got 1.5"),
+        ({"hue": 0.6}, "hue must be from 0 to 0.5, got 0.6"),
+        ({"erase": float("nan")}, "erase must be from 0 to 1, got nan"),
+        ({"random_ops": -1}, "random_ops must be from 0 to 10, got -1"),
+        (
+            {"crop": (0.0, 1.0)},
+            r"crop must be two shares of the area in \(0, 1\], got \(0.0, 1.0\)",
+        ),
+        ({"crop": (0.9, 0.5)}, "crop must be two shares"),
+        ({"ratio": (0.0, 1.0)}, "ratio must be two positive numbers"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, reason):
+    with pytest.raises(UsageError, match=reason):
+        Augmentation(**options)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_of_a_scaled_decoding_are_near_the_exact(name, orientation):
+    y, x = np.mgrid[:1201, :1599]
+    waves = [128 + 100 * np.sin(x / a) * np.cos(y / b) for a, b in ((60, 90), (150, 70), (90, 90))]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.stack(waves, axis=-1).astype(np.uint8))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, exif=exif)
+    style = AUGMENTATIONS[name]
+    exact, scaled = (decode_picture(file.getvalue(), SMALL, style, exact=e) for e in (True, False))
+    assert exact.size == scaled.size
+    assert scaled.image.width * scaled.image.height < 0.1 * 1201 * 1599
+    for view in range(6):
+        first, second = (take(p, style, view).astype(int) for p in (exact, scaled))
+        if name != "strong":  # whose operations make little differences large
+            assert np.abs(first - second).mean() < 1.5
+        if orientation == 1:
+            assert (take(exact.image, style, view) == first).all()
+    # The smallest crop still fills the input.
+    least = min(scaled.image.size) * (style.crop[0] if style.crop else 1) ** 0.5
+    assert least >= max(SMALL.input_px)
+
+
+def test_a_picture_of_another_kind_is_decoded_whole():
+    data = encode(np.resize(NOISE, (400, 300, 3)), "PNG")
+    picture = decode_picture(data, SMALL, Augmentation(), exact=False)
+    assert isinstance(picture, Picture)
+    assert (picture.image.size, picture.size) == ((300, 400), (300, 400))
+    assert (take(picture, Augmentation()) == take(decode_image(data), Augmentation())).all()
 
 
 # ---------------------------------------------------------------- the scan

@@ -20,25 +20,31 @@ import re
 import stat
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageEnhance, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from headstart.datasets import Dataset, draw
-from headstart.errors import BadImageError, ResourceError
+from headstart.errors import BadImageError, ResourceError, UsageError
 
 __all__ = [
+    "AUGMENTATIONS",
     "FORMATS",
+    "OPERATIONS",
     "Augmentation",
+    "Picture",
     "Preprocessing",
     "Scan",
     "augment_image",
     "decode_and_prepare",
     "decode_image",
+    "decode_picture",
     "prepare_image",
     "read_image_bytes",
     "scan_images",
@@ -339,72 +345,187 @@ def decode_and_prepare(
     Raises:
         BadImageError, ResourceError: as `decode_image`.
     """
+    picture = decode_picture(data, preprocessing, exact=exact, max_pixels=max_pixels)
+    return _prepare_picture(picture, preprocessing)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright RGB image that may have been decoded at a fraction of its size.
+
+    Attributes:
+        image: RGB.
+        size: (width, height) of the whole image.
+        extent: (left, top, right, bottom) of the whole within `image`, in its pixels; None when it
+            was decoded exactly, at full size.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    extent: tuple[float, float, float, float] | None = None
+
+
+def decode_picture(
+    data: bytes,
+    preprocessing: Preprocessing,
+    augmentation: "Augmentation | None" = None,
+    *,
+    exact: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Picture:
+    """Bytes of an image -> what views can be taken of, by `augment_image`.
+
+    Args:
+        augmentation: of the views; None for the plain view alone.
+        exact: decode as `decode_image`. Otherwise a JPEG is decoded at a fraction of its size, never
+            below what the plain view needs, nor below what the smallest crop needs to fill the input
+            without being enlarged.
+
+    Raises:
+        BadImageError, ResourceError: as `decode_image`.
+    """
     if not exact and data[:2] == b"\xff\xd8":
-        pixels = _prepare_scaled(data, preprocessing, max_pixels)
-        if pixels is not None:
-            return pixels
-    return prepare_image(decode_image(data, max_pixels=max_pixels), preprocessing)
+        picture = _decode_scaled(data, _least_px(preprocessing, augmentation), max_pixels)
+        if picture is not None:
+            return picture
+    image = decode_image(data, max_pixels=max_pixels)
+    return Picture(image, image.size)
 
 
-def _prepare_scaled(
-    data: bytes, preprocessing: Preprocessing, max_pixels: int
-) -> np.ndarray | None:
-    """A JPEG decoded at n/8 of its size, resized and cropped; None leaves it to the exact way."""
+def _least_px(preprocessing: Preprocessing, augmentation: "Augmentation | None") -> int:
+    """The shorter side that a JPEG is decoded at, at least."""
+    target = max(preprocessing.input_px)
+    least = math.ceil(SCALED_MARGIN * target / preprocessing.crop_pct)
+    if augmentation is not None and augmentation.crop is not None:
+        least = max(least, math.ceil(target / math.sqrt(augmentation.crop[0])))
+    return least
+
+
+def _decode_scaled(data: bytes, least: int, max_pixels: int) -> Picture | None:
+    """A JPEG decoded at n/8 of its size; None leaves it to the exact way."""
     header = _open(data, max_pixels)
     short, long = sorted(header.size)
     if header.mode not in ("RGB", "L") or long > MAX_ASPECT * short:
         return None
-    least = math.ceil(SCALED_MARGIN * max(preprocessing.input_px) / preprocessing.crop_pct)
     try:
-        array = simplejpeg.decode_jpeg(data, min_height=least, min_width=least)
+        pixels = simplejpeg.decode_jpeg(data, min_height=least, min_width=least)
     except ValueError:  # damaged, perhaps; the exact way says what is wrong
         return None
-    image, orientation = Image.fromarray(array), _orientation(header)
+    image, orientation = Image.fromarray(pixels), _orientation(header)
     # The decoder rounds a fraction of a pixel up at the right and bottom; the true extent goes on.
     eighths = round(8 * image.width / header.width)
-    extent = (
-        min(header.width * eighths / 8, image.width),
-        min(header.height * eighths / 8, image.height),
-    )
+    true_w = min(header.width * eighths / 8, image.width)
+    true_h = min(header.height * eighths / 8, image.height)
     size = header.size
     if orientation in ORIENTATIONS:
         image = image.transpose(ORIENTATIONS[orientation])
         if orientation >= 5:
-            extent, size = extent[::-1], size[::-1]
-    (width, height), (left, top) = _geometry(size, preprocessing)
-    x0 = image.width - extent[0] if orientation in (2, 3, 6, 7) else 0.0
-    y0 = image.height - extent[1] if orientation in (3, 4, 7, 8) else 0.0
-    step_x, step_y = extent[0] / width, extent[1] / height
+            true_w, true_h, size = true_h, true_w, size[::-1]
+    left = image.width - true_w if orientation in (2, 3, 6, 7) else 0.0
+    top = image.height - true_h if orientation in (3, 4, 7, 8) else 0.0
+    return Picture(image, size, (left, top, left + true_w, top + true_h))
+
+
+def _prepare_picture(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
+    if picture.extent is None:
+        return prepare_image(picture.image, preprocessing)
+    size, (left, top) = _geometry(picture.size, preprocessing)
     target_h, target_w = preprocessing.input_px
-    box = (
-        x0 + left * step_x,
-        y0 + top * step_y,
-        min(x0 + (left + target_w) * step_x, image.width),
-        min(y0 + (top + target_h) * step_y, image.height),
+    box = _scale_box(picture, (left, top, left + target_w, top + target_h), size)
+    method = INTERPOLATIONS[preprocessing.interpolation]
+    return np.asarray(picture.image.resize((target_w, target_h), method, box=box))
+
+
+def _scale_box(
+    picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """A box of the whole image, were it resized to `size`, in the pixels that were decoded."""
+    width, height = picture.image.size
+    left, top, right, bottom = picture.extent or (0.0, 0.0, float(width), float(height))
+    step_x, step_y = (right - left) / size[0], (bottom - top) / size[1]
+    return (
+        left + box[0] * step_x,
+        top + box[1] * step_y,
+        min(left + box[2] * step_x, width),
+        min(top + box[3] * step_y, height),
     )
-    resized = image.resize(
-        (target_w, target_h), INTERPOLATIONS[preprocessing.interpolation], box=box
-    )
-    return np.asarray(resized)
+
+
+# ---------------------------------------------------------------- augmented views
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How a view differs from the plain image, each part on its own.
+    """How a view differs from the plain image; the default is the preset "medium".
 
     Attributes:
-        crop: a random part of 50 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resized.
-        flip: mirrored left to right in one view of two; wrong for signs and letters.
-        colour: brightness, contrast and saturation each times 0.8 to 1.2.
+        crop: (least, most) share of the area that a random part has which is then resized, in
+            (0, 1]; None leaves the resizing and centre crop of the plain image.
+        ratio: (least, most) width over height of that part, before it is cut to fit.
+        flip: the probability of being mirrored left to right; 0 for signs, digits and letters.
+        brightness, contrast, saturation: times 1 minus to 1 plus this, in [0, 1].
+        hue: turned by up to this much of the colour circle either way, in [0, 0.5]; costs as much
+            time as all the others together.
+        rotate_degrees: turned by up to this much either way, in [0, 180].
+        erase: the probability that a rectangle of 2 to 20 % of the area is blanked (Zhong et al.,
+            Random Erasing Data Augmentation, AAAI 2020).
+        random_ops: how many operations are drawn one after another from `OPERATIONS`, each with a
+            strength drawn from its whole range (Müller and Hutter, TrivialAugment, ICCV 2021).
+
+    Raises:
+        UsageError: a value is out of its range.
     """
 
-    crop: bool = True
-    flip: bool = True
-    colour: bool = True
+    crop: tuple[float, float] | None = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.0
+    rotate_degrees: float = 0.0
+    erase: float = 0.0
+    random_ops: int = 0
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("flip", 1), ("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5),
+            ("rotate_degrees", 180), ("erase", 1), ("random_ops", 10),
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"{name} must be from 0 to {most}, got {getattr(self, name)}")
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise UsageError(f"crop must be two shares of the area in (0, 1], got {self.crop}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise UsageError(f"ratio must be two positive numbers, got {self.ratio}")
+
+    def without_flip(self) -> "Augmentation":
+        """The same, never mirrored: for signs, digits and letters."""
+        return dataclasses.replace(self, flip=0.0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every view is the plain image."""
+        return self.crop is None and not any(
+            (self.flip, self.brightness, self.contrast, self.saturation, self.hue,
+             self.rotate_degrees, self.erase, self.random_ops)
+        )  # fmt: skip
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(crop=None, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0),
+    "light": Augmentation(
+        crop=(0.8, 1.0), ratio=(0.9, 1 / 0.9), brightness=0.1, contrast=0.1, saturation=0.1
+    ),
+    "medium": Augmentation(),
+    "strong": Augmentation(
+        crop=(0.25, 1.0), brightness=0.0, contrast=0.0, saturation=0.0, erase=0.25, random_ops=1
+    ),
+}
 
 
 def augment_image(
-    image: Image.Image,
+    image: Image.Image | Picture,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
     *,
@@ -415,38 +536,131 @@ def augment_image(
     """One view of an RGB image, uint8 (H, W, 3); a pure function of its arguments.
 
     View 0 is the plain image as `prepare_image` gives it. The random resized crop is that of Szegedy
-    et al., Going Deeper with Convolutions (CVPR 2015), with a milder range.
+    et al., Going Deeper with Convolutions (CVPR 2015). Operations on colours and shapes are those of
+    torchvision.transforms.v2, which for such images are Pillow's; cropping and resizing are one step
+    with Pillow, which takes parts of a pixel, as a scaled decoding needs.
     """
-    if view == 0:
-        return prepare_image(image, preprocessing)
+    picture = image if isinstance(image, Picture) else Picture(image, image.size)
+    if view == 0 or augmentation.is_plain:
+        return _prepare_picture(picture, preprocessing)
 
     def uniform(purpose: str, low: float, high: float) -> float:
         return low + (high - low) * draw(seed, f"view {purpose}", image_id, view)
 
-    image = _bound_aspect(image)
+    whole = picture.image
+    if picture.extent is None:
+        whole = _bound_aspect(whole)
+        picture = Picture(whole, whole.size)
     target_h, target_w = preprocessing.input_px
     method = INTERPOLATIONS[preprocessing.interpolation]
-    if augmentation.crop:
-        area = image.width * image.height * uniform("area", 0.5, 1.0)
-        ratio = math.exp(uniform("ratio", math.log(3 / 4), math.log(4 / 3)))
-        width = min(image.width, max(1, round(math.sqrt(area * ratio))))
-        height = min(image.height, max(1, round(math.sqrt(area / ratio))))
-        left = math.floor(uniform("left", 0, image.width - width + 1))
-        top = math.floor(uniform("top", 0, image.height - height + 1))
-        box = (left, top, left + width, top + height)
-        image = image.resize((target_w, target_h), method, box=box)
+    box = (0.0, 0.0, float(whole.width), float(whole.height))
+    if augmentation.crop is not None:
+        box = _scale_box(picture, _draw_crop(picture.size, augmentation, uniform), picture.size)
+    # What is enlarged is changed before, with fewer pixels; what is made smaller, after.
+    last = (box[2] - box[0]) * (box[3] - box[1]) < target_w * target_h
+    if last:
+        part = whole.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
+    elif augmentation.crop is not None:
+        part = whole.resize((target_w, target_h), method, box=box)
     else:
-        image = Image.fromarray(prepare_image(image, preprocessing))
-    if augmentation.flip and uniform("flip", 0, 1) < 0.5:
+        part = Image.fromarray(_prepare_picture(picture, preprocessing))
+    fill = [round(255 * mean) for mean in preprocessing.mean]
+    part = _change(part, augmentation, uniform, fill)
+    if last and augmentation.crop is not None:
+        part = part.resize((target_w, target_h), method)
+    elif last:
+        return prepare_image(part, preprocessing)
+    return np.asarray(part)
+
+
+Uniform = Callable[[str, float, float], float]
+
+
+def _draw_crop(
+    size: tuple[int, int], augmentation: Augmentation, uniform: Uniform
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a random part of an image of this (width, height)."""
+    assert augmentation.crop is not None
+    low, high = augmentation.ratio
+    area = size[0] * size[1] * uniform("area", *augmentation.crop)
+    ratio = math.exp(uniform("ratio", math.log(low), math.log(high)))
+    width = min(size[0], max(1, round(math.sqrt(area * ratio))))
+    height = min(size[1], max(1, round(math.sqrt(area / ratio))))
+    left = math.floor(uniform("left", 0, size[0] - width + 1))
+    top = math.floor(uniform("top", 0, size[1] - height + 1))
+    return left, top, left + width, top + height
+
+
+def _change(
+    image: Image.Image, augmentation: Augmentation, uniform: Uniform, fill: list[int]
+) -> Image.Image:
+    """All that happens to a part of an image but for resizing."""
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    if uniform("flip", 0, 1) < augmentation.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if augmentation.colour:
-        for purpose, enhancer in (
-            ("brightness", ImageEnhance.Brightness),
-            ("contrast", ImageEnhance.Contrast),
-            ("saturation", ImageEnhance.Color),
-        ):
-            image = enhancer(image).enhance(uniform(purpose, 0.8, 1.2))
-    return np.asarray(image)
+    if augmentation.rotate_degrees:
+        degrees = uniform("rotate", -augmentation.rotate_degrees, augmentation.rotate_degrees)
+        image = functional.rotate(image, degrees, InterpolationMode.BILINEAR, fill=fill)
+    for purpose, most, adjust in (
+        ("brightness", augmentation.brightness, functional.adjust_brightness),
+        ("contrast", augmentation.contrast, functional.adjust_contrast),
+        ("saturation", augmentation.saturation, functional.adjust_saturation),
+    ):
+        if most:
+            image = adjust(image, uniform(purpose, 1 - most, 1 + most))
+    if augmentation.hue:
+        hue = uniform("hue", -augmentation.hue, augmentation.hue)
+        image = functional.adjust_hue(image, hue)
+    for number in range(augmentation.random_ops):
+        names = list(OPERATIONS)
+        name = names[math.floor(uniform(f"operation {number}", 0, len(names)))]
+        image = OPERATIONS[name](functional, image, uniform(f"strength {number}", -1, 1), fill)
+    if uniform("erase", 0, 1) < augmentation.erase:
+        image = image.copy()
+        share = Augmentation(crop=(0.02, 0.2), ratio=(1 / 3, 3))
+        box = _draw_crop(image.size, share, lambda p, a, b: uniform(f"erase {p}", a, b))
+        image.paste(tuple(fill), box)
+    return image
+
+
+def _warp(functional: Any, image: Image.Image, fill: list[int], **how: Any) -> Image.Image:
+    from torchvision.transforms.v2 import InterpolationMode
+
+    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    bilinear = InterpolationMode.BILINEAR
+    warped: Image.Image = functional.affine(
+        image, **{**still, **how}, interpolation=bilinear, fill=fill
+    )
+    return warped
+
+
+def _shear_degrees(strength: float) -> float:
+    return math.degrees(math.atan(0.99 * strength))
+
+
+# {name: (torchvision's functional, image, strength in [-1, 1], colour of what is uncovered) -> image};
+# the list and the ranges are those of torchvision's TrivialAugmentWide.
+OPERATIONS: dict[str, Callable[[Any, Image.Image, float, list[int]], Image.Image]] = {
+    "identity": lambda f, image, m, fill: image,
+    "shear x": lambda f, image, m, fill: _warp(f, image, fill, shear=[_shear_degrees(m), 0.0]),
+    "shear y": lambda f, image, m, fill: _warp(f, image, fill, shear=[0.0, _shear_degrees(m)]),
+    "translate x": lambda f, image, m, fill: _warp(
+        f, image, fill, translate=[round(m * image.width / 7), 0]
+    ),
+    "translate y": lambda f, image, m, fill: _warp(
+        f, image, fill, translate=[0, round(m * image.height / 7)]
+    ),
+    "rotate": lambda f, image, m, fill: _warp(f, image, fill, angle=135 * m),
+    "brightness": lambda f, image, m, fill: f.adjust_brightness(image, 1 + 0.99 * m),
+    "saturation": lambda f, image, m, fill: f.adjust_saturation(image, 1 + 0.99 * m),
+    "contrast": lambda f, image, m, fill: f.adjust_contrast(image, 1 + 0.99 * m),
+    "sharpness": lambda f, image, m, fill: f.adjust_sharpness(image, 1 + 0.99 * m),
+    "posterize": lambda f, image, m, fill: f.posterize(image, 8 - round(6 * abs(m))),
+    "solarize": lambda f, image, m, fill: f.solarize(image, 255 * (1 - abs(m))),
+    "autocontrast": lambda f, image, m, fill: f.autocontrast(image),
+    "equalize": lambda f, image, m, fill: f.equalize(image),
+}
 
 
 def _bound_aspect(image: Image.Image) -> Image.Image:
