@@ -24,6 +24,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,7 +159,9 @@ class Store:
         self.folder = folder
         self.problems: list[str] = []
         self._shards: list[Path] = []
-        self._mapped: collections.OrderedDict[int, _Mapped] = collections.OrderedDict()
+        self._headers: dict[int, tuple[dict[str, Any], int]] = {}
+        self._mapped: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
+        self._lock = threading.Lock()  # of these two; batches are read ahead in threads
         self._places: dict[bytes, tuple[int, int]] = {}
         self._errors: dict[bytes, str] = {}
         for entry in sorted(folder.glob("*.json")):
@@ -249,21 +252,24 @@ class Store:
         Raises:
             ResourceError: another process has removed the shard since this store was opened.
         """
-        if shard not in self._mapped:
-            path = self._shards[shard]
-            try:
-                tensors, start = _read_header(path)
-                data: np.ndarray = np.memmap(path, dtype=np.uint8, mode="r")
-            except OSError as exc:
-                raise ResourceError(
-                    f"{path}: {exc.strerror or exc}; the features were removed in the meantime, "
-                    "run the command again"
-                ) from exc
-            self._mapped[shard] = tensors, start, data
-            if len(self._mapped) > MAX_MAPPED:
-                self._mapped.popitem(last=False)
-        self._mapped.move_to_end(shard)
-        tensors, start, data = self._mapped[shard]
+        with self._lock:
+            if shard not in self._mapped:
+                path = self._shards[shard]
+                try:
+                    if shard not in self._headers:
+                        self._headers[shard] = _read_header(path)
+                    with open(path, "rb") as file:  # half the time of np.memmap
+                        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                except OSError as exc:
+                    raise ResourceError(
+                        f"{path}: {exc.strerror or exc}; the features were removed in the "
+                        "meantime, run the command again"
+                    ) from exc
+                self._mapped[shard] = np.frombuffer(whole, dtype=np.uint8)
+                if len(self._mapped) > MAX_MAPPED:
+                    self._mapped.popitem(last=False)
+            self._mapped.move_to_end(shard)
+            (tensors, start), data = self._headers[shard], self._mapped[shard]
         if column not in tensors:
             return None
         facts = tensors[column]
@@ -328,10 +334,6 @@ class Store:
             f"damaged shard {shard.name} moved to {place} ({printable(str(reason))}); "
             "its images are computed again"
         )
-
-
-# The tensors of a shard, where their bytes start, and all its bytes.
-_Mapped = tuple[dict[str, Any], int, np.ndarray]
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
