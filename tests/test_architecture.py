@@ -12,9 +12,9 @@ import pytest
 import headstart
 
 ORDER = (
-    "errors datasets images store networks backbones engines features activations metrics heads "
-    "finetune strategies advise classifier fit audit compare report export serve scale demo terminal "
-    "commands cli __init__"
+    "errors datasets images store architectures networks backbones engines features activations "
+    "metrics heads finetune strategies advise classifier fit audit compare report export serve scale "
+    "demo terminal commands cli __init__"
 ).split()
 ROOT = Path(headstart.__file__).parent
 FILES = {path.stem: path for path in ROOT.glob("*.py")}
