@@ -6,6 +6,7 @@ and torchvision, which takes seconds, so `backbones` imports it only when a netw
 
 import contextlib
 import fnmatch
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -89,6 +90,7 @@ def _squeeze(name: str) -> str:
     return re.sub("[-_ ]", "", name.lower())
 
 
+@functools.cache  # timm sorts its list anew every time
 def _known() -> dict[str, list[str]]:
     """{library: its classification networks}."""
     return {

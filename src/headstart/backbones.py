@@ -8,6 +8,7 @@ A cut point is named by the module before which the network is cut, as timm name
 everything up to that module is frozen.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +21,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.datasets import nearest
+from headstart.datasets import choose, nearest
 from headstart.errors import InputError, UsageError
 from headstart.images import Preprocessing
 from headstart.store import default_cache_dir, write_atomically
@@ -36,11 +38,17 @@ from headstart.store import default_cache_dir, write_atomically
 if TYPE_CHECKING:
     from torch import nn
 
+    from headstart.architectures import PretrainedCfg
+    from headstart.networks import Layer
+
 __all__ = [
     "Backbone",
+    "BackboneInfo",
     "CutPoint",
     "backbone_of_state",
     "find_cut",
+    "list_backbones",
+    "list_layers",
     "load_backbone",
     "with_cut",
     "wrap_network",
@@ -63,6 +71,9 @@ PACKAGED = {
     ),
 }
 
+LIBRARIES = ("timm", "torchvision", "headstart")
+# Counting the parameters of a network takes a quarter of a second, so a long list goes without.
+COUNTED = 30
 CONNECT_TIMEOUT_S = 5.0
 CARD, STATE = "card.json", "state.safetensors"
 
@@ -187,6 +198,41 @@ def load_backbone(
     where = {"weights": str(path), "sha256": _hash(path), "fingerprint": backbone.fingerprint}
     _write_quietly(pointer, json.dumps(where).encode())
     return backbone
+
+
+def list_layers(
+    name: str, *, input_px: int | None = None, freeze_until: str | None = None
+) -> tuple[list["Layer"], str]:
+    """Every layer of a network in the order of the data, with its shapes; needs no weights.
+
+    Args:
+        name: as `load_backbone` takes it.
+        input_px: height and width of the images; the network's own by default.
+        freeze_until: a layer's name or index; those before it count as not trainable.
+
+    Returns:
+        (layers, "" or a sentence that tells why less than asked would be frozen).
+
+    Raises:
+        UsageError: no such network or layer, or one that cannot serve.
+    """
+    from headstart.architectures import find_network
+    from headstart.networks import (
+        find_classifier,
+        find_cuts,
+        find_layers,
+        resolve_cut,
+        sketch_network,
+    )
+
+    size = None if input_px is None else (input_px, input_px)
+    sketch = sketch_network(name, input_px=size)
+    name = find_network(name)[1]
+    config: dict[str, Any] = sketch.pretrained_cfg  # type: ignore[assignment]
+    size = _preprocessing(name, config).input_px
+    cuts = find_cuts(sketch, name, find_classifier(sketch, name), size)
+    place, told = (None, "") if freeze_until is None else resolve_cut(sketch, size, freeze_until)
+    return find_layers(sketch, size, cuts=[c[0] for c in cuts], freeze_until=place), told
 
 
 def find_cut(backbone: Backbone, layer: str) -> tuple[str, str]:
@@ -336,6 +382,117 @@ def _fingerprint(
             digest.update(f"{key}\0{array.dtype}\0{array.shape}\0".encode())
             digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- the list
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneInfo:
+    """A network that `load_backbone` may be asked for.
+
+    Attributes:
+        name: architecture, or architecture and tag.
+        library: "timm", "torchvision" or "headstart".
+        parameters: how many numbers it has, the classifier's included; None where not counted.
+        input_px: its own (height, width).
+        licence: of its weights, or "unknown" or "none".
+        weights: "built in" (with a package), "to install", "on this machine", "to download" or "none".
+    """
+
+    name: str
+    library: str
+    parameters: int | None
+    input_px: tuple[int, int]
+    licence: str
+    weights: str
+
+
+def list_backbones(
+    pattern: str = "",
+    *,
+    library: str | None = None,
+    local: bool = False,
+    max_parameters: float | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> list[BackboneInfo]:
+    """Networks by name, none of them built. A few of timm's cannot be cut, as `list_layers` tells.
+
+    Args:
+        pattern: a part of the name, or one with * and ?; with a dot, of names with tags.
+        library: only those of "timm", "torchvision" or "headstart".
+        local: only those whose weights are on this machine.
+        max_parameters: only those with no more. Counting takes a quarter of a second a network when it
+            is done for the first time; else only lists of at most 30 are counted.
+        cache_dir: where counts are kept; `default_cache_dir()` by default.
+        progress: told how many are counted.
+
+    Raises:
+        UsageError: an unknown library.
+    """
+    from headstart.architectures import list_networks, pretrained_config
+
+    if library is not None:
+        choose("library", library, dict.fromkeys(LIBRARIES))
+    found = []
+    for name, home in list_networks(pattern):
+        if library not in (None, home):
+            continue
+        config = pretrained_config(name)
+        status = _find_status(name, config)
+        if not local or status in ("built in", "on this machine"):
+            size = (int(config.input_size[1]), int(config.input_size[2]))
+            licence = str(config.license or "unknown")
+            found.append(BackboneInfo(name, home, None, size, licence, status))
+    found.sort(key=lambda info: info.name)
+    count = max_parameters is not None or len(found) <= COUNTED
+    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    sizes = _count_all([info.name for info in found], count, cache, progress)
+    found = [dataclasses.replace(info, parameters=sizes.get(info.name)) for info in found]
+    if max_parameters is None:
+        return found
+    return [i for i in found if i.parameters is not None and i.parameters <= max_parameters]
+
+
+def _find_status(name: str, config: "PretrainedCfg") -> str:
+    """Where the weights are, without asking the network."""
+    package, _ = PACKAGED.get(str(config.architecture), ("", ""))
+    if package and name.partition(".")[2] in ("", "in1k"):
+        return "built in" if importlib.util.find_spec(package) else "to install"
+    if config.hf_hub_id:
+        import huggingface_hub
+
+        filename = config.hf_hub_filename or "model.safetensors"
+        kept = isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, filename), str)
+        return "on this machine" if kept else "to download"
+    if config.url:
+        return "on this machine" if _torch_path(config.url).is_file() else "to download"
+    return "none"
+
+
+def _count_all(
+    names: list[str], build: bool, cache: Path, progress: Callable[[str, int, int], None]
+) -> dict[str, int]:
+    """{name: parameters} as far as they are known or, with `build`, can be found."""
+    from headstart.networks import count_parameters
+
+    path = cache / "backbones" / f"parameters-timm-{importlib.metadata.version('timm')}.json"
+    try:
+        known = {str(k): int(v) for k, v in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        known = {}
+    missing = [n for n in names if n not in known] if build else []
+    try:
+        for done, name in enumerate(missing):
+            progress("networks", done, len(missing))
+            with contextlib.suppress(UsageError):
+                known[name] = count_parameters(name)
+    finally:
+        if missing:
+            progress("networks", len(missing), len(missing))
+            _write_quietly(path, json.dumps(known).encode())
+    return known
 
 
 # ---------------------------------------------------------------- what is known already

@@ -33,9 +33,11 @@ from headstart.commands import (
     Root,
     Verbose,
     Workers,
+    backbones_command,
     cache_app,
     extract_command,
     given_options,
+    layers_command,
     set_state,
 )
 from headstart.errors import HeadstartError, UsageError, printable
@@ -358,6 +360,8 @@ def _csv_printer() -> "Callable[[Prediction], None]":
 
 
 app.command(name="extract")(extract_command)
+app.command(name="backbones")(backbones_command)
+app.command(name="layers")(layers_command)
 app.add_typer(cache_app, name="cache")
 
 

@@ -5,6 +5,7 @@ a command needs it.
 """
 
 import contextlib
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -35,9 +36,11 @@ __all__ = [
     "Root",
     "Verbose",
     "Workers",
+    "backbones_command",
     "cache_app",
     "extract_command",
     "given_options",
+    "layers_command",
     "set_state",
 ]
 
@@ -265,6 +268,123 @@ def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
         )
     )
     out.print(Text(f"engine {result['engine']} ({reason})", style="dim"))
+
+
+# ---------------------------------------------------------------- networks
+
+
+def backbones_command(
+    pattern: Annotated[
+        str,
+        typer.Argument(help="Part of a name, or one with * and ?; with a dot, also of the tag."),
+    ] = "",
+    library: Annotated[
+        str | None, typer.Option(help="Only those of timm, torchvision or headstart.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Only those whose weights are on this machine.")
+    ] = False,
+    max_params: Annotated[
+        float | None,
+        typer.Option(help="Only those with at most so many million parameters.", min=0),
+    ] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the networks there are, with their size, licence and where their weights are.
+
+    Parameters are counted in lists of at most 30, and for --max-params, which takes minutes for all \
+    networks the first time: name a pattern.
+
+    [bold]Examples[/bold]
+
+    headstart backbones resnet50
+
+    headstart backbones 'mobilenet*' --max-params 5
+
+    headstart backbones --local --json
+    """
+    from headstart.backbones import COUNTED, list_backbones
+
+    set_state(False, False, as_json)
+    with show_progress() as progress:
+        found = list_backbones(
+            pattern,
+            library=library,
+            local=local,
+            max_parameters=None if max_params is None else max_params * 1e6,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+    if as_json:
+        for info in found:
+            print_json(dataclasses.asdict(info))
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("name", "library", "million", "px", "licence", "weights"):
+        table.add_column(column, justify="right" if column in ("million", "px") else "left")
+    for info in found:
+        size = "" if info.parameters is None else f"{info.parameters / 1e6:.2f}"
+        table.add_row(
+            info.name, info.library, size, str(info.input_px[0]), Text(info.licence), info.weights
+        )
+    _print_wide(table if found else Text(f"no network fits '{printable(pattern)}'"))
+    note(f"{len(found):,} networks")
+    if any(info.parameters is None for info in found):
+        note(f"parameters are counted in lists of at most {COUNTED}; name a pattern")
+
+
+def layers_command(
+    name: Annotated[str, typer.Argument(help="A network, as --backbone takes it.")],
+    freeze_until: Annotated[
+        str | None, typer.Option(help="Name or index of a layer; those before it are frozen.")
+    ] = None,
+    input_px: Annotated[
+        int | None, typer.Option(help="Height and width of the images, if not the network's own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the layers of a network and where it can be cut; needs no weights.
+
+    A cut point is the place before the layer in whose row it stands.
+
+    [bold]Examples[/bold]
+
+    headstart layers mobilenet
+
+    headstart layers vgg16 --freeze-until features.21
+
+    headstart layers inception_v3 --input-px 139
+    """
+    from headstart.backbones import list_layers
+
+    set_state(False, False, as_json)
+    layers, told = list_layers(name, input_px=input_px, freeze_until=freeze_until)
+    if as_json:
+        for layer in layers:
+            print_json(dataclasses.asdict(layer))
+        return
+    if told:
+        warn(told)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", "layer", "type", "output", "parameters", "trained", "cut point"):
+        if column != "trained" or freeze_until is not None:
+            table.add_column(column, justify="right" if column in ("", "parameters") else "left")
+    for layer in layers:
+        shape = " x ".join(map(str, layer.shape))
+        cells = [str(layer.index), layer.name, layer.kind, shape, f"{layer.parameters:,}"]
+        if freeze_until is not None:
+            cells.append("yes" if layer.trainable else "frozen")
+        table.add_row(*map(Text, cells), Text(layer.cut, style="bold"))
+    _print_wide(table)
+    total = sum(layer.parameters for layer in layers)
+    trained = sum(layer.parameters for layer in layers if layer.trainable)
+    out.print(Text(f"{total:,} parameters" + (f", {trained:,} trained" if trained < total else "")))
+
+
+def _print_wide(what: Table | Text) -> None:
+    """A line a row however narrow the terminal, so that a row can be searched for."""
+    out.print(what, width=1000, crop=False)
 
 
 # ---------------------------------------------------------------- the store

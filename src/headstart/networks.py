@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import timm
@@ -31,7 +31,7 @@ __all__ = [
     "count_parameters",
     "find_classifier",
     "find_cuts",
-    "list_layers",
+    "find_layers",
     "measure_cuts",
     "read_state",
     "resolve_cut",
@@ -204,7 +204,7 @@ def _set_size(network: nn.Module, input_px: tuple[int, int] | None) -> None:
 
 def _size_error(name: str, input_px: tuple[int, int] | None, exc: Exception) -> UsageError:
     size = f"{input_px[0]} x {input_px[1]}" if input_px else "its own size of"
-    reason = " ".join(str(exc).split())[:160]
+    reason = " ".join(str(exc).partition("While executing")[0].split())[:160].rstrip(". ")
     return UsageError(f"backbone '{name}' cannot see {size} pixels: {reason}; choose another size")
 
 
@@ -482,7 +482,7 @@ class Layer:
     trainable: bool
 
 
-def list_layers(
+def find_layers(
     network: nn.Module,
     input_px: tuple[int, int],
     *,
@@ -524,7 +524,7 @@ def resolve_cut(network: nn.Module, input_px: tuple[int, int], layer: str) -> tu
     """Where to cut a network so that everything before a layer is frozen, in the order of the data.
 
     Args:
-        layer: the name of any module or parameter, or the index of a row of `list_layers`.
+        layer: the name of any module or parameter, or the index of a row of `find_layers`.
 
     Returns:
         (the module to cut before, "" or a sentence that tells why it is an earlier place than asked).
@@ -563,39 +563,38 @@ def resolve_cut(network: nn.Module, input_px: tuple[int, int], layer: str) -> tu
 def _find_rows(graph: fx.GraphModule, chain: list[fx.Node]) -> list[tuple[str, int, fx.Node]]:
     """(layer, index of the first node of the data that needs it, node with its output).
 
-    A layer is a module that is called as a whole or has no modules in it. A parameter that a module
-    with others in it uses itself is a row of its own.
+    A layer is a module that is called as a whole or has no modules in it. A parameter that is used
+    outside of these is a row of its own.
     """
     place = {node: i for i, node in enumerate(chain)}
+    # What does not depend on the data (a parameter, a bias computed of one) counts from its first use.
+    for node in reversed(graph.graph.nodes):
+        uses = [place[n] for n in node.users if n in place]
+        if node not in place and uses:
+            place[node] = min(uses)
     modules = dict(graph.named_modules())
     parameters = dict(graph.named_parameters())
     rows: dict[str, tuple[int, fx.Node]] = {}
     for node in graph.graph.nodes:
+        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        if node not in place:
+            continue
         if node.op == "call_module":
             rows.setdefault(str(node.target), (place[node], node))
-        elif node.op == "get_attr" and str(node.target) in parameters:
-            owner = str(node.target).rpartition(".")[0]
-            uses = [place[n] for n in _users(node) if n in place]
-            if uses and (owner == "" or any(modules[owner].children())):
-                rows.setdefault(str(node.target), (min(uses), node))
-        elif node in place:
-            stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-            if stack and stack[-1] in modules and not any(modules[stack[-1]].children()):
-                start = rows[stack[-1]][0] if stack[-1] in rows else place[node]
-                rows[stack[-1]] = (start, node)
+        elif stack and stack[-1] in modules and not any(modules[stack[-1]].children()):
+            start = rows[stack[-1]][0] if stack[-1] in rows else place[node]
+            rows[stack[-1]] = (start, node)
+    for node in graph.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name in parameters and not _is_inside(name, rows):
+            rows[name] = (place[node], node)
     found = [(name, start, node) for name, (start, node) in rows.items()]
     return sorted(found, key=lambda row: row[1])
 
 
-def _users(node: fx.Node) -> Iterator[fx.Node]:
-    """Everything that needs a node's value, directly or through others."""
-    waiting, seen = list(node.users), set()
-    while waiting:
-        user = waiting.pop()
-        if user not in seen:
-            seen.add(user)
-            waiting += user.users
-            yield user
+def _is_inside(name: str, modules: Container[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in modules for i in range(1, len(parts)))
 
 
 # ---------------------------------------------------------------- the network that gives features
