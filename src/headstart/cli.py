@@ -10,7 +10,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -21,6 +20,26 @@ from rich.table import Table
 from rich.text import Text
 
 import headstart
+from headstart.commands import (
+    CacheDir,
+    Device,
+    Engine,
+    Json,
+    MaxBad,
+    Outside,
+    Precision,
+    Quiet,
+    Rehash,
+    Root,
+    Verbose,
+    Workers,
+    backbones_command,
+    cache_app,
+    extract_command,
+    given_options,
+    layers_command,
+    set_state,
+)
 from headstart.errors import HeadstartError, UsageError, printable
 from headstart.terminal import (
     State,
@@ -33,15 +52,12 @@ from headstart.terminal import (
     show_progress,
     show_run,
     show_scan,
-    warn,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headstart.backbones import Backbone
     from headstart.classifier import Prediction
-    from headstart.datasets import Dataset
 
 __all__ = ["app", "main"]
 
@@ -66,46 +82,6 @@ headstart evaluate run photos --split val  [dim]accuracy with its interval[/dim]
 headstart predict --model run new/*.jpg    [dim]what is in these?[/dim]
 """,
 )
-
-
-# ---------------------------------------------------------------- options
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, one object a line.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, report or warnings; errors and results.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also show settings, and tracebacks of errors.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Threads; one more than CPUs by default. Changes no number.", min=1, max=256),
-]
-MaxBad = Annotated[
-    float,
-    typer.Option(
-        help="Share of unreadable images allowed; one is always allowed.", min=0.0, max=1.0
-    ),
-]
-Engine = Annotated[str, typer.Option(help="What runs the frozen network: auto, openvino or torch.")]
-Precision = Annotated[
-    str, typer.Option(help="Of its arithmetic: auto, fp32 (exact), bf16 or fp16.")
-]
-CacheDir = Annotated[
-    Path | None, typer.Option(help="Place of the feature store; HEADSTART_CACHE_DIR names it too.")
-]
-Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Read every file again, whatever its size and times say.")
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(help="Folder that a manifest's paths are relative to; its own by default."),
-]
-Outside = Annotated[
-    bool,
-    typer.Option("--allow-outside", help="Let links and manifest paths lead out of the folder."),
-]
 
 
 class ClassWeights(StrEnum):
@@ -189,7 +165,7 @@ def fit_command(
 
     headstart fit photos.csv -o run --backbone resnet50
     """
-    _set_state(quiet, verbose, as_json)
+    set_state(quiet, verbose, as_json)
     given = {
         "strategy": strategy,
         "backbone": backbone,
@@ -200,7 +176,7 @@ def fit_command(
         "class_weights": class_weights.value if class_weights else None,
     }
     options = {k: v for k, v in given.items() if v is not None}
-    _fit(data, output, overwrite=overwrite, **options, **_given(context))
+    _fit(data, output, overwrite=overwrite, **options, **given_options(context))
 
 
 def _fit(data: str | Path, output: Path, **options: Any) -> None:
@@ -256,8 +232,8 @@ def evaluate_command(
 
     headstart evaluate run other-photos --json
     """
-    _set_state(quiet, verbose, as_json)
-    _evaluate(run, data, split=split, **_given(context))
+    set_state(quiet, verbose, as_json)
+    _evaluate(run, data, split=split, **given_options(context))
 
 
 def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
@@ -309,7 +285,7 @@ def predict_command(
 
     find . -name '*.png' | headstart predict --model run - --csv > labels.csv
     """
-    _set_state(quiet, verbose, as_json)
+    set_state(quiet, verbose, as_json)
     if as_json and as_csv:
         raise UsageError("--json and --csv are both given; choose one")
     show = _print_prediction if as_json else _csv_printer() if as_csv else None
@@ -383,288 +359,10 @@ def _csv_printer() -> "Callable[[Prediction], None]":
     return show
 
 
-@app.command(name="extract")
-def extract_command(
-    context: typer.Context,
-    data: Annotated[
-        str, typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl).")
-    ],
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(help="A network of timm; repeat it for several."),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="File with the backbone's weights (.safetensors, .pth).")
-    ] = None,
-    export: Annotated[
-        Path | None,
-        typer.Option(help="Also write features, ids and labels to a .parquet or .npz file."),
-    ] = None,
-    activations: Annotated[
-        str | None,
-        typer.Option(help="Keep the unpooled activations at this cut point instead."),
-    ] = None,
-    views: Annotated[
-        int | None, typer.Option(help="Views an image of the activations; 1 is plain.", min=1)
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Of the activations: bfloat16 or float16.")
-    ] = None,
-    root: Root = None,
-    allow_outside: Outside = False,
-    max_bad: MaxBad = 0.001,
-    seed: Annotated[int, typer.Option(help="Of the augmented views.", min=0)] = 0,
-    engine: Engine = "auto",
-    precision: Precision = "auto",
-    device: Device = "auto",
-    workers: Workers = None,
-    cache_dir: CacheDir = None,
-    rehash: Rehash = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run images through a frozen network once and keep what it gives.
-
-    Everything else starts from the kept features: an image is never run twice, however often it \
-    is moved, renamed or used in another data set. An interrupted run goes on where it stopped.
-
-    [bold]Examples[/bold]
-
-    headstart extract photos
-
-    headstart extract photos --export features.parquet
-
-    headstart extract photos --activations blocks.5 --views 4
-    """
-    _set_state(quiet, verbose, as_json)
-    names = backbone or ["tf_efficientnet_lite0"]
-    if len(names) > 1 and (weights or export or activations):
-        raise UsageError("--weights, --export and --activations go with one --backbone")
-    if activations is None and (views or dtype or "seed" in _given(context)):
-        raise UsageError("--views, --dtype and --seed go with --activations CUT")
-    if activations and (export or rehash):
-        raise UsageError("--export and --rehash do not go with --activations")
-    options = _given(context)
-    reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
-    limit = options.pop("max_bad", max_bad)
-    dataset = headstart.load_dataset(data, **reading)
-    if not (State.quiet or State.json):
-        show_scan(dataset, headstart.scan_images(dataset))
-    for name in names:
-        network = headstart.load_backbone(name, weights=weights, cache_dir=cache_dir)
-        with show_progress() as progress:
-            if activations:
-                _extract_activations(
-                    dataset, network, activations, limit, views or 1, dtype or "bfloat16",
-                    progress=progress, **options,
-                )  # fmt: skip
-            else:
-                _extract(dataset, network, limit, export, progress=progress, **options)
-
-
-def _extract(
-    dataset: "Dataset", network: "Backbone", max_bad: float, export: Path | None, **options: Any
-) -> None:
-    from headstart.features import check_bad_images
-
-    started = time.perf_counter()
-    features = headstart.extract(dataset, network, **options)
-    warnings = [*dataset.warnings, *features.warnings]
-    for warning in warnings:
-        warn(warning)
-    if export is not None:
-        headstart.export_features(features, dataset, export)
-    result = {
-        "backbone": network.name,
-        "engine": str(features.engine),
-        "images": len(dataset),
-        "computed": features.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in features.bad()],
-        "cuts": {c.name: c.channels for c in network.cuts},
-        "export": str(export) if export else None,
-        "warnings": warnings,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    _show_extraction(result, features.engine.reason, len(features.bad()))
-    check_bad_images(features.bad(), len(dataset), max_bad)
-
-
-def _extract_activations(
-    dataset: "Dataset",
-    network: "Backbone",
-    cut: str,
-    max_bad: float,
-    views: int,
-    dtype: str,
-    **options: Any,
-) -> None:
-    from headstart.activations import activations_bytes
-    from headstart.features import check_bad_images
-
-    started = time.perf_counter()
-    size = activations_bytes(dataset, network, cut, views)
-    note(f"activations at {cut}, {views} views an image: {size / 1e6:,.1f} MB in all")
-    found = headstart.extract_activations(
-        dataset, network, cut, views=views, dtype=dtype, **options
-    )
-    warnings = [*dataset.warnings, *found.warnings]
-    for warning in warnings:
-        warn(warning)
-    bad = [(i, e) for i, e in zip(found.ids, found.errors, strict=True) if e]
-    result = {
-        "backbone": network.name,
-        "engine": str(found.engine),
-        "images": len(dataset),
-        "computed": found.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in bad],
-        "cuts": {cut: found.shape},
-        "views": views,
-        "dtype": dtype,
-        "bytes": size,
-        "warnings": warnings,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    _show_extraction(result, found.engine.reason, len(bad))
-    check_bad_images(bad, len(dataset), max_bad)
-
-
-def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
-    if State.json:
-        print_json(result)
-        return
-    for entry in result["unreadable"][:5]:
-        warn(f"unreadable: {entry['image']}: {entry['error']}")
-    what = "activations" if "views" in result else "images"
-    out.print(
-        Text(
-            f"{result['images']:,} images through {result['backbone']}: {result['computed']:,} "
-            f"{what} computed in {result['seconds']:.1f} s, the others from the store"
-            + (f"; {bad} unreadable" if bad else "")
-        )
-    )
-    out.print(Text(f"engine {result['engine']} ({reason})", style="dim"))
-
-
-cache_app = typer.Typer(
-    rich_markup_mode="rich",
-    help="""Look after the feature store.
-
-[bold]Examples[/bold]
-
-headstart cache list
-
-headstart cache prune --older-than-days 90 --max-mb 5000
-""",
-)
+app.command(name="extract")(extract_command)
+app.command(name="backbones")(backbones_command)
+app.command(name="layers")(layers_command)
 app.add_typer(cache_app, name="cache")
-
-
-@cache_app.command(name="path")
-def cache_path(cache_dir: CacheDir = None) -> None:
-    """Print where the feature store is."""
-    sys.stdout.write(f"{printable(str(_cache(cache_dir)))}\n")
-
-
-@cache_app.command(name="list")
-def cache_list(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """List what the feature store holds, the last used first."""
-    from headstart.store import list_stores
-
-    stores = list_stores(_cache(cache_dir))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("backbone", "what", "engine", "rows", "MB", "last used"):
-        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
-    for info in stores:
-        key, engine = info.key, info.key.get("engine") or {}
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.used_s))
-        kept = (
-            "features" if key.get("pooling") == "mean" else f"at {', '.join(key.get('cuts', []))}"
-        )
-        if as_json:
-            print_json(
-                {
-                    "name": info.name,
-                    "key": key,
-                    "rows": info.rows,
-                    "bytes": info.size_bytes,
-                    "used": used,
-                }
-            )
-        runs = f"{engine.get('library', '')} {engine.get('precision', '')}"
-        cells = (str(key.get("backbone", "unknown")), kept, runs)
-        numbers = (f"{info.rows:,}", f"{info.size_bytes / 1e6:,.1f}", used)
-        table.add_row(*(Text(printable(c)) for c in cells), *numbers)
-    if not as_json:
-        out.print(table if stores else Text(f"nothing yet at {printable(str(_cache(cache_dir)))}"))
-
-
-@cache_app.command(name="size")
-def cache_size(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """Print how much disk the cache takes, compiled networks included."""
-    folder = _cache(cache_dir)
-    size = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # a writer at work renames its files
-            size += path.stat().st_size if path.is_file() else 0
-    if as_json:
-        print_json({"path": str(folder), "bytes": size})
-    else:
-        out.print(Text(f"{size / 1e6:,.1f} MB at {printable(str(folder))}"), soft_wrap=True)
-
-
-@cache_app.command(name="verify")
-def cache_verify(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """Check every checksum; damaged shards are moved away and computed again when needed."""
-    from headstart.store import verify
-
-    rows, problems = verify(_cache(cache_dir))
-    if as_json:
-        print_json({"rows": rows, "problems": problems})
-    else:
-        for problem in problems:
-            warn(problem)
-        out.print(Text(f"{rows:,} rows are sound, {len(problems)} shards were damaged"))
-    if problems:
-        raise typer.Exit(6)
-
-
-@cache_app.command(name="prune")
-def cache_prune(
-    older_than_days: Annotated[
-        float | None, typer.Option(help="Remove what was not used for this many days.", min=0)
-    ] = None,
-    max_mb: Annotated[
-        float | None,
-        typer.Option(help="Remove the least used features until they take no more.", min=0),
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Remove only what this network gave; alone, all of it.")
-    ] = None,
-    cache_dir: CacheDir = None,
-    as_json: Json = False,
-) -> None:
-    """Remove features by age, size or backbone, and the remains of interrupted runs."""
-    from headstart.store import prune
-
-    if older_than_days is None and max_mb is None and backbone is None:
-        raise UsageError("say what to remove: --older-than-days, --max-mb or --backbone")
-    removed, freed = prune(
-        _cache(cache_dir),
-        unused_days=older_than_days,
-        max_bytes=None if max_mb is None else int(max_mb * 1e6),
-        backbone=backbone,
-    )
-    if as_json:
-        print_json({"removed": removed, "bytes": freed})
-    else:
-        out.print(Text(f"removed {removed} sets of features, {freed / 1e6:,.1f} MB"))
-
-
-def _cache(given: Path | None) -> Path:
-    from headstart.store import default_cache_dir
-
-    return given or default_cache_dir()
 
 
 @app.command(name="demo")
@@ -682,7 +380,7 @@ def demo_command(
     Writes 1,797 handwritten digits as image files, trains on four fifths of them, evaluates on \
     the others and predicts some. Takes about a minute and needs no download.
     """
-    _set_state(quiet, verbose, False)
+    set_state(quiet, verbose, False)
     from headstart.demo import write_digits
 
     data, run = output / "digits", output / "run"
@@ -709,26 +407,6 @@ def _show_command(*words: object) -> None:
 
 
 # ---------------------------------------------------------------- arguments
-
-# Options that several commands have and that are fields of `Settings` of the same name.
-COMMON = "root allow_outside max_bad seed engine precision device workers cache_dir rehash".split()
-
-
-def _given(context: typer.Context) -> dict[str, Any]:
-    """Those of the common options that were given, so that a run can tell them from defaults."""
-    given = {}
-    for name in COMMON:
-        source = context.get_parameter_source(name)
-        if name in context.params and source is not None and source.name != "DEFAULT":
-            value = context.params[name]
-            given[name] = str(value) if isinstance(value, Path) else value
-    return given
-
-
-def _set_state(quiet: bool, verbose: bool, as_json: bool) -> None:
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose are both given; choose one")
-    State.quiet, State.verbose, State.json = quiet, verbose, as_json
 
 
 def _fraction_or_path(text: str | None) -> float | str | None:

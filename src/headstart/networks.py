@@ -1,107 +1,211 @@
-"""Networks of timm: build one, find where it can be cut, run it up to a cut.
+"""Networks: build one, see its layers, find where it can be cut, run it up to a cut.
 
-Place in the flow: after `store`; `backbones` and `engines` import this file only when a network has to
-be built, since it imports torch and timm, which takes seconds. Shape letters: N images, C channels,
-H W pixels.
+Place in the flow: after `architectures`; `backbones` and `engines` import this file only when a network
+has to be built, since it imports torch and timm, which takes seconds. Shape letters: N images,
+C channels, H W pixels.
 """
 
 import contextlib
+import dataclasses
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import timm
 import torch
+import torchvision
 from torch import fx, nn
 
+from headstart.architectures import SMALL, PretrainedCfg, find_network, pretrained_config
 from headstart.datasets import nearest
 from headstart.errors import InputError, UsageError
 from headstart.images import Preprocessing
 
 __all__ = [
     "FeatureNetwork",
+    "Layer",
     "build_network",
     "build_pretrained",
-    "check_architecture",
+    "build_random",
+    "count_parameters",
     "find_classifier",
     "find_cuts",
-    "pretrained_config",
+    "find_layers",
+    "measure_cuts",
     "read_state",
+    "resolve_cut",
+    "sketch_network",
     "trace_network",
 ]
 
 MAX_CUT_POINTS = 12
+MIN_PX, MAX_PX = 16, 2048
+
+# Heads that only training uses; networks are built without them, so a file's are left out.
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
-def check_architecture(architecture: str) -> None:
-    """Raise a `UsageError` that names the nearest one unless timm knows the architecture."""
-    if not timm.is_model(architecture):
-        raise UsageError(
-            f"backbone '{architecture}' is unknown to timm {timm.__version__}"
-            f"{nearest(architecture, timm.list_models())}"
-        )
+# ---------------------------------------------------------------- building
 
 
-def pretrained_config(name: str) -> Any:
-    """timm's settings of a network by name, with or without a tag.
+def build_network(
+    name: str, num_classes: int, *, input_px: tuple[int, int] | None = None
+) -> nn.Module:
+    """A network of this architecture with random weights, in evaluation mode, with its settings as
+    timm's `pretrained_cfg`.
 
-    Raises:
-        UsageError: no network or no tag of this name.
-    """
-    architecture, _, tag = name.partition(".")
-    check_architecture(architecture)
-    tags = [n.partition(".")[2] for n in timm.list_pretrained(architecture)]
-    if tag and tag not in tags:
-        raise UsageError(
-            f"backbone '{name}': timm has no weights of that tag{nearest(tag, tags)}; "
-            f"known: {', '.join(tags) or 'none'}"
-        )
-    config = timm.models.get_pretrained_cfg(name)
-    if config is None:
-        raise UsageError(f"backbone '{name}': timm knows no settings for {architecture}")
-    return config
-
-
-def build_network(architecture: str, num_classes: int) -> nn.Module:
-    """timm's network of this architecture with random weights, in evaluation mode.
+    Args:
+        name: as `find_network` takes it.
+        input_px: height and width that it will see; its own by default.
 
     Raises:
-        UsageError: not an architecture of timm.
+        UsageError: unknown, or it cannot see this size.
     """
-    check_architecture(architecture)
+    library, architecture, _ = find_network(name)
+    config = pretrained_config(architecture)
     with quietly():
-        network: nn.Module = timm.create_model(architecture, num_classes=num_classes)
+        if library == "timm":
+            options = _size_options(config, input_px)
+            network: nn.Module = timm.create_model(architecture, num_classes=num_classes, **options)
+        elif library == "torchvision":
+            options = {}
+            if architecture == "googlenet":
+                options = {"aux_logits": False, "transform_input": False, "init_weights": True}
+            network = torchvision.models.get_model(
+                architecture, weights=None, num_classes=num_classes, **options
+            )
+        else:
+            network = _build_small(architecture, num_classes)
+    if library != "timm":
+        _size_options(config, input_px)
+        network.pretrained_cfg = config.to_dict()
+    _set_size(network, input_px)
     return network.eval()
 
 
-def build_pretrained(name: str, state: dict[str, torch.Tensor] | None, origin: str) -> nn.Module:
-    """timm's network with these weights, or with those that timm fetches when there are none.
+def build_pretrained(
+    name: str,
+    state: dict[str, torch.Tensor],
+    origin: str,
+    *,
+    input_px: tuple[int, int] | None = None,
+) -> nn.Module:
+    """A network with these weights, in evaluation mode.
 
     Raises:
         InputError: the weights do not fit.
     """
+    library, architecture, tag = find_network(name)
     config = pretrained_config(name)
-    overlay: dict[str, Any] = {}
-    classes = config.num_classes
-    if state is not None:
-        weight = state.get(f"{config.classifier}.weight")
-        classes = classes if weight is None else int(weight.shape[0])
-        overlay = {"state_dict": state, "num_classes": classes}
+    state = {k: v for k, v in state.items() if not k.startswith(AUXILIARY)}
     try:
-        with quietly():
-            network: nn.Module = timm.create_model(
-                name,
-                pretrained=True,
-                pretrained_cfg_overlay=overlay,
-                # A network published without a classifier gets one, to be cut before it.
-                num_classes=classes or 1,
-            )
+        if library == "timm":
+            weight = state.get(f"{config.classifier}.weight")
+            # A network published without a classifier gets one, to be cut before it.
+            classes = (config.num_classes if weight is None else int(weight.shape[0])) or 1
+            with quietly():
+                network: nn.Module = timm.create_model(
+                    f"{architecture}.{tag}" if tag else architecture,
+                    pretrained=True,
+                    pretrained_cfg_overlay={"state_dict": state, "num_classes": classes},
+                    num_classes=classes,
+                    **_size_options(config, input_px),
+                )
+            network.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
+        else:
+            sketch = sketch_network(architecture)
+            weight = state[f"{find_classifier(sketch, architecture)}.weight"]
+            network = build_network(architecture, len(weight), input_px=input_px)
+            network.load_state_dict(state)
+            network.pretrained_cfg = {**config.to_dict(), "num_classes": len(weight)}  # type: ignore[assignment]
     except (RuntimeError, KeyError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise InputError(f"{origin}: these weights do not fit {name}: {reason}") from exc
-    network.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
+    _set_size(network, input_px)
     return network.eval()
+
+
+def build_random(name: str, *, seed: int, input_px: tuple[int, int] | None = None) -> nn.Module:
+    """A network of seeded random weights, with as many classes as its pre-trained form has."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU
+        network = build_network(name, pretrained_config(name).num_classes or 1, input_px=input_px)
+    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    network.pretrained_cfg = {**config, "license": "none"}  # type: ignore[assignment]
+    return network
+
+
+def sketch_network(name: str, *, input_px: tuple[int, int] | None = None) -> nn.Module:
+    """A network without memory for its weights: enough to see layers, shapes and cut points.
+
+    Raises:
+        UsageError: unknown, or it cannot see this size.
+    """
+    classes = pretrained_config(name).num_classes or 1
+    try:
+        with torch.device("meta"):
+            return build_network(name, classes, input_px=input_px)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
+        if isinstance(exc, UsageError):
+            raise
+        # Some networks compute with values while they are built, which a tensor without memory lacks.
+        try:
+            return build_network(name, classes, input_px=input_px)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
+            raise _size_error(name, input_px, exc) from exc
+
+
+def count_parameters(name: str) -> int:
+    """Parameters of a network, its classifier's included."""
+    return sum(p.numel() for p in sketch_network(name).parameters())
+
+
+def _build_small(architecture: str, num_classes: int) -> nn.Module:
+    network = SMALL[architecture](num_classes)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            # For relu (He et al. 2015).
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def _size_options(config: PretrainedCfg, input_px: tuple[int, int] | None) -> dict[str, Any]:
+    """What timm must be told to build a network for images of this size.
+
+    Raises:
+        UsageError: the size is out of range, or the network has but one.
+    """
+    own = tuple(config.input_size[1:])
+    if input_px is None or input_px == own:
+        return {}
+    if not all(MIN_PX <= px <= MAX_PX for px in input_px):
+        raise UsageError(f"input_px must be {MIN_PX} to {MAX_PX}, got {max(input_px)}")
+    if not config.fixed_input_size:
+        return {}
+    if not timm.is_model(config.architecture):
+        raise UsageError(
+            f"backbone '{config.architecture}' sees {own[0]} x {own[1]} pixels only; "
+            "choose another network for another size"
+        )
+    return {"img_size": input_px}
+
+
+def _set_size(network: nn.Module, input_px: tuple[int, int] | None) -> None:
+    """Record a chosen size. Whoever chooses one wants the whole picture in it: no crop margin, which is
+    a habit of measuring on ImageNet."""
+    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    if input_px is not None and input_px != tuple(config["input_size"][1:]):
+        chosen = {"input_size": (3, *input_px), "crop_pct": 1.0}
+        network.pretrained_cfg = {**config, **chosen}  # type: ignore[assignment]
+
+
+def _size_error(name: str, input_px: tuple[int, int] | None, exc: Exception) -> UsageError:
+    size = f"{input_px[0]} x {input_px[1]}" if input_px else "its own size of"
+    reason = " ".join(str(exc).partition("While executing")[0].split())[:160].rstrip(". ")
+    return UsageError(f"backbone '{name}' cannot see {size} pixels: {reason}; choose another size")
 
 
 def read_state(path: Any) -> dict[str, torch.Tensor]:
@@ -165,14 +269,8 @@ def trace_network(network: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node
             graph = tracer.trace(network, concrete_args=defaults)
     except Exception as exc:  # tracing runs the network's own Python code
         raise UsageError(f"torch.fx cannot trace {type(network).__name__}: {exc}") from exc
-    first: dict[str, int] = {}
     chain = _data_nodes(graph)
-    for index, node in enumerate(chain):
-        names = {path for path, _ in node.meta.get("nn_module_stack", {}).values()}
-        if node.op == "call_module":
-            names.add(str(node.target))
-        for name in names:
-            first.setdefault(name, index)
+    first = _first_uses(chain)
     # A node is an articulation point when no value made before it is used after it.
     place = {node: i for i, node in enumerate(chain)}
     furthest, single = -1, []
@@ -196,9 +294,28 @@ def _data_nodes(graph: fx.Graph) -> list[fx.Node]:
     return list(chain)
 
 
+def _first_uses(chain: list[fx.Node]) -> dict[str, int]:
+    """{module: index of the first node of the data in it}."""
+    first: dict[str, int] = {}
+    for index, node in enumerate(chain):
+        names = {path for path, _ in node.meta.get("nn_module_stack", {}).values()}
+        if node.op == "call_module":
+            names.add(str(node.target))
+        for name in names:
+            first.setdefault(name, index)
+    return first
+
+
 def find_classifier(network: nn.Module, name: str) -> str:
-    layer = network.get_classifier()  # type: ignore[operator]  # every network of timm has it
-    if isinstance(layer, nn.Linear | nn.Conv2d):
+    """The name of the one linear layer that gives the classes.
+
+    Raises:
+        UsageError: there is none.
+    """
+    *_, layer = network.modules()  # a network of torchvision ends with it
+    if hasattr(network, "get_classifier"):
+        layer = network.get_classifier()  # type: ignore[operator]
+    if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
         for path, module in network.named_modules():
             if module is layer:
                 return str(path)
@@ -219,20 +336,35 @@ def find_cuts(
     Raises:
         UsageError: the network cannot be cut before its classifier.
     """
-    graph, starts = trace_network(network)
-    if classifier not in starts:
+    candidates = _candidate_modules(network, classifier)
+    cuts = measure_cuts(network, name, candidates, input_px)
+    if classifier not in [cut[0] for cut in cuts]:
         raise UsageError(f"backbone '{name}' cannot be cut before its classifier '{classifier}'")
-    shapes = _measure(graph, {starts[n] for n in starts}, input_px)
+    return _thin(_drop_idle(cuts, network), MAX_CUT_POINTS)
+
+
+def measure_cuts(
+    network: nn.Module, name: str, modules: Iterable[str], input_px: tuple[int, int]
+) -> "list[Cut]":
+    """Those of the modules that the network can be cut before, as `find_cuts` gives them.
+
+    Raises:
+        UsageError: torch.fx cannot trace the network, or it cannot see images of this size.
+    """
+    graph, starts = trace_network(network)
+    try:
+        shapes = _measure(graph, {starts[m] for m in modules if m in starts}, input_px)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
+        raise _size_error(name, input_px, exc) from exc
     order = {node: i for i, node in enumerate(graph.graph.nodes)}
     layout = str(getattr(network, "output_fmt", "NCHW"))
     found = []
-    for module in _candidate_modules(network, classifier):
+    for module in modules:
         if module in starts and starts[module] in shapes:
             shape = shapes[starts[module]]
             cut = (module, shape, _channel_axis(shape, layout))
             found.append((order[starts[module]], cut))
-    cuts = [cut for _, cut in sorted(found, key=lambda item: item[0])]
-    return _thin(_drop_idle(cuts, network), MAX_CUT_POINTS)
+    return [cut for _, cut in sorted(found, key=lambda item: item[0])]
 
 
 def _candidate_modules(network: nn.Module, classifier: str) -> list[str]:
@@ -254,20 +386,25 @@ def _candidate_modules(network: nn.Module, classifier: str) -> list[str]:
 
 
 def _measure(
-    graph: fx.GraphModule, wanted: set[fx.Node], input_px: tuple[int, int]
+    graph: fx.GraphModule,
+    wanted: set[fx.Node],
+    input_px: tuple[int, int],
+    ranks: Iterable[int] = (2, 3, 4),
 ) -> dict[fx.Node, tuple[int, ...]]:
-    """The shapes of the values of these nodes for a batch of one."""
+    """The shapes, for a batch of one, of those of these nodes' values that have so many axes; only such
+    with 2, 3 or 4 can be pooled."""
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            if n in wanted and isinstance(value, torch.Tensor) and value.ndim in (2, 3, 4):
+            if n in wanted and isinstance(value, torch.Tensor) and value.ndim in ranks:
                 shapes[n] = tuple(value.shape)
             return value
 
     with torch.inference_mode():
-        Recorder(graph).run(torch.zeros(1, 3, *input_px))
+        device = next(graph.parameters()).device
+        Recorder(graph).run(torch.zeros(1, 3, *input_px, device=device))
     return shapes
 
 
@@ -317,6 +454,147 @@ def _thin(cuts: list[Cut], most: int) -> list[Cut]:
         step = (len(cuts) - 1) / (most - 1)
         cuts = [cuts[round(i * step)] for i in range(most)]
     return cuts
+
+
+# ---------------------------------------------------------------- layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A row of the table of layers.
+
+    Attributes:
+        index: its number, from 0, in the order of the data.
+        name: of the module, or of the parameter where a module holds one beside its layers.
+        kind: the module's class, or "Parameter".
+        shape: of its output for one image, without the batch axis; () where that is no tensor.
+        parameters: how many numbers it trains.
+        cut: the cut point that lies before it, "" where none of those listed does.
+        trainable: whether it would be trained.
+    """
+
+    index: int
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    cut: str
+    trainable: bool
+
+
+def find_layers(
+    network: nn.Module,
+    input_px: tuple[int, int],
+    *,
+    cuts: Iterable[str] = (),
+    freeze_until: str | None = None,
+) -> list[Layer]:
+    """Every layer of a network in the order of the data.
+
+    Args:
+        cuts: names of cut points, to be marked.
+        freeze_until: the cut point up to which everything is frozen.
+
+    Raises:
+        UsageError: torch.fx cannot trace the network.
+    """
+    graph, _ = trace_network(network)
+    chain = _data_nodes(graph.graph)
+    first = _first_uses(chain)
+    rows = _find_rows(graph, chain)
+    shapes = _measure(graph, {node for _, _, node in rows}, input_px, ranks=range(1, 9))
+    marks: dict[int, str] = {}
+    for cut in cuts:
+        marks[next(i for i, (_, place, _) in enumerate(rows) if place >= first[cut])] = cut
+    limit = 0 if freeze_until is None else first[freeze_until]
+    layers = []
+    for index, (name, place, node) in enumerate(rows):
+        modules = dict(network.named_modules())
+        if name in modules:
+            kind, parameters = type(modules[name]).__name__, list(modules[name].parameters())
+        else:
+            kind, parameters = "Parameter", [network.get_parameter(name)]
+        count = sum(p.numel() for p in parameters)
+        shape = shapes.get(node, ())[1:]
+        layers.append(Layer(index, name, kind, shape, count, marks.get(index, ""), place >= limit))
+    return layers
+
+
+def resolve_cut(network: nn.Module, input_px: tuple[int, int], layer: str) -> tuple[str, str]:
+    """Where to cut a network so that everything before a layer is frozen, in the order of the data.
+
+    Args:
+        layer: the name of any module or parameter, or the index of a row of `find_layers`.
+
+    Returns:
+        (the module to cut before, "" or a sentence that tells why it is an earlier place than asked).
+
+    Raises:
+        UsageError: no such layer, or nothing before it could be frozen.
+    """
+    graph, starts = trace_network(network)
+    chain = _data_nodes(graph.graph)
+    first = _first_uses(chain)
+    rows = _find_rows(graph, chain)
+    places = {name: place for name, place, _ in rows} | first
+    name = layer
+    if layer not in places and layer.isascii() and layer.isdigit():
+        if int(layer) >= len(rows):
+            raise UsageError(f"layer {layer} does not exist; the last is {len(rows) - 1}")
+        name = rows[int(layer)][0]
+    if name not in places:
+        raise UsageError(
+            f"layer '{layer}' does not exist{nearest(layer, places)}; headstart layers lists them"
+        )
+    shapes = _measure(graph, set(starts.values()), input_px)
+    usable = [n for n in starts if starts[n] in shapes]
+    if name in usable:
+        return name, ""
+    before = [n for n in usable if first[n] <= places[name]]
+    if not before:
+        earliest = min(usable, key=lambda n: (first[n], len(n)))
+        raise UsageError(
+            f"nothing before layer '{name}' can be frozen; the first place to cut is '{earliest}'"
+        )
+    best = max(before, key=lambda n: (first[n], -len(n)))
+    return best, f"the network cannot be cut before '{name}'; it is cut before '{best}' instead"
+
+
+def _find_rows(graph: fx.GraphModule, chain: list[fx.Node]) -> list[tuple[str, int, fx.Node]]:
+    """(layer, index of the first node of the data that needs it, node with its output).
+
+    A layer is a module that is called as a whole or has no modules in it. A parameter that is used
+    outside of these is a row of its own.
+    """
+    place = {node: i for i, node in enumerate(chain)}
+    # What does not depend on the data (a parameter, a bias computed of one) counts from its first use.
+    for node in reversed(graph.graph.nodes):
+        uses = [place[n] for n in node.users if n in place]
+        if node not in place and uses:
+            place[node] = min(uses)
+    modules = dict(graph.named_modules())
+    parameters = dict(graph.named_parameters())
+    rows: dict[str, tuple[int, fx.Node]] = {}
+    for node in graph.graph.nodes:
+        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        if node not in place:
+            continue
+        if node.op == "call_module":
+            rows.setdefault(str(node.target), (place[node], node))
+        elif stack and stack[-1] in modules and not any(modules[stack[-1]].children()):
+            start = rows[stack[-1]][0] if stack[-1] in rows else place[node]
+            rows[stack[-1]] = (start, node)
+    for node in graph.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name in parameters and not _is_inside(name, rows):
+            rows[name] = (place[node], node)
+    found = [(name, start, node) for name, (start, node) in rows.items()]
+    return sorted(found, key=lambda row: row[1])
+
+
+def _is_inside(name: str, modules: Container[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in modules for i in range(1, len(parts)))
 
 
 # ---------------------------------------------------------------- the network that gives features
