@@ -1,22 +1,36 @@
 """Activations on disk equal those of a live run bit for bit, in every view, and are computed once."""
 
 import dataclasses
+import os
 import shutil
+import signal
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import headstart.activations
 import headstart.store
-from headstart.activations import activations_bytes, extract_activations
+from headstart.activations import ViewReader, activations_bytes, check_images, extract_activations
 from headstart.backbones import load_backbone
 from headstart.datasets import load_dataset
 from headstart.engines import choose_engine, make_engine
-from headstart.errors import ResourceError, UsageError, VerificationError
+from headstart.errors import InputError, ResourceError, UsageError, VerificationError
 from headstart.features import extract
-from headstart.images import AUGMENTATIONS, Augmentation, augment_image, decode_image
+from headstart.images import (
+    AUGMENTATIONS,
+    Augmentation,
+    augment_image,
+    decode_and_prepare,
+    decode_image,
+    decode_picture,
+    needed_px,
+    prepare_image,
+)
 from headstart.store import prune
 
 CUT = "blocks.2"
@@ -115,13 +129,15 @@ def test_a_view_is_a_function_of_seed_id_and_view(dataset, vit, live, look):
 
 
 @pytest.mark.parametrize("workers", [1, 5])
-def test_an_interrupted_extraction_goes_on(workers, dataset, live, look, tmp_path, monkeypatch):
+def test_an_interrupted_extraction_goes_on(
+    workers, dataset, vit, live, look, tmp_path, monkeypatch
+):
     right = look(dataset, views=2, cache_dir=tmp_path / "right")
-    calls, run = [], live.run
+    plain = prepare_image(decode_image(dataset.path(4).read_bytes()), vit.preprocessing)
+    run = live.run
 
     def interrupted(pixels):
-        calls.append(1)
-        if len(calls) == 6:
+        if (pixels[0] == plain).all():
             raise KeyboardInterrupt
         return run(pixels)
 
@@ -130,7 +146,7 @@ def test_an_interrupted_extraction_goes_on(workers, dataset, live, look, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             look(dataset, views=2, workers=workers)
     found = look(dataset, views=2)
-    assert 0 < found.computed < right.computed == 16
+    assert 0 < found.computed < right.computed == 15
     assert found.errors == right.errors
     for view in range(2):
         assert (found.read(GOOD, view) == right.read(GOOD, view)).all()
@@ -163,25 +179,148 @@ def test_what_float16_cannot_hold_is_refused(value, dataset, live, look, monkeyp
 
 
 def test_a_short_disk_is_said_before_any_work(dataset, vit, look, monkeypatch, tmp_path):
-    size = activations_bytes(dataset, vit, CUT, 3)
-    assert size == 9 * 3 * 101 * 64 * 2
+    # So that hashes of files written just now are remembered.
+    monkeypatch.setattr(headstart.store, "CLOCK_RESOLUTION_NS", 0)
+    each = activations_bytes(dataset, vit, CUT, 3) / 27
+    assert each == 101 * 64 * 2
 
     def refuse(*_, **__):
         raise AssertionError("work was begun")
 
+    def leave(count):
+        free = int(count * each / 0.95) + 1
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
     with monkeypatch.context() as patch:
         patch.setattr(headstart.activations, "make_engine", refuse)
-        patch.setattr(headstart.activations, "read_image", refuse)
-        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
-        with pytest.raises(ResourceError, match=r"at blocks.2 take 0.0 GB .*; choose a later cut"):
-            look(dataset, views=3)
-    # So that hashes of files written just now are remembered.
-    monkeypatch.setattr(headstart.store, "CLOCK_RESOLUTION_NS", 0)
-    look(dataset, views=3)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        patch.setattr(headstart.activations, "decode_picture", refuse)
+        for _ in range(2):  # with unknown hashes, and with known ones
+            leave(25)  # 9 images in 3 views, one plain view twice
+            with pytest.raises(ResourceError, match=r"at blocks.2 take 0.0 GB more .* a later cut"):
+                look(dataset, views=3)
+    leave(26)
+    assert look(dataset, views=3).computed == 23  # the fourth is unreadable
+    leave(8)
+    with pytest.raises(ResourceError, match="fewer views"):
+        look(dataset, views=4)  # the fourth counts until it is known not to be
+    leave(9)
+    assert look(dataset, views=4).computed == 8
+    # What is stored needs no room, whether its hash is remembered or not.
+    leave(0)
+    assert look(dataset, views=4).computed == 0
+    shutil.rmtree(tmp_path / "cache/files")
     monkeypatch.setattr(headstart.activations, "make_engine", refuse)
-    select = dataset.select(GOOD)
-    assert look(select, views=3).computed == 0  # what is stored needs no room
+    assert look(dataset, views=4).computed == 0
+
+
+def test_only_missing_views_are_computed(dataset, vit, live, look, tmp_path):
+    assert look(dataset, views=1).computed == 7  # of 8 good images, two the same
+    assert look(dataset, views=2, seed=3).computed == 8
+    more = look(dataset, views=4, seed=3)
+    assert more.computed == 16
+    assert look(dataset, views=4, seed=4).computed == 24
+    assert look(dataset, views=2, seed=3, augmentation=AUGMENTATIONS["strong"]).computed == 8
+    plain = look(dataset, views=5, augmentation=AUGMENTATIONS["none"])
+    assert plain.computed == 0
+    fresh = look(dataset, views=4, seed=3, cache_dir=tmp_path / "other")
+    assert fresh.computed == 31
+    assert fresh.errors == more.errors == plain.errors
+    for view in range(4):
+        assert (more.read(GOOD, view) == fresh.read(GOOD, view)).all()
+        assert (plain.read(GOOD, view) == fresh.read(GOOD, 0)).all()
+    right = run_by_hand(dataset, vit, live, 2, 3, seed=3)
+    assert torch.equal(more.read_tensor(np.array([2]), 3)[0], right.to(torch.bfloat16))
+
+
+def test_each_row_may_be_read_in_a_view_of_its_own(dataset, look):
+    found = look(dataset, views=3)
+    assert found.good().tolist() == [e == "" for e in found.errors]
+    rows, views = np.array([8, 0, 4, 0]), np.array([2, 1, 0, 2])
+    batch = found.read(rows, views)
+    assert batch.shape == (4, *found.shape)
+    for values, row, view in zip(batch, rows, views, strict=True):
+        assert (values == found.read(np.array([row]), int(view))[0]).all()
+    assert found.read(np.array([], dtype=np.int64), 0).shape[0] == 0
+    for bad in (3, -1, np.array([0, 0, 3, 0])):
+        with pytest.raises(UsageError, match=r"view (3|-1) is not one of 0 to 2"):
+            found.read(rows, bad)
+    with pytest.raises(UsageError, match=r"4 rows need as many views, or one for all"):
+        found.read(rows, np.array([0, 1]))
+
+
+def test_micro_batches_are_filled_from_several_images(dataset, live, look, monkeypatch):
+    sizes, run = [], live.run
+    monkeypatch.setattr(live, "run", lambda pixels: sizes.append(len(pixels)) or run(pixels))
+    look(dataset, workers=1)
+    assert sorted(sizes) == [3, 4]
+    sizes.clear()
+    look(dataset, views=3, workers=1)
+    assert sum(sizes) == 16
+    assert len(sizes) <= 6
+
+
+def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
+    monkeypatch.setattr(headstart.store, "CLOCK_RESOLUTION_NS", 0)
+    right, opened = look(dataset), []
+    read = headstart.activations.read_image
+    monkeypatch.setattr(
+        headstart.activations, "read_image", lambda path, *_: opened.append(path) or read(path, *_)
+    )
+    look(dataset)
+    assert opened == []
+    found = look(dataset, rehash=True)
+    assert sorted(opened) == sorted(dataset.path(row) for row in range(9))
+    assert (found.computed, found.errors) == (0, right.errors)
+
+
+def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
+    dataset, live, look, monkeypatch
+):
+    made, began, read = threading.Event(), [], headstart.activations.read_image
+
+    def make(*_, **__):
+        assert made.wait(30)
+        return live
+
+    def note(path, *options):
+        if not began:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        began.append(path)
+        return read(path, *options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(headstart.activations, "make_engine", make)
+        patch.setattr(headstart.activations, "read_image", note)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            look(dataset, views=2)
+        assert time.monotonic() - started < 5
+        made.set()
+    assert look(dataset, views=2).computed == 15
+
+
+@pytest.mark.parametrize("name", ["light", "strong"])
+def test_in_bf16_large_jpegs_are_decoded_at_a_fraction(name, vit, live, look, tmp_path):
+    folder, style = tmp_path / "large/a", AUGMENTATIONS[name]
+    folder.mkdir(parents=True)
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((1600, 1200)).save(folder / f"{number}.jpg")
+    dataset = load_dataset(tmp_path / "large")
+    # The engine stays the same, so that pixels alone differ.
+    found = look(dataset, views=3, precision="bf16", augmentation=style)
+    for row, view in ((0, 0), (1, 0), (0, 2), (1, 1)):
+        data = dataset.path(row).read_bytes()
+        least = needed_px(vit.preprocessing, style if view else None)
+        picture = decode_picture(data, least_px=least)
+        assert picture.image.width < 1600
+        pixels = augment_image(
+            picture, vit.preprocessing, style, seed=0, image_id=dataset.ids[row], view=view
+        )
+        if view == 0:
+            assert (pixels == decode_and_prepare(data, vit.preprocessing, exact=False)).all()
+        right = torch.from_numpy(live.run(pixels[None])[CUT][0]).to(torch.bfloat16)
+        assert torch.equal(found.read_tensor(np.array([row]), view)[0], right)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +356,155 @@ def test_auto_falls_back_where_openvino_cannot(dataset, tiny, tmp_path, monkeypa
     found = extract_activations(dataset, vit, CUT, device="cpu", cache_dir=tmp_path)
     assert found.engine.library == "torch"
     assert "no such operation: twirl" in found.engine.reason
+
+
+# ---------------------------------------------------------------- views as pixels
+
+
+ORDER = [
+    (np.array([8, 0, 4]), np.array([1, 1, 2])),
+    (np.array([5, 6, 7, 2, 1]), 3),
+    (np.array([], dtype=np.int64), 0),
+    (np.array([0]), 0),
+    (np.array([0, 8, 4]), np.array([0, 0, 3])),
+]
+
+
+@pytest.mark.parametrize("name", ["none", "medium"])
+@pytest.mark.parametrize(("workers", "memory"), [(1, 0), (5, 0), (3, 10_000), (3, 2**30)])
+def test_views_are_read_in_order_and_equal_single_ones(workers, memory, name, dataset, vit):
+    style = AUGMENTATIONS[name]
+    reader = ViewReader(
+        dataset, vit.preprocessing, augmentation=style, seed=5, workers=workers, memory_bytes=memory
+    )
+    for _ in range(2):
+        batches = list(reader.read(iter(ORDER)))
+        assert [len(b) for b in batches] == [3, 5, 0, 1, 3]
+        for batch, (rows, views) in zip(batches, ORDER, strict=True):
+            assert (batch.dtype, batch.shape[1:]) == (np.uint8, (160, 160, 3))
+            for pixels, row, view in zip(
+                batch, rows, np.broadcast_to(views, rows.shape), strict=True
+            ):
+                right = augment_image(
+                    decode_image(dataset.path(row).read_bytes()),
+                    vit.preprocessing,
+                    style,
+                    seed=5,
+                    image_id=dataset.ids[row],
+                    view=int(view),
+                )
+                assert (pixels == right).all()
+
+
+@pytest.mark.parametrize(
+    ("memory", "style", "counts"),
+    [
+        (2**30, "medium", [8, 0, 0]),
+        (0, "medium", [8, 8, 8]),
+        (3 * 4 * 40 * 48 + 100, "medium", [8, 5, 5]),
+        (2**30, "none", [8, 0, 0]),
+        (5 * 160 * 160 * 3, "none", [8, 3, 3]),
+    ],
+)
+def test_what_fits_memory_is_decoded_once(memory, style, counts, dataset, vit, monkeypatch):
+    decoded, decode = [], headstart.activations.decode_picture
+    monkeypatch.setattr(
+        headstart.activations,
+        "decode_picture",
+        lambda *a, **k: decoded.append(1) or decode(*a, **k),
+    )
+    reader = ViewReader(
+        dataset, vit.preprocessing, augmentation=AUGMENTATIONS[style], memory_bytes=memory
+    )
+    found = []
+    for epoch in range(1, 4):
+        list(reader.read([(GOOD, epoch)]))
+        found.append(len(decoded))
+        decoded.clear()
+    assert found == counts
+
+
+def test_large_jpegs_are_read_at_a_fraction_where_that_is_allowed(vit, tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.effect_noise((1600, 1200), 90).convert("RGB").save(tmp_path / "a/0.jpg")
+    dataset, how = load_dataset(tmp_path), vit.preprocessing
+    reader = ViewReader(dataset, how, exact=False)
+    batch = next(reader.read([(np.array([0, 0]), np.array([0, 1]))]))
+    data = dataset.path(0).read_bytes()
+    assert (batch[0] == decode_and_prepare(data, how, exact=False)).all()
+    picture = decode_picture(data, least_px=needed_px(how, Augmentation()))
+    assert picture.image.size < (1600, 1200)
+    right = augment_image(picture, how, Augmentation(), seed=0, image_id="a/0.jpg", view=1)
+    assert (batch[1] == right).all()
+
+
+def test_no_more_than_two_batches_are_read_ahead(dataset, vit):
+    taken = []
+
+    def order():
+        for number in range(50):
+            taken.append(number)
+            yield GOOD, number
+
+    before = threading.active_count()
+    stream = ViewReader(dataset, vit.preprocessing, workers=3).read(order())
+    for number in range(3):
+        next(stream)
+        assert len(taken) <= number + 4
+    stream.close()
+    assert threading.active_count() == before
+    assert len(taken) < 8
+
+
+def replace(path):
+    shutil.copy(path.with_name("04.png"), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.unlink(), r"'blobs/01.png' can no longer be read: no such file"),
+        (lambda path: path.write_bytes(b""), r"'blobs/01.png' has changed since it was first read"),
+        (replace, r"'blobs/01.png' has changed since it was first read; put it back"),
+    ],
+)
+@pytest.mark.parametrize("known", ["by its hash", "by an earlier reading"])
+def test_a_file_that_changes_while_training_is_named(change, reason, known, dataset, vit):
+    digests = check_images(dataset)[1] if known == "by its hash" else None
+    reader = ViewReader(dataset, vit.preprocessing, sha256=digests, memory_bytes=0)
+    if digests is None:
+        list(reader.read([(GOOD, 1)]))
+    change(dataset.path(1))
+    with pytest.raises(InputError, match=reason):
+        list(reader.read([(GOOD, 1)]))
+
+
+def test_what_is_in_memory_needs_no_file(dataset, vit):
+    reader = ViewReader(dataset, vit.preprocessing)
+    first = next(reader.read([(GOOD, 1)]))
+    dataset.path(1).unlink()
+    assert (next(reader.read([(GOOD, 1)])) == first).all()
+
+
+def test_rows_that_cannot_be_read_are_refused(dataset, vit):
+    reader = ViewReader(dataset, vit.preprocessing)
+    with pytest.raises(InputError, match=r"'blobs/03.png' can no longer be read: not an image"):
+        list(reader.read([(np.array([3]), 0)]))
+    known = dataclasses.replace(dataset, errors=(*("",) * 3, "broken link", *("",) * 5))
+    with pytest.raises(UsageError, match=r"'blobs/03.png' is unreadable: broken link"):
+        list(ViewReader(known, vit.preprocessing).read([(np.array([3]), 0)]))
+    with pytest.raises(UsageError, match=r"8 rows need as many views, or one for all"):
+        list(reader.read([(GOOD, np.array([1, 2]))]))
+
+
+def test_checked_images_have_the_errors_and_hashes_of_features(dataset, vit, tmp_path):
+    (dataset.root / "blobs/02.png").unlink()
+    features = extract(dataset, vit, cache_dir=tmp_path / "cache", **FAST)
+    seen = []
+    errors, sha256 = check_images(dataset, progress=lambda *facts: seen.append(facts))
+    assert (errors, sha256) == (features.errors, features.sha256)
+    assert [bool(e) for e in errors] == [False, False, True, True, *[False] * 5]
+    assert (seen[0][1:], seen[-1][1:]) == ((0, 9), (9, 9))
+    known = dataclasses.replace(dataset, errors=("broken link", *dataset.errors[1:]))
+    assert check_images(known, workers=1)[0] == ("broken link", *errors[1:])
+    assert check_images(dataset, max_pixels=100)[0][0] == "48 x 40 is more than 100 pixels"

@@ -44,7 +44,7 @@ WORKER = """if True:
     from headstart.backbones import load_backbone
     from headstart.datasets import load_dataset
     cache, photos, weights, shard_rows = sys.argv[1:]
-    headstart.features.RowWriter.__init__.__defaults__ = (int(shard_rows),)
+    headstart.features.SHARD_ROWS = int(shard_rows)
     backbone = load_backbone("test_vit", weights=weights, cache_dir=cache)
     dataset = load_dataset(photos)
     print("start", flush=True)
@@ -129,7 +129,7 @@ def look(engine, monkeypatch):
     """A function (cache, photos) -> (hash of the result, images computed, warnings), in this process."""
     backbone, made = engine
     monkeypatch.setattr(headstart.features, "make_engine", lambda *_, **__: made)
-    monkeypatch.setattr(headstart.features.RowWriter.__init__, "__defaults__", (8,))
+    monkeypatch.setattr(headstart.features, "SHARD_ROWS", 8)
 
     def call(cache, photos, rows=slice(None)):
         dataset = load_dataset(photos)
@@ -335,7 +335,7 @@ def stored(few, template, engine, tmp_path_factory):
     backbone, made = engine
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(headstart.features, "make_engine", lambda *_, **__: made)
-        patch.setattr(headstart.features.RowWriter.__init__, "__defaults__", (8,))
+        patch.setattr(headstart.features, "SHARD_ROWS", 8)
         options = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
         extract(load_dataset(few), backbone, cache_dir=cache, **options)
     return cache

@@ -29,6 +29,7 @@ from headstart.images import (
     augment_image,
     decode_image,
     decode_picture,
+    needed_px,
     prepare_image,
     read_image_bytes,
     scan_images,
@@ -419,7 +420,8 @@ def test_views_of_a_scaled_decoding_are_near_the_exact(name, orientation):
     file = io.BytesIO()
     image.save(file, "JPEG", quality=95, exif=exif)
     style = AUGMENTATIONS[name]
-    exact, scaled = (decode_picture(file.getvalue(), SMALL, style, exact=e) for e in (True, False))
+    least = needed_px(SMALL, style)
+    exact, scaled = (decode_picture(file.getvalue(), least_px=px) for px in (None, least))
     assert exact.size == scaled.size
     assert scaled.image.width * scaled.image.height < 0.1 * 1201 * 1599
     for view in range(6):
@@ -435,7 +437,7 @@ def test_views_of_a_scaled_decoding_are_near_the_exact(name, orientation):
 
 def test_a_picture_of_another_kind_is_decoded_whole():
     data = encode(np.resize(NOISE, (400, 300, 3)), "PNG")
-    picture = decode_picture(data, SMALL, Augmentation(), exact=False)
+    picture = decode_picture(data, least_px=needed_px(SMALL))
     assert isinstance(picture, Picture)
     assert (picture.image.size, picture.size) == ((300, 400), (300, 400))
     assert (take(picture, Augmentation()) == take(decode_image(data), Augmentation())).all()

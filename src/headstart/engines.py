@@ -42,7 +42,6 @@ __all__ = [
     "count_cpus",
     "count_threads",
     "make_engine",
-    "prepare_engine",
 ]
 
 ENGINES = ("auto", "openvino", "torch")
@@ -272,22 +271,6 @@ class StartingEngine:
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """As the engine's."""
         return self._wait().run(pixels)
-
-
-def prepare_engine(
-    backbone: Backbone,
-    choice: EngineChoice,
-    *,
-    cuts: tuple[str, ...],
-    pooled: bool,
-    cache_dir: Path,
-) -> None:
-    """Convert the network for OpenVINO where that is not done yet.
-
-    Raises:
-        UsageError: OpenVINO cannot take the network; `choose_engine` knows from now on.
-    """
-    _openvino_model(backbone, cuts, choice, pooled, cache_dir)
 
 
 def pad_batch(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -53,6 +53,7 @@ from headstart.images import (
 from headstart.store import FileMemory, Store, default_cache_dir
 
 __all__ = [
+    "Claims",
     "Features",
     "Progress",
     "Reading",
@@ -280,7 +281,7 @@ class _Work:
         progress("features", known, total)
         shard = RowWriter(self.store)
         sources = (self.dataset.path(row) for row in self.pending)
-        claimed = _Claims(self.store)
+        claimed = Claims(self.store)
         stream = run_images(
             sources,
             engine,
@@ -338,8 +339,8 @@ class _Work:
         )
 
 
-class _Claims:
-    """Tells a reader whether an image's bytes need no work: in the store, or another's already."""
+class Claims:
+    """Tells a reader whether a row needs no work: in the store, or another's already."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -357,8 +358,9 @@ class _Claims:
 class RowWriter:
     """Rows on their way to the store, committed in shards by a thread of its own."""
 
-    def __init__(self, store: Store, most: int = SHARD_ROWS) -> None:
-        self._store, self._most = store, most
+    def __init__(self, store: Store, most: int | None = None) -> None:
+        """`most` rows are a shard, `SHARD_ROWS` by default."""
+        self._store, self._most = store, SHARD_ROWS if most is None else most
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
         self._writing: Future[None] | None = None
         self._clear()

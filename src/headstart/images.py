@@ -45,6 +45,7 @@ __all__ = [
     "decode_and_prepare",
     "decode_image",
     "decode_picture",
+    "needed_px",
     "prepare_image",
     "read_image_bytes",
     "scan_images",
@@ -345,7 +346,8 @@ def decode_and_prepare(
     Raises:
         BadImageError, ResourceError: as `decode_image`.
     """
-    picture = decode_picture(data, preprocessing, exact=exact, max_pixels=max_pixels)
+    least = None if exact else needed_px(preprocessing)
+    picture = decode_picture(data, least_px=least, max_pixels=max_pixels)
     return _prepare_picture(picture, preprocessing)
 
 
@@ -366,34 +368,28 @@ class Picture:
 
 
 def decode_picture(
-    data: bytes,
-    preprocessing: Preprocessing,
-    augmentation: "Augmentation | None" = None,
-    *,
-    exact: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    data: bytes, *, least_px: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Picture:
-    """Bytes of an image -> what views can be taken of, by `augment_image`.
+    """Bytes of an image -> what `augment_image` takes views of.
 
     Args:
-        augmentation: of the views; None for the plain view alone.
-        exact: decode as `decode_image`. Otherwise a JPEG is decoded at a fraction of its size, never
-            below what the plain view needs, nor below what the smallest crop needs to fill the input
-            without being enlarged.
+        least_px: a JPEG may be decoded at a fraction of its size, with both sides at least this long;
+            `needed_px` tells how long. None decodes as `decode_image`.
 
     Raises:
         BadImageError, ResourceError: as `decode_image`.
     """
-    if not exact and data[:2] == b"\xff\xd8":
-        picture = _decode_scaled(data, _least_px(preprocessing, augmentation), max_pixels)
+    if least_px is not None and data[:2] == b"\xff\xd8":
+        picture = _decode_scaled(data, least_px, max_pixels)
         if picture is not None:
             return picture
     image = decode_image(data, max_pixels=max_pixels)
     return Picture(image, image.size)
 
 
-def _least_px(preprocessing: Preprocessing, augmentation: "Augmentation | None") -> int:
-    """The shorter side that a JPEG is decoded at, at least."""
+def needed_px(preprocessing: Preprocessing, augmentation: "Augmentation | None" = None) -> int:
+    """How long the sides of a picture must be for its plain view to be near the exact one, and for
+    the smallest crop of an augmentation to fill the input without being enlarged."""
     target = max(preprocessing.input_px)
     least = math.ceil(SCALED_MARGIN * target / preprocessing.crop_pct)
     if augmentation is not None and augmentation.crop is not None:
