@@ -13,7 +13,7 @@ import headstart
 
 ORDER = (
     "errors datasets images store architectures networks backbones engines features activations "
-    "metrics heads finetune strategies advise classifier fit audit compare report export serve scale "
+    "metrics heads trainable finetune settings strategies advise classifier fit audit compare report export serve scale "
     "demo terminal commands cli __init__"
 ).split()
 ROOT = Path(headstart.__file__).parent

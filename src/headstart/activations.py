@@ -71,6 +71,7 @@ __all__ = [
     "activations_bytes",
     "check_images",
     "extract_activations",
+    "to_half",
 ]
 
 # Activations are much larger than features, so a shard is bounded by bytes: small enough to be held in
@@ -408,7 +409,7 @@ class _Work:
             return rows, readings, names, None
         pixels, size = np.concatenate(batch), engine.micro_batch
         runs = [engine.run(pixels[i : i + size])[self.cut] for i in range(0, len(pixels), size)]
-        return rows, readings, names, _to_half(np.concatenate(runs), self.dtype)
+        return rows, readings, names, to_half(np.concatenate(runs), self.dtype)
 
     def _read(self, row: int, claimed: Claims) -> tuple[Reading, list[bytes], np.ndarray | None]:
         """The missing views of an image: their names, and their pixels if it is a good one."""
@@ -493,7 +494,7 @@ def _view_names(digest: bytes, image_id: str, views: Iterable[int], recipe: byte
     ]
 
 
-def _to_half(values: np.ndarray, dtype: str) -> np.ndarray:
+def to_half(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 -> float16, or bfloat16 as uint16 bits, rounded to nearest even."""
     if not np.isfinite(values).all():
         raise VerificationError(

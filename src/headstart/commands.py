@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,10 +89,10 @@ Outside = Annotated[
 COMMON = "root allow_outside max_bad seed engine precision device workers cache_dir rehash".split()
 
 
-def given_options(context: typer.Context) -> dict[str, Any]:
-    """Those of the common options that were given, so that a run can tell them from defaults."""
+def given_options(context: typer.Context, names: Iterable[str] = COMMON) -> dict[str, Any]:
+    """Those of the options that were given, so that a run can tell them from defaults."""
     given = {}
-    for name in COMMON:
+    for name in names:
         source = context.get_parameter_source(name)
         if name in context.params and source is not None and source.name != "DEFAULT":
             value = context.params[name]

@@ -35,6 +35,7 @@ __all__ = [
     "measure_cuts",
     "read_state",
     "resolve_cut",
+    "tensors_before",
     "sketch_network",
     "trace_network",
 ]
@@ -595,6 +596,18 @@ def _find_rows(graph: fx.GraphModule, chain: list[fx.Node]) -> list[tuple[str, i
 def _is_inside(name: str, modules: Container[str]) -> bool:
     parts = name.split(".")
     return any(".".join(parts[:i]) in modules for i in range(1, len(parts)))
+
+
+def tensors_before(network: nn.Module, cut: str) -> set[str]:
+    """Names of the parameters and buffers that the network needs up to a cut point.
+
+    Raises:
+        UsageError: it cannot be cut there.
+    """
+    graph, starts = trace_network(network)
+    if cut not in starts:
+        raise UsageError(f"{type(network).__name__} cannot be cut before '{cut}'")
+    return set(_end_at(graph, [starts[cut]]).state_dict())
 
 
 # ---------------------------------------------------------------- the network that gives features

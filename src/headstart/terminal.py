@@ -40,6 +40,7 @@ __all__ = [
     "note",
     "out",
     "print_json",
+    "show_epoch",
     "show_evaluation",
     "show_metrics",
     "show_progress",
@@ -109,7 +110,6 @@ def show_run(run: "Run") -> None:
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
         show_metrics(run.metrics)
-    penalty = run.settings["penalty"]
     if State.verbose:
         table = Table("setting", "value", "origin", box=None, pad_edge=False, header_style="dim")
         for name, entry in run.settings.items():
@@ -117,13 +117,46 @@ def show_run(run: "Run") -> None:
         err.print(table)
     out.print(
         Text(
-            f"{run.classifier.strategy} on {run.classifier.backbone.name}, "
-            f"penalty {penalty['value']:g} ({penalty['origin']}), "
-            f"{images['train']:,} training images, {run.seconds:.1f} s"
+            f"{run.classifier.strategy} on {printable(run.classifier.backbone.name)}"
+            f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
     out.print(Text(_where_from(run.computed, run.engine), style="dim"), soft_wrap=True)
     out.print(Text(f"saved to {printable(str(run.folder))}"), soft_wrap=True)
+
+
+def _decisions(run: "Run") -> str:
+    """What was decided on the way, in a few words."""
+    settings = run.settings
+    words = []
+    if settings["cut"]["value"] not in (None, "last"):
+        words.append(f"cut {settings['cut']['value']} ({settings['cut']['origin']})")
+    training = run.evidence.get("training")
+    if training is not None:
+        words.append(f"epoch {training['best_epoch']} of {training['epochs']} kept")
+    elif settings["penalty"]["value"] is not None:
+        penalty = settings["penalty"]
+        words.append(f"penalty {penalty['value']:g} ({penalty['origin']})")
+    saved = run.evidence.get("saved")
+    if saved is not None:
+        whole, shallow = saved["whole"], saved["shallow"]
+        words.append(
+            f"{shallow['megabytes']:g} of {whole['megabytes']:g} MB, "
+            f"{shallow['images_per_s'] / whole['images_per_s']:.1f} times as fast"
+        )
+    return "".join(f", {printable(w)}" for w in words)
+
+
+def show_epoch(entry: dict[str, Any]) -> None:
+    """A line an epoch on stderr."""
+    parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
+    for name in ("train", "val"):
+        if f"{name}_loss" in entry:
+            loss, accuracy = entry[f"{name}_loss"], entry[f"{name}_accuracy"]
+            parts.append(f"{name} loss {loss:.3f} accuracy {accuracy:.3f}")
+    if "images_per_s" in entry:
+        parts.append(f"{entry['images_per_s']:,.0f} images/s")
+    note("  ".join(parts))
 
 
 def _where_from(computed: int, engine: "EngineChoice") -> str:
