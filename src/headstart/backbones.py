@@ -293,9 +293,7 @@ def with_state(backbone: Backbone, state: dict[str, np.ndarray], weights: str) -
     Args:
         weights: where they came from, for people.
     """
-    fingerprint = _fingerprint(
-        backbone.name, state, backbone.classifier, backbone.preprocessing
-    )
+    fingerprint = _fingerprint(backbone.name, state, backbone.classifier, backbone.preprocessing)
     return dataclasses.replace(backbone, state=state, weights=weights, fingerprint=fingerprint)
 
 
@@ -749,4 +747,3 @@ def _answers(url: str) -> bool:
     except OSError:
         return False
     return True
-

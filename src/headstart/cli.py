@@ -130,9 +130,7 @@ def fit_command(
     ] = None,
     backbone: Annotated[
         str | None,
-        _option(
-            "A network; tf_efficientnet_lite0 is built in. See headstart backbones.", STRATEGY
-        ),
+        _option("A network; tf_efficientnet_lite0 is built in. See headstart backbones.", STRATEGY),
     ] = None,
     weights: Annotated[
         Path | None, _option("File with its weights (.safetensors, .pth).", STRATEGY)
@@ -158,9 +156,7 @@ def fit_command(
     ] = None,
     head: Annotated[
         str | None,
-        _option(
-            "linear, or hidden layers and dropouts of an MLP: 1024, d0.5-480-d0.5.", STRATEGY
-        ),
+        _option("linear, or hidden layers and dropouts of an MLP: 1024, d0.5-480-d0.5.", STRATEGY),
     ] = None,
     penalty: Annotated[
         float | None,
@@ -238,15 +234,11 @@ def fit_command(
     monitor: Annotated[
         str | None, _option("What the best epoch is by: loss or accuracy.", TRAINING)
     ] = None,
-    min_delta: Annotated[
-        float | None, _option("What counts as an improvement.", TRAINING)
-    ] = None,
+    min_delta: Annotated[float | None, _option("What counts as an improvement.", TRAINING)] = None,
     patience: Annotated[
         int | None, _option("Stop after so many epochs without one; 0 for never.", TRAINING)
     ] = None,
-    checkpoint_s: Annotated[
-        float | None, _option("Seconds between checkpoints.", TRAINING)
-    ] = None,
+    checkpoint_s: Annotated[float | None, _option("Seconds between checkpoints.", TRAINING)] = None,
     train_precision: Annotated[
         str | None, _option("fp32, bf16, or auto by a short measurement.", TRAINING)
     ] = None,

@@ -175,6 +175,7 @@ class ActivationSource:
 
     def read(self, order: Order) -> Iterator[torch.Tensor]:
         """float32 (B, …) each."""
+
         def read(batch: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
             return self._activations.read_tensor(*batch)
 
@@ -271,7 +272,9 @@ def train_network(
     with _reproducible(network), _held_interrupts() as interrupted:
         began = time.monotonic()
         if not kept.load(state):
-            state.precision = _choose_precision(network, source, rows, targets, recipe, total, device)
+            state.precision = _choose_precision(
+                network, source, rows, targets, recipe, total, device
+            )
             first = evaluate(state.averaged(network), state.precision)
             state.note({"epoch": 0, **first.entry()}, first, network, recipe)
             on_epoch(state.history[0])
@@ -289,8 +292,12 @@ def train_network(
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
                 torch.manual_seed(_hash(recipe.seed, "step", step))
-                batch = _mix(inputs.to(device), targets[members].to(device), len(weights), recipe, step)
-                loss, correct, micro = _accumulate(network, batch, weights, recipe, state.precision, micro)
+                batch = _mix(
+                    inputs.to(device), targets[members].to(device), len(weights), recipe, step
+                )
+                loss, correct, micro = _accumulate(
+                    network, batch, weights, recipe, state.precision, micro
+                )
                 if not math.isfinite(loss):
                     names = ", ".join(f"'{ids[i]}'" for i in members[:3])
                     raise TrainingError(
@@ -366,9 +373,7 @@ def _order(
     drawn = np.array([draw(seed, "order", ids[i], epoch) for i in rows])
     shuffled = rows[np.argsort(drawn, kind="stable")]
     seen = np.array([view_of(ids[i], epoch, views, seed) for i in shuffled], dtype=np.int64)
-    return list(
-        zip(np.array_split(shuffled, batches), np.array_split(seen, batches), strict=True)
-    )
+    return list(zip(np.array_split(shuffled, batches), np.array_split(seen, batches), strict=True))
 
 
 def _hash(seed: int, purpose: str, step: int) -> int:
@@ -574,7 +579,9 @@ def _choose_precision(
     return "bf16" if seconds["fp32"] > FASTER * seconds["bf16"] else "fp32"
 
 
-def measure_step(network: nn.Module, shape: tuple[int, ...], device: str, images: int = 16) -> float:
+def measure_step(
+    network: nn.Module, shape: tuple[int, ...], device: str, images: int = 16
+) -> float:
     """Seconds an image of a step of training on inputs of this shape; the network stays as it is."""
     network = network.to(device).train()
     inputs = torch.zeros(images, *shape, device=device)

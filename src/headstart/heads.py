@@ -291,25 +291,3 @@ class _Problem:
         weight = (self.basis @ solution[:-1]) / self.scale[:, None]
         bias = solution[-1] - self.mean @ weight
         return LinearHead(weight.T.astype(np.float32), bias.astype(np.float32))
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadShape:
-    parts: tuple = ()
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MlpHead:
-    layers: tuple
-
-Head = LinearHead | MlpHead
-def _w(self): return self.weight.shape[1]
-LinearHead.width = property(lambda self: self.weight.shape[1])
-LinearHead.classes = property(lambda self: self.weight.shape[0])
-LinearHead.layers = property(lambda self: ((self.weight, self.bias),))
-def parse_head(t): return HeadShape()
-def candidate_cuts(n): return [(x,) for x in n]
-def choose_cuts(*a, **k): raise NotImplementedError
-def choose_shallow(*a): raise NotImplementedError
-def standardise(f): return f.mean(0), f.std(0)+1e-9
-def fold_standardisation(*a): raise NotImplementedError
-def head_of_arrays(a): raise NotImplementedError

@@ -27,9 +27,9 @@ from headstart.errors import UsageError
 from headstart.features import Features, Progress
 from headstart.heads import (
     Head,
+    MlpHead,
     Penalty,
     assign_folds,
-    candidate_cuts,
     choose_cuts,
     choose_penalty,
     choose_shallow,
@@ -37,6 +37,7 @@ from headstart.heads import (
     fold_standardisation,
     parse_head,
     standardise,
+    suggest_cuts,
 )
 from headstart.images import AUGMENTATIONS, Augmentation
 from headstart.settings import Settings
@@ -153,7 +154,7 @@ def linear_probe(task: Task) -> Trained:
     names = tuple(c.name for c in task.backbone.cuts)
     wanted = task.settings.cut or "last"
     if wanted == "auto":
-        candidates = candidate_cuts(names)
+        candidates = list(suggest_cuts(names))
     elif wanted in ("last", "all"):
         candidates = [names[-1:] if wanted == "last" else names]
     else:
@@ -167,10 +168,10 @@ def shallow_probe(task: Task) -> Trained:
     names = tuple(c.name for c in task.backbone.cuts)
     wanted = task.settings.cut or "auto"
     if wanted == "auto":
-        candidates = [(name,) for name in names[:-1]]
+        candidates = [(name,) for name in names]
     else:
         candidates = [(task.backbone.cut(wanted).name,)]
-    if not candidates or candidates == [names[-1:]]:
+    if len(names) < 2 or candidates == [names[-1:]]:
         raise UsageError(
             f"cut '{wanted}' is not before the last cut point of {task.backbone.name}; a shallow "
             f"probe can be cut at {', '.join(names[:-1]) or 'none'}"
@@ -198,10 +199,15 @@ def _probe(task: Task, candidates: Sequence[tuple[str, ...]], *, shallow: bool) 
             progress=task.progress,
         )
         cuts, found = choice.cuts, choice.penalty
-        if shallow and choice.scores:
-            cuts, found = choose_shallow(choice.scores), None
+        if shallow:  # with too few images a class to measure, half of the network
+            middle = candidates[(len(candidates) - 1) // 2]
+            cuts = (choose_shallow(choice.scores),) if choice.scores else middle
+            found = None
         measured["cut"] = ",".join(cuts)
-        evidence["cuts"] = [dataclasses.asdict(s) for s in choice.summary()]
+        evidence["cuts"] = [
+            {n: getattr(score, n) for n in ("cuts", "log_loss", "accuracy", "error")}
+            for score in choice.scores
+        ]
     if task.settings.head != "linear":
         return _mlp_probe(task, cuts, weights, measured, evidence)
     head, penalty = _fit_head(task, cuts, weights, found)
@@ -265,10 +271,11 @@ def _mlp_probe(
     source = MatrixSource((matrix - mean) / scale)
     module = _new_head(task, matrix.shape[1])
     head, outcome = _train_head(task, module, source, weights, task.folder)
+    first = fold_standardisation(*head.layers[0], mean, scale)
     return Trained(
         task.backbone,
         cuts,
-        fold_standardisation(head, mean, scale),
+        MlpHead((first, *head.layers[1:])),
         measured,
         {**evidence, "training": _summary(outcome)},
         outcome.probabilities,
@@ -379,7 +386,15 @@ def scratch(task: Task) -> Trained:
     recipe = _recipe(task.settings, "scratch")
     evidence = {"images_per_class": np.bincount(task.labels).tolist()}
     return _tune(
-        task, task.backbone, None, head_of_module(module), source, recipe, weights, measured, evidence
+        task,
+        task.backbone,
+        None,
+        head_of_module(module),
+        source,
+        recipe,
+        weights,
+        measured,
+        evidence,
     )
 
 
@@ -579,7 +594,8 @@ def _choose_flip(task: Task, head: Head) -> tuple[bool, dict[str, Any]]:
             return True, {"reason": "too few images a class to measure"}
         head = fit_linear(plain[inside], labels[inside], classes, penalty=FLIP_PENALTY)
         right = [
-            head.predict_proba(m[outside]).argmax(axis=1) == labels[outside] for m in (plain, turned)
+            head.predict_proba(m[outside]).argmax(axis=1) == labels[outside]
+            for m in (plain, turned)
         ]
         lost[outside] = right[0].astype(float) - right[1]
     error = lost.std() / np.sqrt(len(lost))

@@ -11,7 +11,6 @@ the way back, is saved (`benchmarks/train.py` has the figures).
 
 import copy
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,9 @@ from headstart.backbones import Backbone
 from headstart.heads import Head, HeadShape, LinearHead, MlpHead
 from headstart.networks import pool, trace_network
 
-__all__ = ["TrainableNetwork", "head_of_module", "module_of_head"]
+__all__ = ["TrainableNetwork", "head_of_module", "module_of_head", "new_head"]
 
-# A norm's momentum while its statistics are let loose; torch's own default.
-FROZEN, ADAPT = "frozen", "adapt"
+FROZEN = "frozen"
 
 
 class TrainableNetwork(nn.Module):
@@ -160,9 +158,7 @@ class _FoldedConv(nn.Module):
         weight = conv.weight * factor.view(-1, 1, 1, 1)
         if isinstance(conv, Conv2dSame):
             x = pad_same(x, list(weight.shape[-2:]), list(conv.stride), list(conv.dilation))
-            y = nn.functional.conv2d(
-                x, weight, bias, conv.stride, 0, conv.dilation, conv.groups
-            )
+            y = nn.functional.conv2d(x, weight, bias, conv.stride, 0, conv.dilation, conv.groups)
         else:
             y = conv._conv_forward(x, weight, bias)
         # timm's norms bring their activation along.
@@ -207,29 +203,23 @@ def _fold_norms(body: fx.GraphModule) -> dict[str, str]:
 # ---------------------------------------------------------------- heads
 
 
-class _MlpModule(nn.Sequential):
-    """Dense layers with relu between, and dropouts, as a `HeadShape` says."""
-
-    def __init__(self, shape: HeadShape, width: int, classes: int) -> None:
-        layers: list[nn.Module] = []
-        for kind, value in shape.parts:
-            if kind == "dropout":
-                layers.append(nn.Dropout(value))
-            else:
-                layers += [nn.Linear(width, int(value)), nn.ReLU()]
-                width = int(value)
-        super().__init__(*layers, nn.Linear(width, classes))
-
-
-def make_head(shape: HeadShape, width: int, classes: int) -> nn.Module:
-    raise NotImplementedError
+def new_head(shape: HeadShape, width: int, classes: int, seed: int) -> nn.Sequential:
+    """A head of random weights, as torch draws them: features (N, width) -> logits (N, classes)."""
+    layers: list[nn.Module] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for out, dropout in zip((*shape.widths, classes), shape.dropouts, strict=True):
+            layers += [nn.ReLU()] if any(isinstance(m, nn.Linear) for m in layers) else []
+            layers += [nn.Dropout(dropout)] if dropout else []
+            layers.append(nn.Linear(width, out))
+            width = out
+    return nn.Sequential(*layers)
 
 
-def module_of_head(head: Head, shape: HeadShape) -> nn.Module:
+def module_of_head(head: Head, shape: HeadShape) -> nn.Sequential:
     """The head as a module that can be trained, dropouts where `shape` has them."""
-    module = _MlpModule(shape, head.width, head.classes)
-    layers = [m for m in module if isinstance(m, nn.Linear)]
-    for layer, (weight, bias) in zip(layers, head.layers, strict=True):
+    module = new_head(shape, head.width, head.classes, 0)
+    for layer, (weight, bias) in zip(_dense(module), head.layers, strict=True):
         layer.weight.data = torch.from_numpy(weight.copy())
         layer.bias.data = torch.from_numpy(bias.copy())
     return module
@@ -239,7 +229,10 @@ def head_of_module(module: nn.Module) -> Head:
     """The inverse of `module_of_head`."""
     layers = tuple(
         (m.weight.detach().cpu().numpy().copy(), m.bias.detach().cpu().numpy().copy())
-        for m in module.modules()
-        if isinstance(m, nn.Linear)
+        for m in _dense(module)
     )
     return LinearHead(*layers[0]) if len(layers) == 1 else MlpHead(layers)
+
+
+def _dense(module: nn.Module) -> list[nn.Linear]:
+    return [m for m in module.modules() if isinstance(m, nn.Linear)]
