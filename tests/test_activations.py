@@ -276,25 +276,27 @@ def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
 def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
     dataset, live, look, monkeypatch
 ):
-    made, began, read = threading.Event(), [], headstart.activations.read_image
+    made, sent, read = threading.Event(), [], headstart.activations.read_image
 
     def make(*_, **__):
         assert made.wait(30)
         return live
 
+    def interrupt():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
     def note(path, *options):
-        if not began:
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        began.append(path)
+        if path == dataset.path(0):
+            threading.Timer(0.2, interrupt).start()
         return read(path, *options)
 
     with monkeypatch.context() as patch:
         patch.setattr(headstart.activations, "make_engine", make)
         patch.setattr(headstart.activations, "read_image", note)
-        started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             look(dataset, views=2)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - sent[0] < 5
         made.set()
     assert look(dataset, views=2).computed == 15
 

@@ -623,13 +623,14 @@ class ViewReader:
     def _keep(self, key: tuple[int, bool], found: Picture | np.ndarray) -> None:
         # Pillow holds an RGB pixel in four bytes.
         size = found.nbytes if isinstance(found, np.ndarray) else 4 * math.prod(found.image.size)
+        if size > self._free:
+            return
+        if isinstance(found, Picture):  # without the file and its metadata
+            found = dataclasses.replace(found, image=Image.fromarray(np.asarray(found.image)))
         with self._lock:
-            if key in self._kept or size > self._free:
-                return
-            self._free -= size
-            if isinstance(found, Picture):  # without the file and its metadata
-                found = dataclasses.replace(found, image=Image.fromarray(np.asarray(found.image)))
-            self._kept[key] = found
+            if key not in self._kept and size <= self._free:
+                self._free -= size
+                self._kept[key] = found
 
 
 # A batch to fill, from where, with which (row, view), and whether that is its last part.
