@@ -81,7 +81,7 @@ def test_an_unknown_name_is_missing():
 def run_python(code):
     """What is printed last."""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert done.stderr == ""
     return done.stdout.rstrip().rpartition("\n")[2]
 

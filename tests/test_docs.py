@@ -14,7 +14,9 @@ from headstart.demo import write_digits
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(
-    r"^    (headstart (?:fit|evaluate|predict|extract|cache).*)$", README, re.MULTILINE
+    r"^    (headstart (?:fit|evaluate|predict|extract|cache|backbones|layers).*)$",
+    README,
+    re.MULTILINE,
 )
 
 

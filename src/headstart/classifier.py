@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.backbones import Backbone, backbone_of_state
+from headstart.backbones import Backbone, backbone_of_state, load_backbone
 from headstart.datasets import list_files
 from headstart.engines import choose_engine, count_threads, make_engine
 from headstart.errors import InputError, UsageError
@@ -32,11 +32,20 @@ from headstart.heads import Head, LinearHead, head_of_arrays
 from headstart.images import INTERPOLATIONS, MAX_PIXELS
 from headstart.store import write_atomically
 
-__all__ = ["Classifier", "Prediction", "check_folder", "find_images", "mark_incomplete"]
+__all__ = [
+    "PRETRAINED",
+    "Classifier",
+    "Prediction",
+    "check_folder",
+    "find_images",
+    "mark_incomplete",
+    "pretrained_classifier",
+]
 
 FORMAT = 2
 CARD = "headstart.json"
 HEAD_PREFIX = "headstart.head."
+PRETRAINED = "pretrained:"  # before a network's name, in the place of a run's folder
 MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -50,6 +59,7 @@ class Prediction:
         probability: of that class, in [0, 1]; NaN for an unreadable image.
         top: (class, probability) of the most probable classes, in falling order.
         error: why the image could not be read, "" for a good one.
+        names: what people call the classes of `top`, in its order; () where they are the names.
     """
 
     image: str
@@ -57,6 +67,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     error: str = ""
+    names: tuple[str, ...] = ()
 
 
 class _Card(BaseModel):
@@ -95,6 +106,7 @@ class Classifier:
         classes: C class names, pinned: probability i belongs to class i.
         strategy: how it was trained.
         seed: of the training.
+        names: what people call the classes, in their order; () where the classes are names.
     """
 
     backbone: Backbone
@@ -103,6 +115,7 @@ class Classifier:
     classes: tuple[str, ...]
     strategy: str
     seed: int = 0
+    names: tuple[str, ...] = ()
 
     def predict(
         self,
@@ -175,7 +188,8 @@ class Classifier:
     def _prediction(self, image: str, probabilities: np.ndarray, top: int) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[:top]
         best = tuple((self.classes[i], float(probabilities[i])) for i in order)
-        return Prediction(image, best[0][0], best[0][1], best)
+        names = tuple(self.names[i] for i in order) if self.names else ()
+        return Prediction(image, best[0][0], best[0][1], best, names=names)
 
     def save(self, folder: Path) -> None:
         """Write the classifier; headstart.json last, so that a folder without it is not whole."""
@@ -235,9 +249,14 @@ class Classifier:
     def load(cls, folder: str | os.PathLike[str]) -> "Classifier":
         """Read a saved classifier; nothing in the folder can run code.
 
+        Args:
+            folder: of a run, or "pretrained:NAME" for a network that knows ImageNet's classes.
+
         Raises:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
         """
+        if os.fspath(folder).startswith(PRETRAINED):
+            return pretrained_classifier(os.fspath(folder).removeprefix(PRETRAINED))
         path = Path(folder)
         card = _read_card(path)
         config = _read_json(path / "config.json")
@@ -296,6 +315,39 @@ class Classifier:
             strategy=card.strategy,
             seed=card.seed,
         )
+
+
+def pretrained_classifier(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Classifier:
+    """The classifier that a network was published with: ImageNet's classes, as synset ids with names.
+
+    Args:
+        name, weights, cache_dir: as `load_backbone` takes them.
+
+    Raises:
+        UsageError: no such network, or its classes are not known to be ImageNet's.
+        InputError: the weights are missing or do not fit.
+    """
+    backbone = load_backbone(name, weights=weights, cache_dir=cache_dir)
+    from headstart.architectures import imagenet_classes
+
+    weight = backbone.state[f"{backbone.classifier}.weight"]
+    known = imagenet_classes(len(weight))
+    if known is None or f"{backbone.classifier}.bias" not in backbone.state:
+        raise UsageError(
+            f"backbone '{name}' has {len(weight)} classes, which are not ImageNet's; "
+            "train a classifier on it with headstart fit"
+        )
+    classes, names = known
+    head = LinearHead(
+        weight.reshape(len(weight), -1), backbone.state[f"{backbone.classifier}.bias"]
+    )
+    cut = backbone.cuts[-1].name
+    return Classifier(backbone, head, (cut,), classes, "pretrained", names=names)
 
 
 def _checked_config(config: dict[str, Any]) -> dict[str, Any]:

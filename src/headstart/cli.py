@@ -58,7 +58,7 @@ from headstart.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headstart.classifier import Prediction
+    from headstart.classifier import Classifier, Prediction
 
 __all__ = ["app", "main"]
 
@@ -377,7 +377,12 @@ def predict_command(
     images: Annotated[
         list[str], typer.Argument(help="Image files or folders, or - for names on stdin.")
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a run.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder of a run, or pretrained:NETWORK.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="File with the weights of pretrained:NETWORK.")
+    ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="Classes to list.", min=1)] = 3,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
     allow_outside: Outside = False,
@@ -388,19 +393,23 @@ def predict_command(
     ] = "fp32",
     device: Device = "auto",
     workers: Workers = None,
+    cache_dir: CacheDir = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what is in images that have no label.
 
-    An unreadable image is a row with its reason.
+    An unreadable image is a row with its reason. A network as it was published, without any training \
+    of yours, names what it sees in ImageNet's classes.
 
     [bold]Examples[/bold]
 
     headstart predict --model run cat.jpg holiday/
 
     find . -name '*.png' | headstart predict --model run - --csv > labels.csv
+
+    headstart predict --model pretrained:tf_efficientnet_lite0 cat.jpg
     """
     set_state(quiet, verbose, as_json)
     if as_json and as_csv:
@@ -413,12 +422,25 @@ def predict_command(
         "device": device,
         "workers": workers,
     }
-    _predict(_read_names(images), model, show, max_bad, top=top, **options)
+    names = _read_names(images)
+    _predict(names, _load_model(model, weights, cache_dir), show, max_bad, top=top, **options)
+
+
+def _load_model(model: str, weights: Path | None, cache_dir: Path | None) -> "str | Classifier":
+    from headstart.classifier import PRETRAINED, pretrained_classifier
+
+    if model.startswith(PRETRAINED):
+        name = model.removeprefix(PRETRAINED)
+        return pretrained_classifier(name, weights=weights, cache_dir=cache_dir)
+    if weights or cache_dir:
+        given = "--weights" if weights else "--cache-dir"
+        raise UsageError(f"{given} goes with --model {PRETRAINED}NETWORK; a run has its weights")
+    return model
 
 
 def _predict(
     images: list[str],
-    model: Path,
+    model: "str | Path | Classifier",
     show: "Callable[[Prediction], None] | None",
     max_bad: float,
     **options: Any,
@@ -442,16 +464,33 @@ def _predict(
 
 
 def _add_prediction(table: Table, prediction: "Prediction") -> None:
-    others = ", ".join(f"{printable(c)} {p:.3f}" for c, p in prediction.top[1:])
+    labels = _label(prediction)
+    others = ", ".join(
+        f"{label} {p:.3f}" for label, (_, p) in zip(labels[1:], prediction.top[1:], strict=True)
+    )
     table.add_row(
         Text(printable(prediction.image), overflow="fold"),
-        Text(printable(prediction.label), style="bold"),
+        Text("".join(labels[:1]), style="bold"),
         "" if prediction.error else f"{prediction.probability:.3f}",
         Text(printable(prediction.error), style="red") if prediction.error else Text(others),
     )
 
 
+def _label(prediction: "Prediction") -> list[str]:
+    """What to call the classes of `top`."""
+    if not prediction.names:
+        return [printable(c) for c, _ in prediction.top]
+    return [
+        printable(f"{name} ({c})")
+        for name, (c, _) in zip(prediction.names, prediction.top, strict=True)
+    ]
+
+
 def _print_prediction(prediction: "Prediction") -> None:
+    names: dict[str, Any] = {}
+    if prediction.names:
+        first, *_ = prediction.names
+        names = {"synset": prediction.label, "name": first, "names": prediction.names}
     print_json(
         {
             "image": prediction.image,
@@ -459,6 +498,7 @@ def _print_prediction(prediction: "Prediction") -> None:
             "probability": prediction.probability,
             "top": prediction.top,
             "error": prediction.error or None,
+            **names,
         }
     )
 
@@ -468,9 +508,12 @@ def _csv_printer() -> "Callable[[Prediction], None]":
     writer.writerow(["image", "label", "probability", "top", "error"])
 
     def show(prediction: "Prediction") -> None:
-        top = "; ".join(f"{c} {p:.6f}" for c, p in prediction.top)
+        labels = _label(prediction)
+        pairs = zip(labels, prediction.top, strict=True)
+        top = "; ".join(f"{label} {p:.6f}" for label, (_, p) in pairs)
         probability = "" if prediction.error else f"{prediction.probability:.6f}"
-        texts = [csv_cell(t) for t in (prediction.image, prediction.label, top, prediction.error)]
+        label = "".join(labels[:1])
+        texts = [csv_cell(t) for t in (prediction.image, label, top, prediction.error)]
         writer.writerow([*texts[:2], probability, *texts[2:]])
 
     return show

@@ -18,7 +18,7 @@ from rich.text import Text
 
 import headstart
 from headstart.errors import UsageError, printable
-from headstart.terminal import State, note, out, print_json, show_progress, show_scan, warn
+from headstart.terminal import State, note, out, print_json, show_progress, show_scan, warn, wide
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -329,7 +329,7 @@ def backbones_command(
         table.add_row(
             info.name, info.library, size, str(info.input_px[0]), Text(info.licence), info.weights
         )
-    _print_wide(table if found else Text(f"no network fits '{printable(pattern)}'"))
+    wide.print(table if found else Text(f"no network fits '{printable(pattern)}'"))
     note(f"{len(found):,} networks")
     if any(info.parameters is None for info in found):
         note(f"parameters are counted in lists of at most {COUNTED}; name a pattern")
@@ -377,15 +377,10 @@ def layers_command(
         if freeze_until is not None:
             cells.append("yes" if layer.trainable else "frozen")
         table.add_row(*map(Text, cells), Text(layer.cut, style="bold"))
-    _print_wide(table)
+    wide.print(table)
     total = sum(layer.parameters for layer in layers)
     trained = sum(layer.parameters for layer in layers if layer.trainable)
     out.print(Text(f"{total:,} parameters" + (f", {trained:,} trained" if trained < total else "")))
-
-
-def _print_wide(what: Table | Text) -> None:
-    """A line a row however narrow the terminal, so that a row can be searched for."""
-    out.print(what, width=1000, crop=False)
 
 
 # ---------------------------------------------------------------- the store

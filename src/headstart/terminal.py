@@ -47,6 +47,7 @@ __all__ = [
     "show_run",
     "show_scan",
     "warn",
+    "wide",
 ]
 
 
@@ -65,6 +66,8 @@ class _Console(Console):
 
 out = _Console(highlight=False, soft_wrap=False)
 err = _Console(stderr=True, highlight=False)
+# For long tables: a line a row however narrow the terminal, so that a row can be searched for.
+wide = _Console(highlight=False, soft_wrap=True, width=1000)
 
 
 def show_scan(dataset: "Dataset", scan: "Scan") -> None:
