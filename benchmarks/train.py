@@ -146,8 +146,14 @@ def _tutorial(folder: Path, out: Path) -> float:
 
 def _fastai(folder: Path, out: Path) -> float:
     import timm
-    from fastai.vision.all import ImageDataLoaders, Normalize, Resize, accuracy, vision_learner
-    from fastai.vision.all import aug_transforms
+    from fastai.vision.all import (
+        ImageDataLoaders,
+        Normalize,
+        Resize,
+        accuracy,
+        aug_transforms,
+        vision_learner,
+    )
 
     import headstart
 
@@ -244,7 +250,9 @@ def report(results: dict[str, list[dict[str, float]]], arguments: argparse.Names
                 print(f"{one} / {other}: {middle:.2f} ({low:.2f} to {high:.2f})")
     whole = {m: results[m] for m in WHOLE if m in results}
     if whole:
-        print("\n| folder to classifier | seconds (whole process) | accuracy on val |\n|---|---:|---:|")
+        print(
+            "\n| folder to classifier | seconds (whole process) | accuracy on val |\n|---|---:|---:|"
+        )
         for mode, rounds in whole.items():
             seconds = statistics.median(r["process_s"] for r in rounds)
             accuracy = np.mean([r["accuracy"] for r in rounds])

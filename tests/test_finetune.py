@@ -167,7 +167,9 @@ def test_a_loss_that_is_no_number_is_told(problem):
     source, labels, ids, rows, held = problem
     matrix = source._matrix.numpy().copy()
     matrix[17] = np.nan
-    with pytest.raises(TrainingError, match=r"loss is nan at step \d of epoch 1 \(images '.*--lr than"):
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at step \d of epoch 1 \(images '.*--lr than"
+    ):
         train((MatrixSource(matrix), labels, ids, rows, held))
 
 
@@ -223,7 +225,9 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_p
 
 def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
     path = tmp_path / "c.safetensors"
-    train(problem, recipe=dataclasses.replace(RECIPE, checkpoint_s=0.0), checkpoint=path, identity="a")
+    train(
+        problem, recipe=dataclasses.replace(RECIPE, checkpoint_s=0.0), checkpoint=path, identity="a"
+    )
     with pytest.raises(InputError, match="of other data or settings"):
         train(problem, checkpoint=path, identity="b")
     path.write_bytes(path.read_bytes()[:500])
@@ -260,7 +264,9 @@ def uninterrupted(command, loose, tmp_path_factory):
 def finish(command, folder, data, overwrite=False):
     """Go on until the run is whole: --resume, or anew where it died before it could be resumed."""
     start, options = command
-    done = subprocess.run([*start, "--resume", str(folder)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*start, "--resume", str(folder)], capture_output=True, text=True, timeout=120
+    )
     if done.returncode == 2:
         assert "no interrupted training to resume" in done.stderr
         done = subprocess.run([*start, str(data), "-o", str(folder), *options], capture_output=True,
@@ -293,7 +299,9 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
         killed += process.wait() == -signal.SIGKILL
         trained += (folder / "checkpoint.safetensors").exists()
         assert finish(command, folder, loose) == whole
-        assert sorted(p.name for p in folder.iterdir() if p.name.startswith(("start", "check"))) == []
+        assert (
+            sorted(p.name for p in folder.iterdir() if p.name.startswith(("start", "check"))) == []
+        )
         shutil.rmtree(folder)
     assert killed >= KILLS * 0.6
     assert trained >= KILLS * 0.4
@@ -358,7 +366,9 @@ def test_ctrl_c_keeps_the_best_model_so_far(command, uninterrupted, loose, tmp_p
 
 
 def test_resume_refuses_what_it_cannot_go_on_from(loose, plant, tmp_path, tiny):
-    with pytest.raises(UsageError, match=r"no interrupted training to resume here; headstart fit DATA -o"):
+    with pytest.raises(
+        UsageError, match=r"no interrupted training to resume here; headstart fit DATA -o"
+    ):
         headstart.fit(None, tmp_path / "none", resume=True)
     data = plant(tmp_path / "data", dict.fromkeys(("blobs", "plain"), 6))
     options = {"strategy": "fine-tune", "epochs": 3, "batch": 4, "checkpoint_s": 0.0, **tiny}
@@ -397,14 +407,20 @@ def test_a_folded_norm_has_the_same_gradients(name):
     pixels = torch.from_numpy(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
     found = {}
     for kind in ("frozen", "adapt"):
-        network = TrainableNetwork(backbone, None, module_of_head(head, parse_head("linear")), batchnorm=kind)
+        network = TrainableNetwork(
+            backbone, None, module_of_head(head, parse_head("linear")), batchnorm=kind
+        )
         # The reference: the network as it is, its norms in evaluation mode.
         network = network.train() if kind == "frozen" else network.eval()
         loss = network(pixels).square().mean()
         loss.backward()
         state_names = [network._original(n) for n, _ in network.body.named_parameters()]
         gradients = [p.grad for _, p in network.body.named_parameters()]
-        found[kind] = (float(loss), dict(zip(state_names, gradients, strict=True)), network.body_state())
+        found[kind] = (
+            float(loss),
+            dict(zip(state_names, gradients, strict=True)),
+            network.body_state(),
+        )
     assert found["frozen"][0] == pytest.approx(found["adapt"][0], rel=1e-4)
     assert set(found["frozen"][2]) == set(found["adapt"][2])
     for key, gradient in found["adapt"][1].items():
@@ -415,7 +431,9 @@ def test_a_folded_norm_has_the_same_gradients(name):
 def test_the_part_above_a_cut_gives_what_the_whole_does():
     backbone = load_backbone("test_resnet", random_weights=True)
     head = LinearHead(np.ones((2, backbone.cuts[-1].channels), np.float32), np.zeros(2, np.float32))
-    pixels = np.random.default_rng(0).integers(0, 256, (4, *backbone.preprocessing.input_px, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (4, *backbone.preprocessing.input_px, 3), dtype=np.uint8
+    )
     whole = TrainableNetwork(backbone, None, module_of_head(head, parse_head("linear"))).eval()
     choice = headstart.choose_engine(backbone, engine="torch", precision="fp32", device="cpu")
     with torch.inference_mode():
@@ -423,7 +441,9 @@ def test_the_part_above_a_cut_gives_what_the_whole_does():
         for cut in backbone.cuts[:-1]:
             engine = headstart.make_engine(backbone, choice, cuts=(cut.name,), pooled=False)
             below = torch.from_numpy(engine.run(pixels)[cut.name])
-            tail = TrainableNetwork(backbone, cut.name, module_of_head(head, parse_head("linear"))).eval()
+            tail = TrainableNetwork(
+                backbone, cut.name, module_of_head(head, parse_head("linear"))
+            ).eval()
             assert torch.allclose(tail(below), expected, rtol=1e-3, atol=1e-4), cut.name
             assert set(tail.body_state()) < set(whole.body_state())
 

@@ -125,7 +125,15 @@ def test_a_run_trained_by_gradient_tells_its_history(loose, tmp_path, tiny):
     history = [json.loads(line) for line in lines]
     assert history == told
     assert [h["epoch"] for h in history] == [0, 1, 2]
-    wanted = {"epoch", "val_loss", "val_accuracy", "train_loss", "train_accuracy", "lr", "images_per_s"}
+    wanted = {
+        "epoch",
+        "val_loss",
+        "val_accuracy",
+        "train_loss",
+        "train_accuracy",
+        "lr",
+        "images_per_s",
+    }
     assert wanted <= set(history[1])
     best = run.evidence["training"]["best_epoch"]
     assert history[best]["val_loss"] == min(h["val_loss"] for h in history)
@@ -144,26 +152,45 @@ def test_cached_and_live_training_give_the_same_weights(loose, tmp_path, tiny):
 
 def test_partial_fine_tuning_leaves_what_is_below_the_cut(loose, tmp_path, tiny):
     before = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"]).state
-    options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 2, "lr": 1e-2, "patience": 0}
+    options = {
+        **tiny,
+        **SHORT,
+        "strategy": "partial-fine-tune",
+        "views": 2,
+        "lr": 1e-2,
+        "patience": 0,
+    }
     run = headstart.fit(loose, tmp_path / "run", cut="blocks.3", val=0, **options)
     after = run.classifier.backbone.state
     changed = {k for k in before if not k.startswith("head.") and (before[k] != after[k]).any()}
     assert changed
-    assert all(k.startswith(("blocks.3.", "blocks.4.", "blocks.5.", "norm.", "fc_norm.")) for k in changed)
+    assert all(
+        k.startswith(("blocks.3.", "blocks.4.", "blocks.5.", "norm.", "fc_norm.")) for k in changed
+    )
 
 
 @pytest.mark.parametrize("strategy", ["linear-probe", "shallow-probe"])
 def test_several_cut_points_or_an_early_one(loose, tmp_path, tiny, strategy):
-    run = headstart.fit(loose, tmp_path / "run", strategy=strategy, cut="auto" , **tiny)
+    run = headstart.fit(loose, tmp_path / "run", strategy=strategy, cut="auto", **tiny)
     loaded = Classifier.load(tmp_path / "run")
     assert loaded.cuts == run.classifier.cuts
     assert run.settings["cut"]["origin"] in ("measured", "user")
     assert len(run.evidence["cuts"]) > 2
     card = json.loads((tmp_path / "run" / "config.json").read_text())
-    whole = loaded.cuts == (headstart.load_backbone(**{k: tiny[k] for k in ("backbone", "weights")} if False else {"name": tiny["backbone"], "weights": tiny["weights"]}).cuts[-1].name,)
+    whole = loaded.cuts == (
+        headstart.load_backbone(
+            **{k: tiny[k] for k in ("backbone", "weights")}
+            if False
+            else {"name": tiny["backbone"], "weights": tiny["weights"]}
+        )
+        .cuts[-1]
+        .name,
+    )
     assert ("architecture" in card) == whole
     if strategy == "shallow-probe":
-        assert len(loaded.backbone.state) < len(headstart.load_backbone(tiny["backbone"], weights=tiny["weights"]).state)
+        assert len(loaded.backbone.state) < len(
+            headstart.load_backbone(tiny["backbone"], weights=tiny["weights"]).state
+        )
         saved = run.evidence["saved"]
         assert saved["shallow"]["megabytes"] < saved["whole"]["megabytes"]
 

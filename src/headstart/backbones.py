@@ -50,8 +50,8 @@ __all__ = [
     "list_backbones",
     "list_layers",
     "load_backbone",
-    "with_cut",
     "truncate",
+    "with_cut",
     "with_state",
     "wrap_network",
 ]

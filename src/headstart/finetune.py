@@ -437,7 +437,7 @@ def _accumulate(
                 some = slice(part, part + micro)
                 value, logits = _loss(network, batch, some, weights, recipe, precision)
                 share = len(batch.labels[some]) / len(batch.labels)
-                (value * share).backward()
+                torch.autograd.backward(value * share)
                 loss += float(value.detach()) * share
                 correct += int((logits.argmax(dim=1) == batch.labels[some]).sum())
             return loss, correct, micro
@@ -571,7 +571,7 @@ def _choose_precision(
             began = time.perf_counter()
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                 logits = trial(inputs)
-            nn.functional.cross_entropy(logits.float(), labels).backward()
+            torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
             if device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
@@ -588,7 +588,7 @@ def measure_step(
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        network(inputs).square().mean().backward()
+        torch.autograd.backward(network(inputs).square().mean())
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)

@@ -35,8 +35,8 @@ __all__ = [
     "measure_cuts",
     "read_state",
     "resolve_cut",
-    "tensors_before",
     "sketch_network",
+    "tensors_before",
     "trace_network",
 ]
 

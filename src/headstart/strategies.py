@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,11 @@ from headstart.heads import (
     choose_penalty,
     choose_shallow,
     fit_linear,
-    fold_standardisation,
     parse_head,
-    standardise,
     suggest_cuts,
 )
 from headstart.images import AUGMENTATIONS, Augmentation
+from headstart.logistic import fold_standardisation, standardise
 from headstart.settings import Settings
 from headstart.store import default_cache_dir, write_atomically
 
@@ -111,7 +110,8 @@ class Task:
     def matrix(self, cuts: tuple[str, ...], rows: np.ndarray | None = None) -> np.ndarray:
         """float32 (n, D): features at these cut points side by side, of the training rows."""
         chosen = self.rows if rows is None else rows
-        return np.concatenate([self.features.values[c][chosen] for c in cuts], axis=1)
+        columns = [self.features.values[c][chosen] for c in cuts]
+        return np.asarray(np.concatenate(columns, axis=1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from collections import Counter
 
 import numpy as np
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers.padding import pad_same
 from torch import fx, nn
 
@@ -108,7 +108,8 @@ def _between(
     """The network from one node's value to another's, and how many cuts lie below each tensor."""
     shortened = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    passed, stages = 0, {}
+    passed = 0
+    stages: dict[str, int] = {}
     if begin is not None:
         copied[begin] = shortened.placeholder("activations")
     for node in graph.graph.nodes:
@@ -142,12 +143,13 @@ def _tensor_names(graph: fx.GraphModule, node: fx.Node) -> list[str]:
 class _FoldedConv(nn.Module):
     """A convolution and the frozen norm after it, as one convolution; both keep their tensors."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv, self.norm = conv, norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm = self.conv, self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
         factor = torch.rsqrt(norm.running_var + norm.eps)
         bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
         if norm.weight is not None:
@@ -162,8 +164,9 @@ class _FoldedConv(nn.Module):
         else:
             y = conv._conv_forward(x, weight, bias)
         # timm's norms bring their activation along.
-        result: torch.Tensor = norm.act(norm.drop(y)) if hasattr(norm, "act") else y
-        return result
+        if isinstance(norm, BatchNormAct2d):
+            return torch.as_tensor(norm.act(norm.drop(y)))
+        return y
 
 
 def _fold_norms(body: fx.GraphModule) -> dict[str, str]:
