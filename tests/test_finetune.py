@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import headstart
-from headstart.backbones import load_backbone
+from headstart.backbones import load_backbone, with_state
 from headstart.classifier import Classifier
 from headstart.errors import InputError, ResourceError, TrainingError, UsageError
 from headstart.finetune import (
@@ -396,12 +396,12 @@ def test_a_folded_norm_has_the_same_gradients(name):
     """Convolution and frozen norm as one give the loss and every gradient of the two apart."""
     backbone = load_backbone(name, random_weights=True, input_px=64)
     rng = np.random.default_rng(0)
-    state = {
-        k: (rng.uniform(0.5, 2, v.shape) if "running_var" in k else v + rng.normal(0, 0.1, v.shape)).astype(v.dtype)
-        if v.dtype == np.float32 else v
-        for k, v in backbone.state.items()
-    }  # fmt: skip
-    backbone = headstart.backbones.with_state(backbone, state, "test")
+    state = {}
+    for key, value in backbone.state.items():
+        noise = rng.normal(0, 0.1, value.shape)
+        changed = rng.uniform(0.5, 2, value.shape) if "running_var" in key else value + noise
+        state[key] = changed.astype(value.dtype) if value.dtype == np.float32 else value
+    backbone = with_state(backbone, state, "test")
     head = LinearHead(rng.normal(0, 0.1, (3, backbone.cuts[-1].channels)).astype(np.float32),
                       np.zeros(3, np.float32))  # fmt: skip
     pixels = torch.from_numpy(rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
@@ -417,7 +417,7 @@ def test_a_folded_norm_has_the_same_gradients(name):
         state_names = [network._original(n) for n, _ in network.body.named_parameters()]
         gradients = [p.grad for _, p in network.body.named_parameters()]
         found[kind] = (
-            float(loss),
+            loss.item(),
             dict(zip(state_names, gradients, strict=True)),
             network.body_state(),
         )

@@ -105,7 +105,7 @@ class Task:
     @property
     def labels(self) -> np.ndarray:
         """int64, of the training rows."""
-        return self.dataset.labels[self.rows]
+        return np.asarray(self.dataset.labels[self.rows])
 
     def matrix(self, cuts: tuple[str, ...], rows: np.ndarray | None = None) -> np.ndarray:
         """float32 (n, D): features at these cut points side by side, of the training rows."""
@@ -167,10 +167,8 @@ def shallow_probe(task: Task) -> Trained:
     """A head on early features; what is above the cut point is thrown away (case 2 of the four)."""
     names = tuple(c.name for c in task.backbone.cuts)
     wanted = task.settings.cut or "auto"
-    if wanted == "auto":
-        candidates = [(name,) for name in names]
-    else:
-        candidates = [(task.backbone.cut(wanted).name,)]
+    given = names if wanted == "auto" else (task.backbone.cut(wanted).name,)
+    candidates = [(name,) for name in given]
     if len(names) < 2 or candidates == [names[-1:]]:
         raise UsageError(
             f"cut '{wanted}' is not before the last cut point of {task.backbone.name}; a shallow "
@@ -184,7 +182,7 @@ def shallow_probe(task: Task) -> Trained:
 
 def _probe(task: Task, candidates: Sequence[tuple[str, ...]], *, shallow: bool) -> Trained:
     """A head at the best of these cut points."""
-    scheme, weights, measured = _class_weights(task)
+    weights, measured = _class_weights(task)
     evidence: dict[str, Any] = {"images_per_class": np.bincount(task.labels).tolist()}
     cuts, found = candidates[0], None
     if len(candidates) > 1:
@@ -219,15 +217,15 @@ def _probe(task: Task, candidates: Sequence[tuple[str, ...]], *, shallow: bool) 
     return Trained(task.backbone, cuts, head, measured, evidence, probabilities)
 
 
-def _class_weights(task: Task) -> tuple[str, np.ndarray, dict[str, Any]]:
-    """(scheme, float (C,), what was decided)."""
+def _class_weights(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    """(float (C,), what was decided)."""
     counts = np.bincount(task.labels, minlength=len(task.dataset.classes))
     scheme, measured = task.settings.class_weights, {}
     if scheme == "auto":
         scheme = "balanced" if counts.max() >= IMBALANCE * counts.min() else "none"
         measured["class_weights"] = scheme
     balanced = len(task.labels) / (len(counts) * counts)
-    return scheme, balanced if scheme == "balanced" else np.ones(len(counts)), measured
+    return balanced if scheme == "balanced" else np.ones(len(counts)), measured
 
 
 def _units(task: Task) -> tuple[str, ...]:
@@ -379,7 +377,7 @@ def scratch(task: Task) -> Trained:
     """Train all weights from random ones (case 4 of the four)."""
     from headstart.trainable import head_of_module
 
-    _, weights, measured = _class_weights(task)
+    weights, measured = _class_weights(task)
     flip = task.settings.flip != "no"  # there is no probe to ask
     source = _pixels(task, _augmentation(task.settings, flip))
     module = _new_head(task, task.backbone.cuts[-1].channels)
@@ -400,7 +398,7 @@ def scratch(task: Task) -> Trained:
 
 def _start(task: Task) -> tuple[np.ndarray, dict[str, Any], Head, dict[str, Any]]:
     """The probe on the last features that the training starts from."""
-    _, weights, measured = _class_weights(task)
+    weights, measured = _class_weights(task)
     last = (task.backbone.cuts[-1].name,)
     evidence: dict[str, Any] = {"images_per_class": np.bincount(task.labels).tolist()}
     if task.settings.head == "linear":

@@ -149,7 +149,8 @@ class _FoldedConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         conv, norm = self.conv, self.norm
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         factor = torch.rsqrt(norm.running_var + norm.eps)
         bias = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
         if norm.weight is not None:
