@@ -343,7 +343,12 @@ def backbone_of_state(
             raise InputError(f"no tensor {classifier}.weight")
         classes = len(state[f"{classifier}.weight"])
         network = build_network(name, classes, input_px=preprocessing.input_px)
-        network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        try:
+            network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        except RuntimeError as exc:
+            raise InputError(
+                f"the tensors do not fit {name} at the input size of config.json: {exc}"
+            ) from exc
         network.pretrained_cfg.update(config)  # type: ignore[union-attr, operator]
         known = wrap_network(network, name=name, weights=weights)
         _remember(cache, known)
