@@ -382,7 +382,12 @@ def backbone_of_state(
         if not whole and (lost := tensors_before(network, end) - set(state)):
             raise InputError(f"no tensor {min(lost)}")
         tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
-        network.load_state_dict(tensors, strict=whole)
+        try:
+            network.load_state_dict(tensors, strict=whole)
+        except RuntimeError as exc:
+            raise InputError(
+                f"the tensors do not fit {name} at the input size of config.json: {exc}"
+            ) from exc
         network.pretrained_cfg.update(config)  # type: ignore[union-attr, operator]
         known = wrap_network(network, name=name, weights=weights)
         names = [c.name for c in known.cuts]
