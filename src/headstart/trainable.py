@@ -108,18 +108,22 @@ def _between(
     """The network from one node's value to another's, and how many cuts lie below each tensor."""
     shortened = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    passed = 0
     stages: dict[str, int] = {}
     if begin is not None:
         copied[begin] = shortened.placeholder("activations")
-    for node in graph.graph.nodes:
-        fed = node.op == "get_attr" or any(n in copied for n in node.all_input_nodes)
-        if node.op == "placeholder" and begin is None:
-            fed = True
-        if node not in copied and fed and node.op != "output":
-            copied[node] = shortened.node_copy(node, lambda n: copied[n])
+
+    def copy_node(node: fx.Node) -> fx.Node:
+        if node not in copied:  # so is a parameter that is read before the cut and used after it
+            copied[node] = shortened.node_copy(node, copy_node)
             for name in _tensor_names(graph, node):
                 stages.setdefault(name, passed)
+        return copied[node]
+
+    passed, reached = 0, begin is None
+    for node in graph.graph.nodes:
+        if reached and node.op != "output":
+            copy_node(node)
+        reached = reached or node is begin
         passed += node in cuts
         if node is end:
             break
