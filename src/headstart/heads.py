@@ -18,7 +18,7 @@ they are summed, depend on the problem alone, so the bits do not depend on the n
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -153,7 +153,7 @@ def fit_linear(
     """
     with _side_by_side(features.size * classes) as run:
         problem = _Problem(features, labels, classes, weights, np.zeros_like(labels), run)
-        return problem.head(problem.solve(None, problem.precondition(penalty), None, GAP))
+        return problem.head(problem.approach([None], penalty, GAP)[0])
 
 
 def choose_penalty(
@@ -200,9 +200,8 @@ def choose_penalty(
 
         losses, best = _search(loss_at)
         # The others start from nothing, since a start that has seen their images would flatter them.
-        to = problem.precondition(PENALTIES[best], solutions[best][0])
-        for k in range(len(judged), folds):
-            solutions[best].append(problem.solve(k, to, None, CV_GAP))
+        others = range(len(judged), folds)
+        solutions[best] += problem.approach(others, PENALTIES[best], CV_GAP)
         probabilities = problem.held_out_probabilities(solutions[best])
     progress("cross-validation", len(PENALTIES), len(PENALTIES))
     path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
@@ -420,6 +419,23 @@ class _Problem:
         factor, invert = get_lapack_funcs(("potrf", "trtri"), (hessian,))
         root = factor(hessian, lower=True, clean=True)[0]
         return _Coordinates(penalty, root, invert(root, lower=True)[0], spread**0.5)
+
+    def approach(self, held: Sequence[int | None], penalty: float, gap: float) -> list[np.ndarray]:
+        """`solve` for several folds, by way of penalties stronger by two decades each.
+
+        Where classes can be told apart the loss is flat and far from a parabola: straight from nothing
+        it takes three times the steps.
+        """
+        penalties = [penalty]
+        while penalties[0] * 100 <= 1:
+            penalties.insert(0, penalties[0] * 100)
+        solutions: list[np.ndarray] = []
+        for stage in penalties if held else []:
+            starts = solutions or [None] * len(held)
+            to = self.precondition(stage, starts[0])
+            enough = gap if stage == penalty else CV_GAP
+            solutions = [self.solve(k, to, s, enough) for k, s in zip(held, starts, strict=True)]
+        return solutions
 
     def solve(
         self, held: int | None, to: _Coordinates, start: np.ndarray | None, gap: float
