@@ -11,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from headstart.errors import InputError
-from headstart.heads import LinearHead, assign_folds, choose_penalty, fit_linear, softmax
+from headstart.errors import InputError, UsageError
+from headstart.heads import (
+    CutScore,
+    LinearHead,
+    assign_folds,
+    choose_cuts,
+    choose_penalty,
+    choose_shallow,
+    fit_linear,
+    softmax,
+    suggest_cuts,
+)
 
 
 def problem(count, width, classes, seed=0, noise=1.0):
@@ -263,3 +273,130 @@ def test_folds(table, folds, seed, grouped, random):
     random.shuffle(order)
     mixed = assign_folds(labels[order], tuple(groups[i] for i in order), folds, seed)
     assert (mixed == found[order]).all()
+
+
+# ---------------------------------------------------------------- cut points
+
+
+def layers(count=300, classes=3, seed=0):
+    """Cut points that know nothing, part of the labels, the other part, and less than both."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % classes)
+    centres = rng.normal(size=(classes, 12)) * 1.2
+    known = centres[labels] + rng.normal(size=(count, 12))
+    return {
+        "noise": rng.normal(size=(count, 8)).astype(np.float32),
+        "first": known[:, :6].astype(np.float32),
+        "second": known[:, 6:].astype(np.float32),
+        "last": (known[:, :6] + 2 * rng.normal(size=(count, 6))).astype(np.float32),
+    }, labels
+
+
+def test_cut_points_together_win_where_each_knows_a_part():
+    values, labels = layers()
+    steps = []
+    found = choose_cuts(
+        values,
+        labels,
+        units(300),
+        3,
+        candidates=suggest_cuts(list(values)),
+        progress=lambda *s: steps.append(s),
+    )
+    assert {"first", "second"} <= set(found.cuts)
+    assert [s.cuts for s in found.scores] == list(suggest_cuts(list(values)))
+    scores = {s.cuts: s for s in found.scores}
+    assert scores["noise",].log_loss == pytest.approx(np.log(3), abs=0.03)
+    assert scores["noise",].accuracy < 0.5
+    assert scores[found.cuts].log_loss == min(s.log_loss for s in found.scores)
+    assert scores[found.cuts].log_loss < scores["first",].log_loss
+    matrix = np.concatenate([values[name] for name in found.cuts], axis=1)
+    alone = choose_penalty(matrix, labels, units(300), 3)
+    assert found.penalty.value == alone.value
+    losses = -np.log(alone.probabilities[np.arange(300), labels])
+    assert scores[found.cuts].log_loss == pytest.approx(losses.mean(), abs=1e-5)
+    assert scores[found.cuts].losses == pytest.approx(losses, abs=1e-5)
+    assert scores[found.cuts].error == pytest.approx(losses.std(ddof=1) / 300**0.5, rel=1e-3)
+    right = (alone.probabilities.argmax(axis=1) == labels).mean()
+    assert scores[found.cuts].accuracy == pytest.approx(right)
+    assert steps[-1] == ("choice of cut points", len(found.scores), len(found.scores))
+
+
+def test_images_of_a_unit_are_one_observation_and_weights_count():
+    values, labels = layers(100)
+    twice = {name: np.repeat(matrix, 2, axis=0) for name, matrix in values.items()}
+    names = tuple(name for name in units(100) for _ in range(2))
+    cuts = [("first",)]
+    one = choose_cuts(values, labels, units(100), 3, candidates=cuts).scores[0]
+    two = choose_cuts(twice, np.repeat(labels, 2), names, 3, candidates=cuts).scores[0]
+    assert two.log_loss == pytest.approx(one.log_loss, abs=1e-3)
+    assert two.error == pytest.approx(one.error, rel=0.01)
+    weights = np.where(labels == 0, 5.0, 1.0)
+    heavy = choose_cuts(values, labels, units(100), 3, candidates=cuts, weights=weights)
+    shares = heavy.penalty.probabilities
+    losses = -np.log(shares[np.arange(100), labels])
+    assert heavy.scores[0].log_loss == pytest.approx(np.average(losses, weights=weights), abs=1e-5)
+
+
+def test_many_images_are_compared_on_a_sample_and_the_penalty_is_of_all():
+    values, labels = layers(9000)
+    cuts = [("noise",), ("first",), ("first", "second")]
+    found = choose_cuts(values, labels, units(9000), 3, candidates=cuts, seed=3)
+    assert found.cuts == ("first", "second")
+    assert {len(s.losses) for s in found.scores} == {2250}
+    assert found.penalty.probabilities.shape == (9000, 3)
+    again = choose_cuts(values, labels, units(9000), 3, candidates=cuts, seed=3)
+    assert [s.losses.tobytes() for s in again.scores] == [s.losses.tobytes() for s in found.scores]
+
+
+def test_too_few_images_to_compare_cut_points():
+    values = {"early": np.eye(3, dtype=np.float32), "late": np.eye(3, dtype=np.float32)}
+    names = suggest_cuts(["early", "late"])
+    found = choose_cuts(values, np.array([0, 0, 1]), units(3), 2, candidates=names)
+    assert (found.cuts, found.scores, found.penalty.folds) == (("late",), (), 0)
+    with pytest.raises(UsageError, match="at least two single cut points"):
+        choose_shallow(found.scores)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ([], "needs candidates"),
+        ([("first",), ()], "at least one cut point"),
+        ([("frist",)], r"cut point 'frist' is unknown \(nearest: first\); known: noise, first"),
+    ],
+)
+def test_wrong_candidates_are_refused(candidates, message):
+    values, labels = layers(30)
+    with pytest.raises(UsageError, match=message):
+        choose_cuts(values, labels, units(30), 3, candidates=candidates)
+
+
+def test_suggested_cuts():
+    assert suggest_cuts("abcdef") == (
+        *(("a",), ("b",), ("c",), ("d",), ("e",), ("f",)),
+        *(("e", "f"), ("d", "e", "f"), ("c", "d", "e", "f"), ("a", "b", "c", "d", "e", "f")),
+    )
+    assert suggest_cuts("ab") == (("a",), ("b",), ("a", "b"))
+    assert suggest_cuts("a") == (("a",),)
+
+
+def score(name, losses):
+    losses = np.array(losses, dtype=float)
+    error = losses.std(ddof=1) / len(losses) ** 0.5
+    return CutScore(tuple(name), losses.mean(), 0.5, error, losses)
+
+
+def test_the_shallow_cut_is_the_earliest_that_is_about_as_good_on_the_same_images():
+    base = np.array([0.0, 2.0, 4.0, 6.0])
+    best, last, both = score("c", base), score("d", base - 1), score("cd", base - 2)
+    # Worse on average by 0.1 with a standard error of 0.03, 0.08 and 0.6 of the paired difference.
+    steady = score("a", base + np.array([0.05, 0.15, 0.05, 0.15]))
+    level = score("b", base + np.array([-0.1, 0.1, 0.1, 0.301]))
+    varied = score("b", base + np.array([-0.9, 1.1, 1.1, -0.9]))
+    assert choose_shallow([steady, best, last]) == "c"
+    assert choose_shallow([steady, varied, best, last, both]) == "b"
+    assert choose_shallow([level, best, both, last]) == "c"
+    assert choose_shallow([best, last]) == "c"
+    with pytest.raises(UsageError, match="at least two single cut points"):
+        choose_shallow([last, both])

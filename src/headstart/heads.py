@@ -18,18 +18,30 @@ they are summed, depend on the problem alone, so the bits do not depend on the n
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from headstart.datasets import draw
+from headstart.datasets import draw, nearest
 from headstart.engines import count_cpus
-from headstart.errors import InputError
+from headstart.errors import InputError, UsageError
 from headstart.features import Progress, no_progress
 
-__all__ = ["LinearHead", "Penalty", "assign_folds", "choose_penalty", "fit_linear", "softmax"]
+__all__ = [
+    "CutChoice",
+    "CutScore",
+    "LinearHead",
+    "Penalty",
+    "assign_folds",
+    "choose_cuts",
+    "choose_penalty",
+    "choose_shallow",
+    "fit_linear",
+    "softmax",
+    "suggest_cuts",
+]
 
 # From strongly to weakly regularised, two steps a decade. On standardised features the best value
 # was inside this range on every data set tried (8 to 10,000 images a class, 2 to 100 classes).
@@ -44,6 +56,10 @@ JUDGED_UNITS = 1000
 
 # What lowers the loss by less is not worth a weaker penalty, in nats an image.
 RESOLUTION = 0.001
+
+# Cut points are compared on a sample of about so many units: among thousands of images the differences
+# that matter are many times their error.
+COMPARED_UNITS = 2000
 
 # L-BFGS stops when the next step is expected to lower the loss by no more, in nats an image. On
 # CIFAR-10 and GTSRB the looser one moves the held-out loss by at most 0.001 around the best penalty.
@@ -96,6 +112,41 @@ class Penalty:
     path: tuple[tuple[float, float], ...]
     folds: int
     probabilities: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CutScore:
+    """A head on the features of some cut points together, measured by cross-validation.
+
+    Attributes:
+        cuts: names of the cut points.
+        log_loss: mean over the images, by their weights.
+        accuracy: share of the images, by their weights.
+        error: standard error of the log loss; units are independent, images of one are not.
+        losses: float64 (U,) of each unit, of which `log_loss` is the mean; in the same order in all
+            the scores of a choice, for paired comparisons.
+    """
+
+    cuts: tuple[str, ...]
+    log_loss: float
+    accuracy: float
+    error: float
+    losses: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CutChoice:
+    """The outcome of choosing among cut points.
+
+    Attributes:
+        cuts: the chosen ones; the matrix to train on has their features side by side in this order.
+        penalty: for a head on them, chosen on all images.
+        scores: of all candidates, in their order; empty where there were too few images a class.
+    """
+
+    cuts: tuple[str, ...]
+    penalty: Penalty
+    scores: tuple[CutScore, ...]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -206,6 +257,124 @@ def choose_penalty(
     progress("cross-validation", len(PENALTIES), len(PENALTIES))
     path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
     return Penalty(PENALTIES[best], path, folds, probabilities)
+
+
+def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Candidates for `choose_cuts` of cut points in the order of the network.
+
+    Each alone; the last 2, 3 and 4 together; all together. What a network has learned that suits the
+    task may lie in any layer (Evci et al.: Head2Toe, ICML 2022).
+    """
+    together = [tuple(names[-n:]) for n in (2, 3, 4, len(names)) if n <= len(names)]
+    return tuple(dict.fromkeys([*((name,) for name in names), *together]))
+
+
+def choose_cuts(
+    values: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    units: tuple[str, ...],
+    classes: int,
+    *,
+    candidates: Sequence[tuple[str, ...]],
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> CutChoice:
+    """The candidate with the lowest cross-validated log loss, each at the best penalty for it.
+
+    All are judged on the same folds. Of many thousands of images a stratified sample of units is
+    judged on; the penalty of the chosen one is of all images in any case.
+
+    Args:
+        values: {name of a cut point: float (N, D)}; labels, units, weights: as `choose_penalty`.
+        candidates: tuples of names in `values`, from the first layers to the last; with too few
+            images a class to compare them, the last single one is chosen.
+
+    Raises:
+        InputError: NaN or infinite features.
+        UsageError: no candidates, or an unknown name among them.
+    """
+    if not candidates or not all(candidates):
+        raise UsageError("a choice of cut points needs candidates, each of at least one cut point")
+    for name in dict.fromkeys(name for cuts in candidates for name in cuts):
+        if name not in values:
+            raise UsageError(
+                f"cut point '{name}' is unknown{nearest(name, values)}; known: {', '.join(values)}"
+            )
+    weights = np.ones(len(labels)) if weights is None else weights
+
+    def penalty_of(cuts: tuple[str, ...], rows: np.ndarray) -> Penalty:
+        matrix = np.concatenate([values[name][rows] for name in cuts], axis=1)
+        some = tuple(units[row] for row in rows)
+        return choose_penalty(matrix, labels[rows], some, classes, weights=weights[rows], seed=seed)
+
+    everything = np.arange(len(labels))
+    rarest = min(_units_per_class(labels, units, classes))
+    if rarest < 2:
+        last = max(candidates, key=lambda cuts: (len(cuts) == 1, candidates.index(cuts)))
+        return CutChoice(last, penalty_of(last, everything), ())
+    # A fold is a stratified sample that keeps units together.
+    parts = max(1, min(len(set(units)) // COMPARED_UNITS, rarest // (2 * MAX_FOLDS)))
+    rows = np.flatnonzero(assign_folds(labels, units, parts, seed) == 0)
+    scores, penalties = [], []
+    for step, cuts in enumerate(candidates):
+        progress("choice of cut points", step, len(candidates))
+        penalty = penalty_of(cuts, rows)
+        assert penalty.probabilities is not None
+        some = tuple(units[row] for row in rows)
+        scores.append(_score(cuts, penalty.probabilities, labels[rows], some, weights[rows]))
+        penalties.append(penalty)
+    best = min(range(len(scores)), key=lambda i: scores[i].log_loss)
+    penalty = penalties[best] if parts == 1 else penalty_of(candidates[best], everything)
+    progress("choice of cut points", len(candidates), len(candidates))
+    return CutChoice(candidates[best], penalty, tuple(scores))
+
+
+def choose_shallow(scores: Sequence[CutScore]) -> str:
+    """The earliest cut point that is about as good as the best one before the last.
+
+    That is: its log loss is within one standard error, of the difference on the same images, of the
+    lowest among the single cut points but the last (the rule of Breiman et al.: CART, 1984).
+
+    Args:
+        scores: of `choose_cuts`, from the first layers to the last; others than of single cut points
+            are left out.
+
+    Raises:
+        UsageError: fewer than two single cut points.
+    """
+    early = [score for score in scores if len(score.cuts) == 1][:-1]
+    if not early:
+        raise UsageError(
+            "a shallow head needs the scores of at least two single cut points: those of a network "
+            "with more than one, on at least two images (or groups) of every class"
+        )
+    best = min(early, key=lambda score: score.log_loss)
+    for score in early:
+        worse = score.losses - best.losses
+        if worse.mean() <= _standard_error(worse):
+            return score.cuts[0]
+    return best.cuts[0]
+
+
+def _score(
+    cuts: tuple[str, ...],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    units: tuple[str, ...],
+    weights: np.ndarray,
+) -> CutScore:
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    of_image = np.array([places[unit] for unit in units])
+    losses = np.bincount(of_image, weights * -np.log(np.maximum(true, 1e-12)))
+    losses *= len(places) / weights.sum()
+    accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=weights)
+    return CutScore(cuts, float(losses.mean()), float(accuracy), _standard_error(losses), losses)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _units_per_class(labels: np.ndarray, units: tuple[str, ...], classes: int) -> list[int]:
@@ -431,7 +600,7 @@ class _Problem:
             penalties.insert(0, penalties[0] * 100)
         solutions: list[np.ndarray] = []
         for stage in penalties if held else []:
-            starts = solutions or [None] * len(held)
+            starts: list[np.ndarray | None] = [*solutions] or [None] * len(held)
             to = self.precondition(stage, starts[0])
             enough = gap if stage == penalty else CV_GAP
             solutions = [self.solve(k, to, s, enough) for k, s in zip(held, starts, strict=True)]
