@@ -12,7 +12,7 @@ import pytest
 import headstart
 
 ORDER = (
-    "errors datasets images store networks backbones engines features activations metrics heads "
+    "errors datasets images store networks backbones engines features activations metrics logistic heads "
     "finetune strategies advise classifier fit audit compare report export serve scale demo terminal "
     "cli __init__"
 ).split()

@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 
 from headstart.errors import InputError, UsageError
 from headstart.heads import (
     CutScore,
+    HeadShape,
     LinearHead,
+    MlpHead,
     assign_folds,
     choose_cuts,
     choose_penalty,
     choose_shallow,
     fit_linear,
-    softmax,
+    head_of_arrays,
+    parse_head,
     suggest_cuts,
 )
+from headstart.logistic import fold_standardisation, softmax, standardise
 
 
 def problem(count, width, classes, seed=0, noise=1.0):
@@ -140,7 +146,6 @@ def test_features_that_are_no_numbers_are_refused(value):
 def test_probabilities_never_overflow():
     head = LinearHead(np.float32([[1e4], [-1e4]]), np.zeros(2, np.float32))
     assert head.predict_proba(np.float32([[1], [-1], [0]])).tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
-    assert softmax(np.array([1e300, 0])).tolist() == [1, 0]
 
 
 # ---------------------------------------------------------------- the penalty
@@ -400,3 +405,131 @@ def test_the_shallow_cut_is_the_earliest_that_is_about_as_good_on_the_same_image
     assert choose_shallow([best, last]) == "c"
     with pytest.raises(UsageError, match="at least two single cut points"):
         choose_shallow([last, both])
+
+
+# ---------------------------------------------------------------- heads as such
+
+MLP = MlpHead(
+    (
+        (np.float32([[1, -1], [2, 0], [0, 1]]), np.float32([0, 1, -1])),
+        (np.float32([[1, 0, 1], [0, 1, 0]]), np.float32([0.5, 0])),
+    )
+)
+
+
+def test_an_mlp_is_scikit_learns():
+    features, labels = problem(80, 6, 3)
+    model = MLPClassifier((8, 5), max_iter=50, random_state=0)
+    mean, scale = standardise(features)
+    with pytest.warns(ConvergenceWarning):
+        model.fit((features - mean) / scale, labels)
+    dense = [(w.T, b) for w, b in zip(model.coefs_, model.intercepts_, strict=True)]
+    first = fold_standardisation(*dense[0], mean, scale)
+    rest = [(w.astype(np.float32), b.astype(np.float32)) for w, b in dense[1:]]
+    head = MlpHead((first, *rest))
+    assert (head.width, head.classes) == (6, 3)
+    found = head.predict_proba(features)
+    assert (found.dtype, found.shape) == (np.float32, (80, 3))
+    assert found == pytest.approx(model.predict_proba((features - mean) / scale), abs=1e-4)
+
+
+@pytest.mark.parametrize("head", [LinearHead(*MLP.layers[0]), MLP], ids=["linear", "mlp"])
+def test_a_head_is_the_same_from_its_arrays(head):
+    loaded = head_of_arrays(head.arrays())
+    assert type(loaded) is type(head)
+    assert (loaded.width, loaded.classes) == (head.width, head.classes)
+    features = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    assert (loaded.predict_proba(features) == head.predict_proba(features)).all()
+
+
+def test_the_names_of_the_arrays_stay():
+    assert list(LinearHead(*MLP.layers[0]).arrays()) == ["weight", "bias"]
+    names = ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
+    assert list(MLP.arrays()) == names
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers.0.bias": None}, "'layers.0.bias' is missing; has: layers.0.weight, layers.1"),
+        ({"layers.0.weight": None}, "'layers.0.weight' is missing"),
+        ({"layers.2.bias": np.zeros(2)}, "'layers.2.bias' is unknown; needs: layers.0.weight,"),
+        ({"scale": np.zeros(2)}, "'scale' is unknown"),
+        (
+            {"layers.1.weight": np.zeros((2, 4), np.float32)},
+            r"'layers.1.weight' has the shape \(2, 4\), needs \(out, 3\)",
+        ),
+        (
+            {"layers.0.weight": np.zeros(3, np.float32)},
+            r"'layers.0.weight' has the shape \(3,\), needs \(out, in\)",
+        ),
+        ({"layers.0.weight": np.zeros((3, 0), np.float32)}, r"has the shape \(3, 0\)"),
+        (
+            {"layers.1.bias": np.zeros(3, np.float32)},
+            r"'layers.1.bias' has the shape \(3,\), needs \(2,\), one for each row of 'layers.1.weight'",
+        ),
+        ({"layers.1.bias": np.zeros(2)}, "'layers.1.bias' is of float64, needs float32"),
+        ({"layers.1.bias": np.float32([0, np.nan])}, "'layers.1.bias' has NaN or infinite"),
+    ],
+)
+def test_arrays_that_make_no_head_are_refused(change, message):
+    arrays = {k: v for k, v in {**MLP.arrays(), **change}.items() if v is not None}
+    with pytest.raises(InputError, match=message):
+        head_of_arrays(arrays)
+
+
+def test_no_arrays_make_no_head():
+    with pytest.raises(InputError, match=r"'layers\.0\.weight' is missing; has: none"):
+        head_of_arrays({})
+
+
+@pytest.mark.parametrize(
+    ("notation", "widths", "dropouts"),
+    [
+        ("linear", (), (0,)),
+        ("d0.2", (), (0.2,)),
+        ("512", (512,), (0, 0)),
+        ("d0.5-480-d0.5", (480,), (0.5, 0.5)),
+        ("d.5-480", (480,), (0.5, 0)),
+        ("400-d0.2-100-d0.2-20-d0.1", (400, 100, 20), (0, 0.2, 0.2, 0.1)),
+    ],
+)
+def test_notation(notation, widths, dropouts):
+    assert parse_head(notation) == HeadShape(widths, dropouts)
+
+
+@pytest.mark.parametrize(
+    ("notation", "problem"),
+    [
+        ("", "'' is neither"),
+        ("512-", "'' is neither"),
+        ("0", "'0' is neither a width nor a dropout"),
+        ("070", "'070' is neither"),
+        ("65537", "'65537' is neither"),
+        ("512-relu", "'relu' is neither"),
+        ("linear-512", "'linear' is neither"),
+        ("d0", "'d0' is neither"),
+        ("d0.0", "'d0.0' is neither"),
+        ("d1", "'d1' is neither"),
+        ("d0.99999999999999999999", "is neither"),
+        ("d1.5-3", "'d1.5' is neither"),
+        ("dnan", "'dnan' is neither"),
+        ("\u0665", "is neither"),
+        ("512 - 20", "'512 ' is neither"),
+        ("d0.5-d0.2-10", "'d0.2' follows another dropout"),
+    ],
+)
+def test_wrong_notation_teaches(notation, problem):
+    with pytest.raises(UsageError, match=problem) as caught:
+        parse_head(notation)
+    assert "such as 512 or d0.5-480-d0.5; the output layer is implied" in str(caught.value)
+
+
+PROBABILITIES = st.just(0.0) | st.floats(1e-9, 1, exclude_max=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(PROBABILITIES, st.integers(1, 65_536)), max_size=5), PROBABILITIES)
+def test_notation_round_trip(hidden, last):
+    shape = HeadShape(tuple(w for _, w in hidden), (*(d for d, _ in hidden), last))
+    assert parse_head(str(shape)) == shape

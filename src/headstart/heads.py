@@ -1,45 +1,41 @@
 """Takes a matrix of features and labels, gives a classifier on them: multinomial logistic regression.
 
+Also holds the shape and the arithmetic of MLP heads, which `finetune` trains.
+
 Place in the flow: after `metrics`; `strategies` trains heads here. Shape letters: N images,
-D features, R coordinates that the solver works in, C classes.
+D features, C classes.
 
 The penalty is chosen by stratified, group-aware cross-validation on the training part alone: from a
 penalty of 1 in steps of half a decade, to where the loss gets no lower.
-
-Each problem is solved by L-BFGS (Liu and Nocedal 1989) in coordinates in which the Hessian is nearly
-the identity, which takes ten to twenty steps instead of hundreds. With fewer images than features
-those are the principal axes, at most N of them: that changes neither the solution nor the loss of an
-L2-penalised linear model (Hastie, Tibshirani, Friedman: The Elements of Statistical Learning, section
-18.3.5). Else they come from a Cholesky factor of the approximate Hessian. Large problems are solved
-in float32 with sums in float64, in blocks of rows side by side; the blocks, and the order in which
-they are summed, depend on the problem alone, so the bits do not depend on the number of CPUs.
 """
 
-import contextlib
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from headstart.datasets import draw, nearest
-from headstart.engines import count_cpus
 from headstart.errors import InputError, UsageError
 from headstart.features import Progress, no_progress
+from headstart.logistic import CV_GAP, GAP, Problem, side_by_side, softmax
 
 __all__ = [
     "CutChoice",
     "CutScore",
+    "Head",
+    "HeadShape",
     "LinearHead",
+    "MlpHead",
     "Penalty",
     "assign_folds",
     "choose_cuts",
     "choose_penalty",
     "choose_shallow",
     "fit_linear",
-    "softmax",
+    "head_of_arrays",
+    "parse_head",
     "suggest_cuts",
 ]
 
@@ -61,22 +57,7 @@ RESOLUTION = 0.001
 # that matter are many times their error.
 COMPARED_UNITS = 2000
 
-# L-BFGS stops when the next step is expected to lower the loss by no more, in nats an image. On
-# CIFAR-10 and GTSRB the looser one moves the held-out loss by at most 0.001 around the best penalty.
-GAP = 1e-7
-CV_GAP = 1e-5
-MAX_STEPS = 1000
-MEMORY = 10
-
-# Up to this many multiplications a step a problem is solved in float64 on one thread: it spends its
-# time in Python, where threads only wait for one another.
-SMALL = 2_000_000
-BLOCK_ROWS = 512
-
-# Rows that the approximate Hessian is made of; more do not save a step.
-HESSIAN_ROWS = 2048
-
-Map = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
+MAX_HIDDEN = 65_536
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,10 +72,164 @@ class LinearHead:
     weight: np.ndarray
     bias: np.ndarray
 
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.weight)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.weight.shape[1])
+
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """float32 (N, D) -> float32 (N, C); rows sum to one."""
+        """float (N, D) -> float32 (N, C); rows sum to one."""
         logits = features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
         return softmax(logits).astype(np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For `head_of_arrays`, by the names of the tensors in a file."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MlpHead:
+    """Dense layers with max(x, 0) between them; standardisation is folded into the first.
+
+    Attributes:
+        layers: (weight float32 (out, in), bias float32 (out,)), from the features to the logits.
+    """
+
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.layers[-1][0])
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.layers[0][0].shape[1])
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """float (N, D) -> float32 (N, C); rows sum to one."""
+        # In float64, since a folded standardisation may subtract two large numbers.
+        values = features.astype(np.float64)
+        for place, (weight, bias) in enumerate(self.layers):
+            values = np.maximum(values, 0) if place else values
+            values = values @ weight.T.astype(np.float64) + bias
+        return softmax(values).astype(np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For `head_of_arrays`, by the names of the tensors in a file."""
+        return {
+            f"layers.{place}.{kind}": array
+            for place, layer in enumerate(self.layers)
+            for kind, array in zip(("weight", "bias"), layer, strict=True)
+        }
+
+
+Head = LinearHead | MlpHead
+
+
+def head_of_arrays(arrays: Mapping[str, np.ndarray]) -> Head:
+    """The head whose `arrays()` these are.
+
+    Raises:
+        InputError: names the tensor that is missing, unknown, no finite float32, or of a shape that
+            does not fit.
+    """
+    places = [("weight", "bias")]
+    if "weight" not in arrays:
+        count = max(1, sum(name.endswith(".weight") for name in arrays))
+        places = [(f"layers.{n}.weight", f"layers.{n}.bias") for n in range(count)]
+    names = [name for pair in places for name in pair]
+    for name in names:
+        if name not in arrays:
+            raise InputError(
+                f"head: tensor '{name}' is missing; has: {', '.join(arrays) or 'none'}"
+            )
+    for name in arrays:
+        if name not in names:
+            raise InputError(f"head: tensor '{name}' is unknown; needs: {', '.join(names)}")
+    layers: list[tuple[np.ndarray, np.ndarray]] = []
+    for weight_name, bias_name in places:
+        weight, bias = arrays[weight_name], arrays[bias_name]
+        into = layers[-1][0].shape[0] if layers else None
+        if weight.ndim != 2 or 0 in weight.shape or weight.shape[1] != (into or weight.shape[1]):
+            raise InputError(
+                f"head: tensor '{weight_name}' has the shape {weight.shape}, needs "
+                f"(out, {into or 'in'})"
+            )
+        if bias.shape != weight.shape[:1]:
+            raise InputError(
+                f"head: tensor '{bias_name}' has the shape {bias.shape}, needs {weight.shape[:1]}, "
+                f"one for each row of '{weight_name}'"
+            )
+        for name, array in ((weight_name, weight), (bias_name, bias)):
+            if array.dtype != np.float32:
+                raise InputError(f"head: tensor '{name}' is of {array.dtype}, needs float32")
+            if not np.isfinite(array).all():
+                raise InputError(f"head: tensor '{name}' has NaN or infinite values")
+        layers.append((weight, bias))
+    return LinearHead(*layers[0]) if "weight" in arrays else MlpHead(tuple(layers))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadShape:
+    """What a head is made of; `str()` gives its notation.
+
+    Attributes:
+        widths: of the hidden layers, each followed by max(x, 0); none for a linear head.
+        dropouts: probability in [0, 1) before each layer, the output's last; one more than widths.
+    """
+
+    widths: tuple[int, ...] = ()
+    dropouts: tuple[float, ...] = (0.0,)
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        for width, dropout in zip((*self.widths, None), self.dropouts, strict=True):
+            if dropout:
+                parts.append(f"d{np.format_float_positional(dropout)}")
+            if width is not None:
+                parts.append(str(width))
+        return "-".join(parts) or "linear"
+
+
+def parse_head(notation: str) -> HeadShape:
+    """A head from its notation: "linear", or widths of hidden layers and dropouts joined by "-".
+
+    "d0.5-480-d0.5" is dropout of one half, a hidden layer of 480, dropout, and the output layer, which
+    is always there and never written.
+
+    Raises:
+        UsageError: says which part cannot be read, and how a head is written.
+    """
+
+    def wrong(problem: str) -> UsageError:
+        return UsageError(
+            f"head '{notation}': {problem}; write linear, or hidden layers (1 to {MAX_HIDDEN}) and "
+            "dropouts (d and a number between 0 and 1) joined by '-', such as 512 or d0.5-480-d0.5; "
+            "the output layer is implied"
+        )
+
+    if notation == "linear":
+        return HeadShape()
+    widths: list[int] = []
+    dropouts = [0.0]
+    for part in notation.split("-"):
+        if re.fullmatch("[1-9][0-9]{0,9}", part) and int(part) <= MAX_HIDDEN:
+            widths.append(int(part))
+            dropouts.append(0.0)
+        elif re.fullmatch(r"d0?\.[0-9]+", part) and 0 < float(part[1:]) < 1:
+            if dropouts[-1]:
+                raise wrong(f"'{part}' follows another dropout")
+            dropouts[-1] = float(part[1:])
+        else:
+            raise wrong(f"'{part}' is neither a width nor a dropout")
+    return HeadShape(tuple(widths), tuple(dropouts))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,12 +284,6 @@ class CutChoice:
     scores: tuple[CutScore, ...]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis, without overflow."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
 def assign_folds(labels: np.ndarray, units: tuple[str, ...], folds: int, seed: int) -> np.ndarray:
     """int64 (N,): the fold of each image; every unit (group) in one fold, classes spread evenly.
 
@@ -202,9 +331,9 @@ def fit_linear(
     Raises:
         InputError: NaN or infinite features.
     """
-    with _side_by_side(features.size * classes) as run:
-        problem = _Problem(features, labels, classes, weights, np.zeros_like(labels), run)
-        return problem.head(problem.approach([None], penalty, GAP)[0])
+    with side_by_side(features.size * classes) as run:
+        problem = Problem(features, labels, classes, weights, np.zeros_like(labels), run)
+        return LinearHead(*problem.layer(problem.approach([None], penalty, GAP)[0]))
 
 
 def choose_penalty(
@@ -231,8 +360,8 @@ def choose_penalty(
         return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
     fold = assign_folds(labels, units, folds, seed)
     judged = range(min(folds, -(-JUDGED_UNITS * folds // len(set(units)))))
-    with _side_by_side(features.size * classes) as run:
-        problem = _Problem(features, labels, classes, weights, fold, run)
+    with side_by_side(features.size * classes) as run:
+        problem = Problem(features, labels, classes, weights, fold, run)
         solutions: dict[int, list[np.ndarray]] = {}
 
         def loss_at(step: int) -> float:
@@ -396,287 +525,3 @@ def _search(loss_at: Callable[[int], float]) -> tuple[dict[int, float], int]:
         if best != FIRST_TRIED:
             break
     return losses, best
-
-
-@contextlib.contextmanager
-def _side_by_side(work: int) -> Iterator[Map]:
-    """A `map` over blocks of rows: on all CPUs, each with linear algebra on one thread."""
-    # Loaded before the limit is set, which concerns only the libraries that are there.
-    import scipy.linalg  # noqa: F401
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, user_api="blas"):
-        if work <= SMALL:
-            yield map
-        else:
-            with ThreadPoolExecutor(count_cpus()) as pool:
-                yield pool.map
-
-
-def _blocks(start: int, stop: int) -> list[slice]:
-    return [slice(row, min(row + BLOCK_ROWS, stop)) for row in range(start, stop, BLOCK_ROWS)]
-
-
-def _measure(features: np.ndarray, run: Map) -> tuple[np.ndarray, np.ndarray]:
-    """float64 (D,) mean and scale of float (N, D); what never varies has an infinite scale."""
-
-    def sums(rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        block = features[rows]
-        return block.sum(axis=0, dtype=np.float64), np.abs(block).max(axis=0)
-
-    def squares(rows: slice) -> np.ndarray:
-        return np.asarray(((features[rows] - mean) ** 2).sum(axis=0))
-
-    blocks = _blocks(0, len(features))
-    parts = list(run(sums, blocks))
-    mean = sum(part[0] for part in parts) / len(features)
-    largest = np.max([part[1] for part in parts], axis=0)
-    if not np.isfinite(largest).all():
-        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise InputError(f"features of row {row} are NaN or infinite")
-    spread = np.sqrt(sum(run(squares, blocks)) / len(features))
-    # A feature that never varies says nothing; dividing by its rounding noise would amplify it.
-    return mean, np.where(spread > 1e-7 * largest.astype(np.float64), spread, np.inf)
-
-
-def _principal_axes(matrix: np.ndarray) -> np.ndarray:
-    """(N, D) with N < D -> (D, R) orthonormal axes that span the rows, R at most N."""
-    energy, vectors = np.linalg.eigh(matrix @ matrix.T)
-    kept = energy > energy[-1] * 1e-12
-    return np.asarray(matrix.T @ (vectors[:, kept] / np.sqrt(energy[kept])))
-
-
-def _minimise(
-    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    start: np.ndarray,
-    gap: float,
-    noise: float,
-) -> np.ndarray:
-    """L-BFGS with backtracking, for a convex function whose Hessian is near the identity.
-
-    scipy's takes 0.2 s to import, as long as a small fit, and stops on measures that say less.
-
-    Args:
-        gap: stops when the model of the function promises to get no lower than this.
-        noise: relative rounding error of the function.
-    """
-    x, (value, gradient) = start, objective(start)
-    pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
-    for _ in range(MAX_STEPS):
-        step = -gradient
-        shares = []
-        for moved, turned, curvature in reversed(pairs):
-            shares.append(moved @ step / curvature)
-            step -= shares[-1] * turned
-        if pairs:
-            step *= pairs[-1][2] / (pairs[-1][1] @ pairs[-1][1])
-        for (moved, turned, curvature), share in zip(pairs, reversed(shares), strict=True):
-            step += (share - turned @ step / curvature) * moved
-        slope = float(gradient @ step)
-        if -slope / 2 <= gap:
-            break
-        length = 1.0
-        while True:
-            there = x + length * step
-            value_there, gradient_there = objective(there)
-            if value_there <= value + 1e-4 * length * slope + noise * abs(value):
-                break
-            if length < 1e-6:
-                return x  # rounding hides what is left to gain
-            # Lowest point of the parabola through what is known, within bounds.
-            bend = 2 * (value_there - value - length * slope)
-            length *= min(0.5, max(0.1, -slope * length / bend))
-        moved, turned = there - x, gradient_there - gradient
-        curvature = float(moved @ turned)
-        if curvature > 0:
-            pairs = [*pairs[1 - MEMORY :], (moved, turned, curvature)]
-        x, value, gradient = there, value_there, gradient_there
-    return x
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Coordinates:
-    """W = forward(a), in which the penalised loss has nearly the identity for a Hessian.
-
-    With H the approximate Hessian of one class: `root` is L of H = L L^T, `inverse` its inverse; where
-    H is diagonal both are columns (R, 1). `bias` is the root of the Hessian of a bias.
-    """
-
-    penalty: float
-    root: np.ndarray
-    inverse: np.ndarray
-    bias: float
-
-    def forward(self, a: np.ndarray) -> np.ndarray:
-        """(R + 1, C) -> (R + 1, C) coefficients, the bias last."""
-        return np.vstack([self._times(self.inverse.T, a[:-1]), a[-1:] / self.bias])
-
-    def gradient(self, gradient: np.ndarray) -> np.ndarray:
-        """Of the coefficients -> of a."""
-        return np.vstack([self._times(self.inverse, gradient[:-1]), gradient[-1:] / self.bias])
-
-    def backward(self, coefficients: np.ndarray) -> np.ndarray:
-        return np.vstack(
-            [self._times(self.root.T, coefficients[:-1]), coefficients[-1:] * self.bias]
-        )
-
-    def _times(self, matrix: np.ndarray, a: np.ndarray) -> np.ndarray:
-        return np.asarray(matrix.reshape(-1, 1) * a if 1 in matrix.shape else matrix @ a)
-
-
-class _Problem:
-    """Standardised features with labels, sorted by fold; solves without any fold for any penalty."""
-
-    def __init__(
-        self,
-        features: np.ndarray,
-        labels: np.ndarray,
-        classes: int,
-        weights: np.ndarray | None,
-        fold: np.ndarray,
-        run: Map,
-    ) -> None:
-        count, width = features.shape
-        small = features.size * classes <= SMALL
-        self.dtype: type[np.floating[Any]] = np.float64 if small else np.float32
-        self.mean, self.scale = _measure(features, run)
-        # Sorted, the rows of a fold and those of all the others are views, so that nothing is copied.
-        self.order = np.argsort(fold, kind="stable")
-        self.ends = np.cumsum(np.bincount(fold)).tolist()
-        self.basis: np.ndarray | None = None
-        matrix = np.empty(features.shape, dtype=np.float64 if count < width else self.dtype)
-
-        def standardise(rows: slice) -> None:
-            matrix[rows] = (features[self.order[rows]] - self.mean) / self.scale
-
-        list(run(standardise, _blocks(0, count)))
-        if count < width:
-            # X = Z V^T with orthogonal columns in Z: with W = V A the loss and |W| depend on A alone.
-            self.basis = _principal_axes(matrix)
-            matrix = (matrix @ self.basis).astype(self.dtype)
-        self.matrix: np.ndarray = matrix
-        self.classes = classes
-        self.run = run
-        self.labels = labels[self.order]
-        self.weights = np.ones(count) if weights is None else weights[self.order].astype(np.float64)
-        self.sample = slice(None, None, -(-count // HESSIAN_ROWS))
-        x, w = self.matrix[self.sample], self.weights[self.sample]
-        w = (w / w.sum()).astype(self.dtype)[:, None]
-        self.energy = (w * x**2).sum(axis=0) if self.basis is not None else (w * x).T @ x
-
-    def precondition(self, penalty: float, start: np.ndarray | None = None) -> _Coordinates:
-        """Coordinates for a penalty, for solutions near `start`.
-
-        The Hessian of one class is X^T diag(w p (1 - p)) X + penalty; p (1 - p) is taken at its mean.
-        """
-        spread = float((1 - 1 / self.classes) / self.classes)
-        if start is not None:
-            shares = softmax(self._logits(start, self.sample))
-            spread = float(
-                np.average((shares - shares**2).mean(1), weights=self.weights[self.sample])
-            )
-            spread = max(spread, 1e-6)
-        # The floor keeps the factor computable in float32, whatever the features have in common.
-        ridge = max(penalty, 1e-6 * len(self.energy) * spread)
-        if self.energy.ndim == 1:
-            root = np.sqrt(self.energy * spread + ridge).astype(self.dtype)[:, None]
-            return _Coordinates(penalty, root, 1 / root, spread**0.5)
-        from scipy.linalg import get_lapack_funcs
-
-        hessian = self.energy * self.dtype(spread)
-        hessian[np.diag_indices_from(hessian)] += self.dtype(ridge)
-        factor, invert = get_lapack_funcs(("potrf", "trtri"), (hessian,))
-        root = factor(hessian, lower=True, clean=True)[0]
-        return _Coordinates(penalty, root, invert(root, lower=True)[0], spread**0.5)
-
-    def approach(self, held: Sequence[int | None], penalty: float, gap: float) -> list[np.ndarray]:
-        """`solve` for several folds, by way of penalties stronger by two decades each.
-
-        Where classes can be told apart the loss is flat and far from a parabola: straight from nothing
-        it takes three times the steps.
-        """
-        penalties = [penalty]
-        while penalties[0] * 100 <= 1:
-            penalties.insert(0, penalties[0] * 100)
-        solutions: list[np.ndarray] = []
-        for stage in penalties if held else []:
-            starts: list[np.ndarray | None] = [*solutions] or [None] * len(held)
-            to = self.precondition(stage, starts[0])
-            enough = gap if stage == penalty else CV_GAP
-            solutions = [self.solve(k, to, s, enough) for k, s in zip(held, starts, strict=True)]
-        return solutions
-
-    def solve(
-        self, held: int | None, to: _Coordinates, start: np.ndarray | None, gap: float
-    ) -> np.ndarray:
-        """(R + 1, C) coefficients, the bias last, for all rows but those of fold `held`."""
-        shape = (len(self.energy) + 1, self.classes)
-        first, last = (0, 0) if held is None else self._bounds(held)
-        blocks = _blocks(0, first) + _blocks(last, len(self.labels))
-        total = self.weights[:first].sum() + self.weights[last:].sum()
-
-        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            coefficients = to.forward(flat.reshape(shape).astype(self.dtype))
-            parts = list(self.run(lambda rows: self._differentiate(coefficients, rows), blocks))
-            loss = sum(part[0] for part in parts) / total
-            gradient = sum(part[1] for part in parts) / total
-            exact = coefficients[:-1].astype(np.float64)
-            loss += to.penalty / 2 * (exact**2).sum()
-            gradient[:-1] += to.penalty * exact
-            gradient = to.gradient(gradient.astype(self.dtype))
-            return float(loss), gradient.astype(np.float64).ravel()
-
-        initial = np.zeros(shape) if start is None else to.backward(start)
-        noise = float(np.finfo(self.dtype).eps)
-        found = _minimise(objective, initial.astype(np.float64).ravel(), gap, noise)
-        return to.forward(found.reshape(shape).astype(self.dtype))
-
-    def _differentiate(self, coefficients: np.ndarray, rows: slice) -> tuple[float, np.ndarray]:
-        """Loss of some rows, not divided by their weight, and its gradient, float64 (R + 1, C)."""
-        x, w = self.matrix[rows], self.weights[rows]
-        true = np.arange(len(x)), self.labels[rows]
-        # Loss: sum w (log sum exp z - z_y); its gradient in z: w (softmax(z) - onehot(y)).
-        z = self._logits(coefficients, rows)
-        z -= z.max(axis=1, keepdims=True)
-        loss = -w @ z[true]
-        np.exp(z, out=z)
-        totals = z.sum(axis=1)
-        loss += w @ np.log(totals)
-        z *= (w / totals).astype(self.dtype)[:, None]
-        z[true] -= w.astype(self.dtype)
-        gradient = np.empty(coefficients.shape)
-        gradient[:-1] = x.T @ z
-        gradient[-1] = z.sum(axis=0, dtype=np.float64)
-        return float(loss), gradient
-
-    def _bounds(self, fold: int) -> tuple[int, int]:
-        return self.ends[fold - 1] if fold else 0, self.ends[fold]
-
-    def _logits(self, coefficients: np.ndarray, rows: slice) -> np.ndarray:
-        return np.asarray(self.matrix[rows] @ coefficients[:-1] + coefficients[-1])
-
-    def held_out_loss(self, solutions: list[np.ndarray]) -> float:
-        """Log loss of the first folds, each by the solution that has not seen it."""
-        losses = []
-        for k, solution in enumerate(solutions):
-            rows = slice(*self._bounds(k))
-            shares = softmax(self._logits(solution, rows).astype(np.float64))
-            true = shares[np.arange(len(shares)), self.labels[rows]]
-            losses.append(-np.log(np.maximum(true, 1e-12)))
-        weights = self.weights[: self.ends[len(solutions) - 1]]
-        return float(np.average(np.concatenate(losses), weights=weights))
-
-    def held_out_probabilities(self, solutions: list[np.ndarray]) -> np.ndarray:
-        """float32 (N, C) of all folds, in the order in which the images were given."""
-        logits = [self._logits(s, slice(*self._bounds(k))) for k, s in enumerate(solutions)]
-        result = np.empty((len(self.labels), self.classes), dtype=np.float32)
-        result[self.order] = softmax(np.concatenate(logits).astype(np.float64))
-        return result
-
-    def head(self, solution: np.ndarray) -> LinearHead:
-        """Undo the rotation and fold the standardisation in: W x + b on raw features."""
-        exact = solution.astype(np.float64)
-        weight = exact[:-1] if self.basis is None else self.basis @ exact[:-1]
-        weight = weight / self.scale[:, None]
-        bias = exact[-1] - self.mean @ weight
-        return LinearHead(weight.T.astype(np.float32), bias.astype(np.float32))
