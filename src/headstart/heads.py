@@ -363,6 +363,7 @@ def choose_penalty(
     with side_by_side(features.size * classes) as run:
         problem = Problem(features, labels, classes, weights, fold, run)
         solutions: dict[int, list[np.ndarray]] = {}
+        to = problem.precondition(PENALTIES[FIRST_TRIED])
 
         def loss_at(step: int) -> float:
             progress("cross-validation", len(solutions), len(PENALTIES))
@@ -374,8 +375,13 @@ def choose_penalty(
                 # The solution moves smoothly: going on in a straight line saves half of the steps.
                 before = solutions[2 * near - step]
                 starts = [2 * a - b for a, b in zip(solutions[near], before, strict=True)]
-            to = problem.precondition(PENALTIES[step], starts[0])
-            solutions[step] = [problem.solve(k, to, starts[k], CV_GAP) for k in judged]
+            # Coordinates take as long as several steps to make, and do for the next penalty too.
+            nonlocal to
+            if solutions and step % 2 == FIRST_TRIED % 2:
+                to = problem.precondition(PENALTIES[step], starts[0])
+            solutions[step] = [
+                problem.solve(k, PENALTIES[step], to, starts[k], CV_GAP) for k in judged
+            ]
             return problem.held_out_loss(solutions[step])
 
         losses, best = _search(loss_at)
