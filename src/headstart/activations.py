@@ -58,6 +58,7 @@ from headstart.images import (
     decode_image,
     decode_picture,
     needed_px,
+    prepare_augmentation,
     read_image_bytes,
 )
 from headstart.store import FileMemory, Store, default_cache_dir
@@ -200,6 +201,8 @@ def extract_activations(
         if work.pending:
             work.check_space(cache, threads)
         if work.pending:
+            if views > 1:
+                prepare_augmentation(style)
             make = functools.partial(
                 make_engine,
                 backbone,
@@ -567,6 +570,7 @@ class ViewReader:
             ResourceError: out of memory or file handles.
         """
         height, width = self._draws.preprocessing.input_px
+        prepare_augmentation(self._draws.augmentation)
 
         def cut() -> Generator[_Task, None, None]:
             for rows, views in order:

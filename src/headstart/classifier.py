@@ -294,6 +294,8 @@ class Classifier:
             cuts = tuple(backbone.cut(name).name for name in (card.cuts or [card.cut]))
             if head.classes != len(card.classes):
                 raise ValueError(f"{head.classes} outputs for {len(card.classes)} classes")
+            if card.loads_in_timm and cuts != (backbone.cuts[-1].name,):
+                raise ValueError(f"its head cannot read features at '{cuts[0]}'")
             width = sum(backbone.cut(name).channels for name in cuts)
             if head.width != width:
                 raise ValueError(f"its head reads {head.width} features and {width} are given")

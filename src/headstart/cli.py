@@ -274,8 +274,10 @@ def fit_command(
     set_state(quiet, verbose, as_json)
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
-    if resume is None and (data is None or output is None):
-        raise UsageError("DATA and --output are needed: headstart fit photos -o run")
+    if resume is None and data is None:
+        raise UsageError("Missing argument 'data': headstart fit photos -o run")
+    if resume is None and output is None:
+        raise UsageError("Missing option '--output' / '-o': headstart fit photos -o run")
     options = given_options(context, headstart.Settings.model_fields)
     if "val" in options:
         options["val"] = _fraction_or_path(val)

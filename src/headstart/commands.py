@@ -168,8 +168,8 @@ def extract_command(
         raise UsageError("--weights, --export and --activations go with one --backbone")
     if activations is None and (views or dtype or "seed" in given_options(context)):
         raise UsageError("--views, --dtype and --seed go with --activations CUT")
-    if activations and (export or rehash):
-        raise UsageError("--export and --rehash do not go with --activations")
+    if activations and export:
+        raise UsageError("--export does not go with --activations")
     options = given_options(context)
     reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
     limit = options.pop("max_bad", max_bad)

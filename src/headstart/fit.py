@@ -46,7 +46,7 @@ from headstart.features import (
 )
 from headstart.images import Scan, scan_images
 from headstart.metrics import Estimate, confusion_matrix, measure
-from headstart.settings import Settings, holds_out, make_settings
+from headstart.settings import Settings, holds_out, make_settings, trains_by_gradient
 from headstart.store import write_atomically
 from headstart.strategies import CHECKPOINT, PLAN, Task, Trained, train
 
@@ -208,7 +208,7 @@ def fit(
     try:
         if not replaces:  # a complete run stays until there is something to replace it with
             mark_incomplete(folder)
-        if not resume:
+        if trains_by_gradient(settings) and not resume:
             _write_start(folder, data, settings)
         # The test split is looked at by `evaluate` alone.
         used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))

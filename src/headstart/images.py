@@ -13,6 +13,7 @@ profile, and embedded profiles are ignored, as in the training of the backbones.
 import codecs
 import dataclasses
 import errno
+import importlib
 import io
 import math
 import os
@@ -46,6 +47,7 @@ __all__ = [
     "decode_image",
     "decode_picture",
     "needed_px",
+    "prepare_augmentation",
     "prepare_image",
     "read_image_bytes",
     "scan_images",
@@ -587,6 +589,15 @@ def _draw_crop(
     left = math.floor(uniform("left", 0, size[0] - width + 1))
     top = math.floor(uniform("top", 0, size[1] - height + 1))
     return left, top, left + width, top + height
+
+
+def prepare_augmentation(augmentation: Augmentation) -> None:
+    """Import what views of this kind need; to be called before threads make any.
+
+    Threads that import torchvision and timm at once can each find the other's half imported.
+    """
+    if not augmentation.is_plain:
+        importlib.import_module("torchvision.transforms.v2")
 
 
 def _change(

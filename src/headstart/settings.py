@@ -15,7 +15,7 @@ from headstart.errors import UsageError
 from headstart.heads import parse_head
 from headstart.images import AUGMENTATIONS, MAX_PIXELS
 
-__all__ = ["HEEDED", "Settings", "holds_out", "make_settings"]
+__all__ = ["HEEDED", "Settings", "holds_out", "make_settings", "trains_by_gradient"]
 
 
 class Settings(BaseModel):
@@ -215,5 +215,10 @@ def holds_out(settings: Settings) -> float:
     """The fraction of the training images to hold out where the data have no validation split."""
     if isinstance(settings.val, float | int):
         return float(settings.val)
-    by_gradient = settings.strategy in ("partial-fine-tune", "fine-tune", "scratch")
-    return 0.2 if by_gradient or settings.head != "linear" else 0.0
+    return 0.2 if trains_by_gradient(settings) else 0.0
+
+
+def trains_by_gradient(settings: Settings) -> bool:
+    """Whether there are epochs, which can be interrupted and gone on with."""
+    strategies = ("partial-fine-tune", "fine-tune", "scratch")
+    return settings.strategy in strategies or settings.head != "linear"
