@@ -275,9 +275,9 @@ def fit_command(
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
     if resume is None and data is None:
-        raise UsageError("Missing argument 'data': headstart fit photos -o run")
+        raise UsageError("Missing argument 'data'; see headstart fit --help")
     if resume is None and output is None:
-        raise UsageError("Missing option '--output' / '-o': headstart fit photos -o run")
+        raise UsageError("Missing option '--output' / '-o'; see headstart fit --help")
     options = given_options(context, headstart.Settings.model_fields)
     if "val" in options:
         options["val"] = _fraction_or_path(val)
