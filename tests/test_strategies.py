@@ -216,7 +216,7 @@ def test_an_mlp_head(loose, tmp_path, tiny, strategy):
 
 
 def test_letting_batchnorm_drift_ruins_the_result(plant, tmp_path):
-    """Row S14: with few images a batch, statistics that move make validation accuracy fall."""
+    """With few images a batch, statistics that move make validation accuracy fall."""
     data = plant(tmp_path / "data", dict.fromkeys((f"train/{k}" for k in KINDS), 10))
     plant(data, dict.fromkeys((f"val/{k}" for k in KINDS), 10), first=50)
     options = {

@@ -448,7 +448,7 @@ def _to_json(value: dict[str, Any]) -> bytes:
 
 def find_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("headstart", "torch", "timm", "openvino", "numpy", "scipy", "pillow", "simplejpeg")
+    names = ("headstart", "torch", "timm", "openvino", "numpy", "torchvision", "pillow", "simplejpeg")
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 
