@@ -57,6 +57,7 @@ from headstart.images import (
     augment_image,
     decode_image,
     decode_picture,
+    import_operations,
     needed_px,
     read_image_bytes,
 )
@@ -200,6 +201,8 @@ def extract_activations(
         if work.pending:
             work.check_space(cache, threads)
         if work.pending:
+            if not style.is_plain:
+                import_operations()
             make = functools.partial(
                 make_engine,
                 backbone,
@@ -567,6 +570,8 @@ class ViewReader:
             ResourceError: out of memory or file handles.
         """
         height, width = self._draws.preprocessing.input_px
+        if not self._draws.augmentation.is_plain:
+            import_operations()
 
         def cut() -> Generator[_Task, None, None]:
             for rows, views in order:

@@ -520,6 +520,15 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
+def import_operations() -> None:
+    """Import what augmented views are drawn with.
+
+    Where it is first needed is in threads, and beside them one may be importing timm, which imports it
+    too; two that meet within torchvision would each be given half of it.
+    """
+    import torchvision.transforms.v2.functional  # noqa: F401
+
+
 def augment_image(
     image: Image.Image | Picture,
     preprocessing: Preprocessing,
