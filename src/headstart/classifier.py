@@ -418,7 +418,9 @@ def _read_card(path: Path) -> _Card:
             f"{FORMAT}); upgrade headstart"
         )
     if card.status != "complete":
-        raise InputError(f"{path}: incomplete, its fit did not end; fit again with the same -o")
+        raise InputError(
+            f"{path}: incomplete, its fit did not end; headstart fit --resume {path} goes on"
+        )
     if len(card.classes) < 2 or len(set(card.classes)) < len(card.classes):
         raise InputError(f"{path / 'headstart.json'}: needs at least two different classes")
     return card
