@@ -4,6 +4,8 @@ import dataclasses
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -299,6 +301,35 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
         assert time.monotonic() - sent[0] < 5
         made.set()
     assert look(dataset, views=2).computed == 15
+
+
+ENGINE = """
+import sys
+import headstart, headstart.activations
+
+class Begun(BaseException):
+    pass
+
+def begin(*_):
+    raise Begun("torchvision.transforms.v2.functional" in sys.modules)
+
+headstart.activations.StartingEngine = begin
+data, weights, cache = sys.argv[1:]
+backbone = headstart.load_backbone("test_vit", weights=weights, cache_dir=cache)
+try:
+    headstart.extract_activations(
+        headstart.load_dataset(data), backbone, "blocks.2", views=2, device="cpu", cache_dir=cache
+    )
+except Begun as exc:
+    print(exc)
+"""
+
+
+def test_operations_are_imported_before_there_are_threads(loose, tiny, tmp_path):
+    """One that imports timm and one that imports torchvision would each be given half of the latter."""
+    command = [sys.executable, "-c", ENGINE, loose, tiny["weights"], tmp_path]
+    done = subprocess.run(command, check=True, text=True, capture_output=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("name", ["light", "strong"])

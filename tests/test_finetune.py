@@ -196,6 +196,56 @@ def test_short_memory_halves_the_parts_and_not_the_step(problem):
         train(problem, Greedy(0))
 
 
+def test_short_memory_while_measuring_is_no_end(problem):
+    network = Greedy(5)
+    network.unused = nn.Parameter(torch.zeros(1_000_000), requires_grad=False)
+    recipe = dataclasses.replace(RECIPE, epochs=20, precision="auto")
+    assert train(problem, network, recipe)[1].precision == "bf16"
+
+
+def test_no_image_of_an_epoch_is_left_for_a_part_of_its_own(problem):
+    """BatchNorm cannot take the variance of one."""
+    source, labels, ids, rows, held = problem
+    network = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    _, outcome = train((source, labels, ids, rows[:17], held), network)
+    assert len(outcome.history) == RECIPE.epochs + 1
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_cutmix_takes_all_channels_of_a_place(problem, axis):
+    """Activations have their channels first or last; a place is of one image, with all of them."""
+    _, labels, ids, rows, held = problem
+    shape = [8, 8]
+    shape.insert(axis - 1, 5)
+
+    class Squares:
+        views = 1
+
+        def __init__(self):
+            self.axis = axis
+
+        def read(self, order):
+            for rows, _ in order:
+                yield torch.from_numpy(rows).float().view(-1, 1, 1, 1).expand(-1, *shape)
+
+    seen = []
+
+    class Look(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = nn.Linear(1, 2)
+
+        def forward(self, x):
+            if self.training:
+                seen.append(x.movedim(axis, 1))
+            return self.inside(x.mean(dim=(1, 2, 3)).view(-1, 1) / 120)
+
+    train((Squares(), labels, ids, rows, held), Look(), dataclasses.replace(RECIPE, cutmix=1.0))
+    assert any(len(x[0].unique()) == 2 for x in seen)
+    for x in seen:
+        assert torch.equal(x, x[:, :1].expand_as(x))
+
+
 # ---------------------------------------------------------------- going on
 
 
@@ -383,6 +433,23 @@ def test_resume_refuses_what_it_cannot_go_on_from(loose, plant, tmp_path, tiny):
         headstart.fit(data, tmp_path / "run", on_epoch=stop, **options)
     with pytest.raises(UsageError, match="cannot change on resume"):
         headstart.fit(None, tmp_path / "run", resume=True, seed=3)
+    with pytest.raises(UsageError, match="overwrite has no effect with resume"):
+        headstart.fit(None, tmp_path / "run", resume=True, overwrite=True)
+    # What took hours is not lost by the same command.
+    with pytest.raises(UsageError, match=r"interrupted training; headstart fit --resume goes on"):
+        headstart.fit(data, tmp_path / "run", **options)
+    # A folder may come from anywhere.
+    start = tmp_path / "run/start.json"
+    told = start.read_text()
+    for name, value in (("allow_outside", True), ("max_pixels", 10**12)):
+        changed = json.loads(told)
+        changed["options"][name] = value
+        start.write_text(json.dumps(changed))
+        with pytest.raises(
+            UsageError, match=f"started with {name} {value}, which is not taken from"
+        ):
+            headstart.fit(None, tmp_path / "run", resume=True)
+    start.write_text(told)
     for image in (data / "plain").iterdir():
         image.unlink()
         break
@@ -468,3 +535,12 @@ def test_history_is_json(problem, tmp_path):
     train(problem, history=tmp_path / "history.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(RECIPE.epochs + 1))
+
+
+def test_history_is_json_where_validation_overflows(problem, tmp_path):
+    source, labels, ids, rows, held = problem
+    matrix = source._matrix.numpy().copy()
+    matrix[held] = np.inf
+    train((MatrixSource(matrix), labels, ids, rows, held), history=tmp_path / "history.jsonl")
+    last = (tmp_path / "history.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last, parse_constant=pytest.fail)["val_loss"] is None

@@ -84,6 +84,10 @@ def test_every_strategy_says_what_it_heeds():
         ({"strategy": "fine-tune", "augment": "mild"}, r"augment 'mild' is unknown"),
         ({"strategy": "fine-tune", "schedule": "linear"}, r"schedule: .*'one-cycle'"),
         ({"head": "relu"}, "relu"),
+        ({"strategy": "fine-tune", "head": "64", "penalty": 1.0}, "'penalty' has no effect with an MLP"),
+        ({"strategy": "fine-tune", "schedule": "one-cycle", "warmup": 0.1}, "'warmup' has no effect"),
+        ({"strategy": "partial-fine-tune", "cut": "a", "minutes": 2.0},
+         "'minutes' has no effect with cut 'a'"),
     ],
     ids=lambda v: str(v)[:40],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Every strategy keeps the same contract, on networks of four families."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 import headstart
 from headstart.classifier import Classifier
-from headstart.errors import UsageError
+from headstart.errors import InputError, UsageError
 from headstart.networks import build_network
 from headstart.strategies import STRATEGIES, CutCost, plan_cut
 
@@ -213,6 +214,34 @@ def test_an_mlp_head(loose, tmp_path, tiny, strategy):
     one = next(iter((loose / "plain").iterdir()))
     found = [next(headstart.predict(m, [one])).probability for m in (run.classifier, run.folder)]
     assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+def test_ctrl_c_while_the_head_begins_ends_it(loose, tmp_path, tiny):
+    """And not that head's training alone, after which that of the network would go on from half of it."""
+    stages = []
+
+    def progress(stage, done, total):
+        stages.append(stage)
+        if stages.count("training") == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    options = {**tiny, **SHORT, "strategy": "fine-tune", "head": "8", "augment": "none"}
+    with pytest.raises(KeyboardInterrupt):
+        headstart.fit(loose, tmp_path / "run", progress=progress, **options)
+    assert stages.count("training") == 3
+
+
+def test_a_damaged_plan_is_told(loose, tmp_path, tiny):
+    options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 2, "flip": "no"}
+
+    def stop(entry):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        headstart.fit(loose, tmp_path / "run", on_epoch=stop, **options)
+    (tmp_path / "run/plan.json").write_text('{"cut": "nowhere"}')
+    with pytest.raises(InputError, match=r"plan.json: damaged; fit anew with --overwrite"):
+        headstart.fit(None, tmp_path / "run", resume=True)
 
 
 def test_letting_batchnorm_drift_ruins_the_result(plant, tmp_path):

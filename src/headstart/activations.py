@@ -57,8 +57,8 @@ from headstart.images import (
     augment_image,
     decode_image,
     decode_picture,
+    import_operations,
     needed_px,
-    prepare_augmentation,
     read_image_bytes,
 )
 from headstart.store import FileMemory, Store, default_cache_dir
@@ -201,8 +201,8 @@ def extract_activations(
         if work.pending:
             work.check_space(cache, threads)
         if work.pending:
-            if views > 1:
-                prepare_augmentation(style)
+            if not style.is_plain:
+                import_operations()
             make = functools.partial(
                 make_engine,
                 backbone,
@@ -570,7 +570,8 @@ class ViewReader:
             ResourceError: out of memory or file handles.
         """
         height, width = self._draws.preprocessing.input_px
-        prepare_augmentation(self._draws.augmentation)
+        if not self._draws.augmentation.is_plain:
+            import_operations()
 
         def cut() -> Generator[_Task, None, None]:
             for rows, views in order:

@@ -34,6 +34,7 @@ from headstart.store import write_atomically
 
 __all__ = [
     "PRETRAINED",
+    "START",
     "Classifier",
     "Prediction",
     "check_folder",
@@ -44,6 +45,7 @@ __all__ = [
 
 FORMAT = 2
 CARD = "headstart.json"
+START = "start.json"  # of a training that can be gone on with
 HEAD_PREFIX = "headstart.head."
 PRETRAINED = "pretrained:"  # before a network's name, in the place of a run's folder
 MAX_JSON_BYTES = 64 * 2**20
@@ -420,7 +422,11 @@ def _read_card(path: Path) -> _Card:
             f"{FORMAT}); upgrade headstart"
         )
     if card.status != "complete":
-        raise InputError(f"{path}: incomplete, its fit did not end; fit again with the same -o")
+        started = (path / START).exists()
+        again = (
+            f"headstart fit --resume {path} goes on" if started else "fit again with the same -o"
+        )
+        raise InputError(f"{path}: incomplete, its fit did not end; {again}")
     if len(card.classes) < 2 or len(set(card.classes)) < len(card.classes):
         raise InputError(f"{path / 'headstart.json'}: needs at least two different classes")
     return card
@@ -448,7 +454,16 @@ def _to_json(value: dict[str, Any]) -> bytes:
 
 def find_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("headstart", "torch", "timm", "openvino", "numpy", "torchvision", "pillow", "simplejpeg")
+    names = (
+        "headstart",
+        "torch",
+        "timm",
+        "openvino",
+        "numpy",
+        "torchvision",
+        "pillow",
+        "simplejpeg",
+    )
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 

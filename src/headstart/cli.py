@@ -289,11 +289,20 @@ def fit_command(
 
 
 def _fit(data: str | Path | None, output: Path, **options: Any) -> None:
-    with show_progress() as progress:
-        report = None if State.quiet or State.json else show_scan
-        run = headstart.fit(
-            data, output, progress=progress, report=report, on_epoch=show_epoch, **options
-        )
+    resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
+    try:
+        with show_progress() as progress:
+            report = None if State.quiet or State.json else show_scan
+            run = headstart.fit(
+                data, output, progress=progress, report=report, on_epoch=show_epoch, **options
+            )
+    except KeyboardInterrupt:
+        from headstart.classifier import START
+
+        if not (output / START).exists():
+            raise
+        err.print(Text(f"interrupted; {resume}"), soft_wrap=True)
+        _leave(130)
     if State.json:
         print_json(
             {
@@ -313,11 +322,7 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> None:
     else:
         show_run(run)
     if run.interrupted:
-        err.print(
-            f"interrupted; the best model so far is kept. headstart fit --resume "
-            f"{printable(shlex.quote(str(output)))} goes on",
-            soft_wrap=True,
-        )
+        err.print(Text(f"interrupted; the best model so far is kept. {resume}"), soft_wrap=True)
         raise typer.Exit(130)
 
 

@@ -76,7 +76,7 @@ class Recipe:
         weight_decay: not on biases, norms and other vectors.
         label_smoothing: in [0, 1) (Szegedy et al. 2016).
         mixup: alpha of the Beta distribution that images are mixed by, 0 for none (Zhang et al. 2018).
-        cutmix: as mixup, with a rectangle cut from the other image (Yun et al. 2019).
+        cutmix: as mixup, with a rectangle of the other image (Yun et al. 2019); mixup on tokens.
         clip: largest norm of the gradient; 0 for none.
         ema: decay a step of the averaged weights that are evaluated and kept; 0 for none.
         wise_ft: average with the starting point, share chosen on validation (Wortsman et al. 2022).
@@ -143,9 +143,11 @@ class Source(Protocol):
 
     Attributes:
         views: K, views an image that differ; None for a new one every epoch.
+        axis: of the channels in a batch.
     """
 
     views: int | None
+    axis: int
 
     def read(self, order: Order) -> Iterator[torch.Tensor]:
         """For every (rows int64 (B,), views int64 (B,)) of the order the inputs, (B, …)."""
@@ -156,6 +158,7 @@ class MatrixSource:
     """Rows of a float matrix (N, D)."""
 
     views: int | None = 1
+    axis: int = 1
 
     def __init__(self, matrix: np.ndarray) -> None:
         self._matrix = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
@@ -167,10 +170,10 @@ class MatrixSource:
 
 
 class ActivationSource:
-    """Cached activations; read in a thread ahead of their use."""
+    """Cached activations, read in a thread ahead of their use; `axis` is that of the channels."""
 
-    def __init__(self, activations: Activations) -> None:
-        self._activations = activations
+    def __init__(self, activations: Activations, *, axis: int = 1) -> None:
+        self._activations, self.axis = activations, axis
         self.views: int | None = activations.views
 
     def read(self, order: Order) -> Iterator[torch.Tensor]:
@@ -190,6 +193,7 @@ class PixelSource:
         reader: gives uint8 (B, H, W, 3) for every batch of an order.
         trunk: what the frozen part makes of pixels; None trains on the pixels themselves.
         views: K, or None for a new view every epoch.
+        axis: of the channels in a batch; pixels have them last.
     """
 
     def __init__(
@@ -198,8 +202,9 @@ class PixelSource:
         *,
         trunk: Callable[[np.ndarray], torch.Tensor] | None = None,
         views: int | None = None,
+        axis: int = 3,
     ) -> None:
-        self._reader, self._trunk, self.views = reader, trunk, views
+        self._reader, self._trunk, self.views, self.axis = reader, trunk, views, axis
 
     def read(self, order: Order) -> Iterator[torch.Tensor]:
         """uint8 (B, H, W, 3) each, or float32 (B, …) with a trunk."""
@@ -269,7 +274,7 @@ def train_network(
     state = _State(network, recipe, scales or {})
     kept = _Checkpoint(checkpoint, identity)
     evaluate = functools.partial(_evaluate, source, targets, held, weights, device)
-    with _reproducible(network), _held_interrupts() as interrupted:
+    with _held_interrupts() as interrupted, torch.random.fork_rng():
         began = time.monotonic()
         if not kept.load(state):
             state.precision = _choose_precision(
@@ -278,7 +283,7 @@ def train_network(
             first = evaluate(state.averaged(network), state.precision)
             state.note({"epoch": 0, **first.entry()}, first, network, recipe)
             on_epoch(state.history[0])
-        micro = recipe.batch
+        micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
         progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
         while state.epoch <= recipe.epochs and not state.stopped and not interrupted.is_set():
             order = _order(rows, ids, batches, state.epoch, source.views, recipe.seed)
@@ -292,9 +297,8 @@ def train_network(
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
                 torch.manual_seed(_hash(recipe.seed, "step", step))
-                batch = _mix(
-                    inputs.to(device), targets[members].to(device), len(weights), recipe, step
-                )
+                known = nn.functional.one_hot(targets[members], len(weights)).float().to(device)
+                batch = _mix(inputs.to(device), source.axis, known, recipe, step)
                 loss, correct, micro = _accumulate(
                     network, batch, weights, recipe, state.precision, micro
                 )
@@ -391,11 +395,11 @@ class _Batch:
 
 
 def _mix(
-    inputs: torch.Tensor, labels: torch.Tensor, classes: int, recipe: Recipe, step: int
+    inputs: torch.Tensor, axis: int, shares: torch.Tensor, recipe: Recipe, step: int
 ) -> _Batch:
     """mixup or cutmix, each on half of the steps where both are wanted; between cut activations
     mixup is that of Verma et al., Manifold Mixup (ICML 2019)."""
-    shares = nn.functional.one_hot(labels, classes).float()
+    labels = shares.argmax(dim=1)
     kinds = [k for k in ("mixup", "cutmix") if getattr(recipe, k)]
     if not kinds or len(labels) < 2:
         return _Batch(inputs, shares, labels)
@@ -408,8 +412,7 @@ def _mix(
         values = inputs.float()
         inputs = share * values + (1 - share) * values[other]
     else:
-        # Pixels are (B, H, W, 3), activations (B, C, H, W).
-        first = 1 if inputs.dtype == torch.uint8 else 2
+        first = 2 if axis == 1 else 1  # (B, C, H, W), or (B, H, W, C)
         sides = inputs.shape[first : first + 2]
         cut = [max(0, round(side * math.sqrt(1 - share))) for side in sides]
         corner = [int(rng.integers(side - c + 1)) for side, c in zip(sides, cut, strict=True)]
@@ -569,9 +572,13 @@ def _choose_precision(
         times = []
         for _ in range(3):
             began = time.perf_counter()
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                logits = trial(inputs)
-            torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
+            try:
+                with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                    logits = trial(inputs)
+                torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
+            except torch.OutOfMemoryError:  # the training will take its steps in parts
+                torch.cuda.empty_cache()
+                return "bf16"
             if device == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
@@ -757,18 +764,12 @@ class _Checkpoint:
 
 
 def _write_history(path: Path | None, history: list[dict[str, Any]]) -> None:
-    if path is not None:
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in history).encode())
+    if path is not None:  # JSON has no infinity
+        known = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
 
 
 # ---------------------------------------------------------------- the process
-
-
-@contextlib.contextmanager
-def _reproducible(network: nn.Module) -> Iterator[None]:
-    """Leave torch's generator as it was found."""
-    with torch.random.fork_rng():
-        yield
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ last: a folder without a complete one says that it is incomplete.
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import numpy as np
 from headstart.activations import check_images
 from headstart.backbones import Backbone, load_backbone
 from headstart.classifier import (
+    START,
     Classifier,
     Prediction,
     check_folder,
@@ -48,7 +50,7 @@ from headstart.images import Scan, scan_images
 from headstart.metrics import Estimate, confusion_matrix, measure
 from headstart.settings import Settings, holds_out, make_settings, trains_by_gradient
 from headstart.store import write_atomically
-from headstart.strategies import CHECKPOINT, PLAN, Task, Trained, train
+from headstart.strategies import CHECKPOINT, HISTORY, PLAN, Task, Trained, train
 
 __all__ = ["Evaluation", "Run", "evaluate", "fit", "load_data", "predict"]
 
@@ -174,26 +176,39 @@ def fit(
         **options: fields of `Settings`.
 
     Raises:
-        UsageError: a setting is wrong, `out` is taken, or there is nothing to resume.
+        UsageError: a setting is wrong, `out` is taken or holds an interrupted training, or there is
+            nothing to resume.
         InputError: the data cannot be used, or are not those that the training was started with.
         TooManyBadImagesError: more unreadable images than `max_bad`.
         TrainingError: a loss is not finite.
         ResourceError: out of disk, memory or permission.
+        KeyboardInterrupt: interrupted before there was a model to keep; `resume` goes on.
     """
     started = time.perf_counter()
     folder = Path(out)
+    if resume and overwrite:
+        raise UsageError("overwrite has no effect with resume; choose one")
     if resume:
         data, options = _read_start(folder, data, options)
     elif data is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
     settings = make_settings(options)
     choose_device(settings.device)  # an absent one ends it before any work
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
     dataset = load_data(data, settings)
     _check_trainable(dataset)
     tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
     if tree is not None and folder.resolve().is_relative_to(tree):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
+    _refuse_unmeasured(settings, dataset)
     replaces = check_folder(folder, overwrite=overwrite or resume)
+    kept = all((folder / name).exists() for name in (START, CHECKPOINT))
+    if kept and not (overwrite or resume):
+        raise UsageError(
+            f"{folder}: holds an interrupted training; headstart fit --resume goes on with it, and "
+            "--overwrite starts anew"
+        )
     if report is not None:
         report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
     scratch = settings.strategy == "scratch"
@@ -259,7 +274,7 @@ def fit(
         images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
         chosen = {f: getattr(features.engine, f) for f in ("device", "precision")}
         chosen["engine"] = features.engine.library
-        origins = _with_origins(settings, {**trained.measured, **chosen})
+        origins = _with_origins(settings, {**trained.measured, **chosen}, trained.recipe)
         run = Run(
             folder=folder,
             classifier=classifier,
@@ -408,6 +423,16 @@ def _check_trainable(dataset: Dataset) -> None:
         )
 
 
+def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
+    """What goes by the validation images needs some."""
+    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.model_fields_set
+    if idle and "val" not in dataset.splits:
+        raise UsageError(
+            f"setting '{min(idle)}' has no effect without validation images; leave it out, or hold "
+            "some out with --val 0.2"
+        )
+
+
 def _measure(
     dataset: Dataset, trained: Trained, rows: np.ndarray, held: np.ndarray, seed: int
 ) -> tuple[dict[str, Estimate], str]:
@@ -440,12 +465,8 @@ def _with_tensorboard(
     """Also write every epoch's figures as TensorBoard events."""
     if not settings.tensorboard:
         return on_epoch
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as exc:
-        raise UsageError(
-            "TensorBoard events need a package: pip install 'headstart[tensorboard]'"
-        ) from exc
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(entry: dict[str, Any]) -> None:
@@ -459,8 +480,9 @@ def _with_tensorboard(
 
 
 # What a training that was interrupted goes on from; removed when it has ended.
-START = "start.json"
-_MAY_CHANGE = ("workers", "device", "cache_dir")
+_MAY_CHANGE = ("workers", "device", "cache_dir", "allow_outside", "max_pixels")
+# Guards that a file, which may come from anywhere, must not lower: who started with them gives them again.
+_GUARDS = ("allow_outside", "max_pixels")
 
 
 def _write_start(folder: Path, data: Source | None, settings: Settings) -> None:
@@ -468,7 +490,7 @@ def _write_start(folder: Path, data: Source | None, settings: Settings) -> None:
     _remove_start(folder)
     source = None if isinstance(data, Dataset) else os.path.abspath(str(data))
     given = {n: getattr(settings, n) for n in sorted(settings.model_fields_set)}
-    for name in ("root", "weights"):
+    for name in ("root", "weights", "cache_dir"):
         if given.get(name) is not None:
             given[name] = os.path.abspath(given[name])
     if isinstance(settings.val, str):
@@ -498,12 +520,21 @@ def _read_start(
     found = source if data is None else data
     if not isinstance(found, str | os.PathLike | Dataset):
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
+    for name in _GUARDS:
+        default = Settings.model_fields[name].default
+        if options.get(name, default) != given.get(name, default):
+            raise UsageError(
+                f"{folder}: was started with {name} {given.get(name, default)!r}, which is not taken "
+                "from a file; give it again"
+            )
     return found, {**given, **options}
 
 
 def _remove_start(folder: Path) -> None:
     for name in (START, PLAN, CHECKPOINT):
         (folder / name).unlink(missing_ok=True)
+    for part in folder.glob(".*.partial"):  # of a fit that was killed while it wrote
+        part.unlink(missing_ok=True)
 
 
 def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
@@ -526,13 +557,17 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
     return result
 
 
-def _with_origins(settings: Settings, measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _with_origins(
+    settings: Settings, measured: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     origins = settings.origins()
     values = settings.model_dump()
     result = {}
     for name, value in values.items():
         if name in measured and (value is None or value == "auto"):
             result[name] = {"value": measured[name], "origin": "measured"}
+        elif value is None and name in recipe:
+            result[name] = {"value": recipe[name], "origin": "default"}
         else:
             result[name] = {"value": value, "origin": origins[name]}
     return result
@@ -576,6 +611,8 @@ def _write(run: Run, dataset: Dataset, features: Features, trained: Trained) -> 
         "evidence": trained.evidence,
         "warnings": run.warnings,
     }
+    if "training" not in trained.evidence:  # it would be that of the run before
+        (run.folder / HISTORY).unlink(missing_ok=True)
     for name, value in (("settings.json", run.settings), ("metrics.json", to_json(metrics))):
         write_atomically(run.folder / name, (json.dumps(value, indent=2) + "\n").encode())
     write_atomically(run.folder / "split.jsonl", ("\n".join(lines) + "\n").encode())

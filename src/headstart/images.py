@@ -13,7 +13,6 @@ profile, and embedded profiles are ignored, as in the training of the backbones.
 import codecs
 import dataclasses
 import errno
-import importlib
 import io
 import math
 import os
@@ -47,7 +46,6 @@ __all__ = [
     "decode_image",
     "decode_picture",
     "needed_px",
-    "prepare_augmentation",
     "prepare_image",
     "read_image_bytes",
     "scan_images",
@@ -522,6 +520,15 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
+def import_operations() -> None:
+    """Import what augmented views are drawn with.
+
+    Where it is first needed is in threads, and beside them one may be importing timm, which imports it
+    too; two that meet within torchvision would each be given half of it.
+    """
+    import torchvision.transforms.v2.functional  # noqa: F401
+
+
 def augment_image(
     image: Image.Image | Picture,
     preprocessing: Preprocessing,
@@ -589,15 +596,6 @@ def _draw_crop(
     left = math.floor(uniform("left", 0, size[0] - width + 1))
     top = math.floor(uniform("top", 0, size[1] - height + 1))
     return left, top, left + width, top + height
-
-
-def prepare_augmentation(augmentation: Augmentation) -> None:
-    """Import what views of this kind need; to be called before threads make any.
-
-    Threads that import torchvision and timm at once can each find the other's half imported.
-    """
-    if not augmentation.is_plain:
-        importlib.import_module("torchvision.transforms.v2")
 
 
 def _change(

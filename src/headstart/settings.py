@@ -191,17 +191,24 @@ def _refuse_idle(settings: Settings) -> None:
     heeded = HEEDED[strategy]
     frozen = strategy in ("linear-probe", "shallow-probe")
     if frozen and settings.head != "linear":
-        heeded = (heeded | _HEAD_TRAINING) - {"penalty"}
+        heeded = heeded | _HEAD_TRAINING
     given = settings.model_fields_set
     idle = [n for n in Settings.model_fields if n in given and n not in heeded]
     if idle:
         name = idle[0]
         others = [s for s, names in HEEDED.items() if name in names]
-        why = "with an MLP --head" if name == "penalty" and frozen else f"on {strategy}"
-        hint = f"; it has on {', '.join(others)}" if others and "MLP" not in why else ""
+        hint = f"; it has on {', '.join(others)}" if others else ""
         if frozen and name in _HEAD_TRAINING:
             hint = f"{hint}, and with an MLP head"
-        raise UsageError(f"setting '{name}' has no effect {why}{hint}; leave it out")
+        raise UsageError(f"setting '{name}' has no effect on {strategy}{hint}; leave it out")
+    if settings.head != "linear" and "penalty" in given:
+        raise UsageError("setting 'penalty' has no effect with an MLP --head; leave it out")
+    if settings.schedule == "one-cycle" and "warmup" in given:
+        raise UsageError("setting 'warmup' has no effect on the one-cycle schedule; leave it out")
+    if settings.cut not in (None, "auto") and "minutes" in given:
+        raise UsageError(
+            f"setting 'minutes' has no effect with cut '{settings.cut}'; leave it out, or cut auto"
+        )
     for name, other in (("freeze_until", "cut"), ("freeze_until", "minutes")):
         if name in given and other in given:
             raise UsageError(f"settings '{name}' and '{other}' exclude each other; choose one")

@@ -23,7 +23,7 @@ from headstart.activations import ViewReader, extract_activations, to_half
 from headstart.backbones import Backbone, find_cut, truncate, with_cut, with_state
 from headstart.datasets import Dataset, choose, draw
 from headstart.engines import choose_engine, count_threads, make_engine
-from headstart.errors import UsageError
+from headstart.errors import InputError, UsageError
 from headstart.features import Features, Progress
 from headstart.heads import (
     Head,
@@ -64,6 +64,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 # Cached views of a training image where nothing else is said, and what they may take of the free disk.
 VIEWS = 8
+AUGMENT = "medium"
 DISK_SHARE = 0.25
 MINUTES = 5.0
 
@@ -128,6 +129,7 @@ class Trained:
             rows; None where neither could be.
         interrupted: ended early by Ctrl-C, with the best model so far.
         warnings: one line each, for people.
+        recipe: of what was trained by gradient: {setting: value}.
     """
 
     backbone: Backbone
@@ -138,6 +140,7 @@ class Trained:
     probabilities: np.ndarray | None
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def train(task: Task) -> Trained:
@@ -278,6 +281,7 @@ def _mlp_probe(
         {**evidence, "training": _summary(outcome)},
         outcome.probabilities,
         outcome.interrupted,
+        recipe=dataclasses.asdict(_recipe(task.settings, "head")),
     )
 
 
@@ -326,13 +330,14 @@ def partial_fine_tune(task: Task) -> Trained:
     from headstart.finetune import ActivationSource, PixelSource
 
     weights, measured, head, evidence = _start(task)
-    flip, flip_evidence = _choose_flip(task, head)
+    flip, flip_evidence = _choose_flip(task)
     style = _augmentation(task.settings, flip)
     recipe = _recipe(task.settings, "partial-fine-tune")
     backbone, cut, views, plan = _choose_cut(task, recipe, head)
     measured |= {"cut": cut, "views": views, "flip": "yes" if flip else "no"}
     evidence |= {"flip": flip_evidence, **plan}
     options = {n: getattr(task.settings, n) for n in ("engine", "precision", "device")}
+    axis = backbone.cut(cut).axis
     source: Source
     if task.settings.cached:
         activations = extract_activations(
@@ -346,7 +351,7 @@ def partial_fine_tune(task: Task) -> Trained:
             **options,
             **{n: getattr(task.settings, n) for n in ("seed", "workers", "max_pixels", "rehash")},
         )
-        source = ActivationSource(activations)
+        source = ActivationSource(activations, axis=axis)
     else:
         choice = choose_engine(backbone, cache_dir=_cache(task), **options)
         trunk = make_engine(
@@ -358,14 +363,15 @@ def partial_fine_tune(task: Task) -> Trained:
             cache_dir=_cache(task),
         )
         reader = _reader(task, style, exact=choice.precision == "fp32")
-        source = PixelSource(reader, trunk=functools.partial(_run_trunk, trunk, cut), views=views)
+        run_trunk = functools.partial(_run_trunk, trunk, cut)
+        source = PixelSource(reader, trunk=run_trunk, views=views, axis=axis)
     return _tune(task, backbone, cut, head, source, recipe, weights, measured, evidence)
 
 
 def fine_tune(task: Task) -> Trained:
     """Train all weights from pixels, a new augmented view in every epoch."""
     weights, measured, head, evidence = _start(task)
-    flip, flip_evidence = _choose_flip(task, head)
+    flip, flip_evidence = _choose_flip(task)
     measured["flip"] = "yes" if flip else "no"
     evidence["flip"] = flip_evidence
     source = _pixels(task, _augmentation(task.settings, flip))
@@ -413,6 +419,8 @@ def _start(task: Task) -> tuple[np.ndarray, dict[str, Any], Head, dict[str, Any]
         settings=Settings(head=task.settings.head, seed=task.settings.seed),
     )
     trained = _mlp_probe(quiet, last, weights, {}, {})
+    if trained.interrupted:  # half a head is no starting point, and nothing to keep yet
+        raise KeyboardInterrupt
     return weights, measured, trained.head, evidence
 
 
@@ -445,8 +453,7 @@ def _tune(
     )
     measured |= {"train_precision": outcome.precision}
     state = {**backbone.state, **network.body_state()}
-    origin = "random weights" if scratch else backbone.weights
-    tuned = with_state(task.backbone, state, f"trained from {origin}")
+    tuned = with_state(task.backbone, state, f"trained from {backbone.weights}")
     return Trained(
         backbone=tuned,
         cuts=(tuned.cuts[-1].name,),
@@ -455,6 +462,7 @@ def _tune(
         evidence={**evidence, "training": _summary(outcome)},
         probabilities=outcome.probabilities,
         interrupted=outcome.interrupted,
+        recipe=dataclasses.asdict(recipe) | {"augment": task.settings.augment or AUGMENT},
     )
 
 
@@ -470,12 +478,15 @@ def _run_training(
 ) -> "Outcome":
     from headstart.finetune import train_network
 
+    labels = task.dataset.labels
     identity = json.dumps(
         [
             start,
             dataclasses.asdict(recipe),
-            [task.dataset.ids[i] + task.features.sha256[i] for i in (*task.rows, *task.held)],
-            task.labels.tolist(),
+            [
+                [(task.dataset.ids[i], task.features.sha256[i], int(labels[i])) for i in part]
+                for part in (task.rows, task.held)
+            ],
         ]
     )
     return train_network(
@@ -491,7 +502,7 @@ def _run_training(
         device=task.features.engine.device,
         checkpoint=folder / CHECKPOINT if folder else None,
         history=folder / HISTORY if folder else None,
-        identity=hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest(),
+        identity=hashlib.sha256(identity.encode()).hexdigest(),
         progress=task.progress,
         on_epoch=task.on_epoch,
     )
@@ -506,7 +517,9 @@ def _recipe(settings: Settings, kind: str) -> "Recipe":
         value = getattr(settings, field.name, None)
         if value is not None and field.name != "precision":
             given[field.name] = value
-    return Recipe(**{**given, "precision": settings.train_precision})
+    # Steps of a head take microseconds, which a measurement cannot tell apart.
+    precision = "fp32" if kind == "head" else settings.train_precision
+    return Recipe(**{**given, "precision": precision})
 
 
 def _summary(outcome: "Outcome") -> dict[str, Any]:
@@ -555,11 +568,11 @@ def _cache(task: Task) -> Path | None:
 
 
 def _augmentation(settings: Settings, flip: bool) -> Augmentation:
-    style = AUGMENTATIONS[settings.augment or "medium"]
+    style = AUGMENTATIONS[settings.augment or AUGMENT]
     return style if flip else style.without_flip()
 
 
-def _choose_flip(task: Task, head: Head) -> tuple[bool, dict[str, Any]]:
+def _choose_flip(task: Task) -> tuple[bool, dict[str, Any]]:
     """Whether to mirror: not where a probe takes many more mirrored images for another class."""
     if task.settings.flip != "auto" or task.settings.augment == "none":
         return task.settings.flip != "no", {}
@@ -568,6 +581,7 @@ def _choose_flip(task: Task, head: Head) -> tuple[bool, dict[str, Any]]:
     if len(some) > FLIP_IMAGES:
         draws = [draw(task.settings.seed, "flip", task.dataset.ids[i]) for i in some]
         some = np.sort(some[np.argsort(draws)[:FLIP_IMAGES]])
+    options = "engine precision device seed workers max_pixels".split()
     mirrored = extract_activations(
         task.dataset.select(some),
         task.backbone,
@@ -576,7 +590,7 @@ def _choose_flip(task: Task, head: Head) -> tuple[bool, dict[str, Any]]:
         augmentation=dataclasses.replace(AUGMENTATIONS["none"], flip=1.0),
         cache_dir=_cache(task),
         progress=task.progress,
-        **{n: getattr(task.settings, n) for n in ("seed", "device", "workers", "max_pixels")},
+        **{n: getattr(task.settings, n) for n in options},
     )
     plain, turned = (
         _pooled(mirrored.read_tensor(np.arange(len(some)), view).float().numpy(), last.axis)
@@ -676,8 +690,12 @@ def _choose_cut(
         return backbone, cut, most, {}
     kept = task.folder / PLAN if task.folder else None
     if kept is not None and kept.exists():
-        plan = json.loads(kept.read_bytes())
-        return backbone, backbone.cut(plan["cut"]).name, int(plan["views"]), plan["evidence"]
+        try:
+            plan = json.loads(kept.read_bytes())
+            cut, views = backbone.cut(plan["cut"]).name, int(plan["views"])
+            return backbone, cut, max(1, min(views, most)), dict(plan["evidence"])
+        except (UsageError, ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise InputError(f"{kept}: damaged; fit anew with --overwrite") from exc
     minutes = settings.minutes or MINUTES
     free = shutil.disk_usage(_cache(task) or default_cache_dir()).free / 1e6
     costs = _measure_cuts(task, head, recipe, minutes)
