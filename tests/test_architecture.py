@@ -13,8 +13,8 @@ import headstart
 
 ORDER = (
     "errors datasets images store architectures networks backbones engines features activations "
-    "metrics logistic heads trainable finetune settings strategies advise classifier fit audit compare "
-    "report export serve scale demo terminal commands cli __init__"
+    "metrics logistic heads trainable sources finetune settings strategies advise classifier fit audit "
+    "compare report export serve scale demo terminal commands cli __init__"
 ).split()
 ROOT = Path(headstart.__file__).parent
 FILES = {path.stem: path for path in ROOT.glob("*.py")}

@@ -20,13 +20,12 @@ from headstart.backbones import load_backbone, with_state
 from headstart.classifier import Classifier
 from headstart.errors import InputError, ResourceError, TrainingError, UsageError
 from headstart.finetune import (
-    MatrixSource,
     Recipe,
     learning_rate_factor,
     train_network,
-    view_of,
 )
 from headstart.heads import LinearHead, parse_head
+from headstart.sources import MatrixSource, view_of
 from headstart.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
 
 KILLS = int(os.environ.get("HEADSTART_TEST_TRAINING_KILLS", "10"))

@@ -19,10 +19,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,23 +30,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from headstart.activations import Activations
 from headstart.datasets import draw
 from headstart.errors import InputError, ResourceError, TrainingError
-from headstart.features import Progress, map_ahead, no_progress
+from headstart.features import Progress, no_progress
+from headstart.sources import Order, Source, view_of
 from headstart.store import write_atomically
 
 __all__ = [
-    "ActivationSource",
-    "MatrixSource",
     "Outcome",
-    "PixelSource",
     "Recipe",
-    "Source",
     "learning_rate_factor",
     "measure_step",
     "train_network",
-    "view_of",
 ]
 
 EVALUATION_BATCH = 64
@@ -55,6 +50,9 @@ EVALUATION_BATCH = 64
 FASTER = 1.2
 # Steps below which the measurement costs more than it can gain.
 STEPS_WORTH_MEASURING = 100
+
+# Tables of a ViT that are as little to be decayed as a bias.
+POSITIONS = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
 WISE_FT_SHARES = (0.25, 0.5, 0.75)
 
@@ -131,95 +129,6 @@ class Outcome:
     wise_ft: float | None
     interrupted: bool
     seconds: float
-
-
-# ---------------------------------------------------------------- inputs
-
-Order = Sequence[tuple[np.ndarray, np.ndarray]]
-
-
-class Source(Protocol):
-    """Gives a network's inputs.
-
-    Attributes:
-        views: K, views an image that differ; None for a new one every epoch.
-        axis: of the channels in a batch.
-    """
-
-    views: int | None
-    axis: int
-
-    def read(self, order: Order) -> Iterator[torch.Tensor]:
-        """For every (rows int64 (B,), views int64 (B,)) of the order the inputs, (B, …)."""
-        ...
-
-
-class MatrixSource:
-    """Rows of a float matrix (N, D)."""
-
-    views: int | None = 1
-    axis: int = 1
-
-    def __init__(self, matrix: np.ndarray) -> None:
-        self._matrix = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
-
-    def read(self, order: Order) -> Iterator[torch.Tensor]:
-        """float32 (B, D) each."""
-        for rows, _ in order:
-            yield self._matrix[torch.from_numpy(rows)]
-
-
-class ActivationSource:
-    """Cached activations, read in a thread ahead of their use; `axis` is that of the channels."""
-
-    def __init__(self, activations: Activations, *, axis: int = 1) -> None:
-        self._activations, self.axis = activations, axis
-        self.views: int | None = activations.views
-
-    def read(self, order: Order) -> Iterator[torch.Tensor]:
-        """float32 (B, …) each."""
-
-        def read(batch: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
-            return self._activations.read_tensor(*batch)
-
-        for tensor in map_ahead(read, order, 1):
-            yield tensor.float()
-
-
-class PixelSource:
-    """Images decoded and augmented when they are needed; with `trunk`, run through it.
-
-    Args:
-        reader: gives uint8 (B, H, W, 3) for every batch of an order.
-        trunk: what the frozen part makes of pixels; None trains on the pixels themselves.
-        views: K, or None for a new view every epoch.
-        axis: of the channels in a batch; pixels have them last.
-    """
-
-    def __init__(
-        self,
-        reader: Callable[[Order], Iterator[np.ndarray]],
-        *,
-        trunk: Callable[[np.ndarray], torch.Tensor] | None = None,
-        views: int | None = None,
-        axis: int = 3,
-    ) -> None:
-        self._reader, self._trunk, self.views, self.axis = reader, trunk, views, axis
-
-    def read(self, order: Order) -> Iterator[torch.Tensor]:
-        """uint8 (B, H, W, 3) each, or float32 (B, …) with a trunk."""
-        for pixels in self._reader(order):
-            yield torch.from_numpy(pixels) if self._trunk is None else self._trunk(pixels).float()
-
-
-def view_of(image_id: str, epoch: int, views: int | None, seed: int) -> int:
-    """Which view of an image an epoch (1, 2, …) sees: all K in turn, each image from one of its own.
-
-    View 0 is the plain image. Without a limit every epoch has a new one, the plain one excepted.
-    """
-    if views is None:
-        return epoch
-    return (math.floor(draw(seed, "first view", image_id) * views) + epoch) % views
 
 
 # ---------------------------------------------------------------- the loop
@@ -304,11 +213,8 @@ def train_network(
                 )
                 if not math.isfinite(loss):
                     names = ", ".join(f"'{ids[i]}'" for i in members[:3])
-                    raise TrainingError(
-                        f"the loss is {loss} at step {state.step + 1} of epoch {state.epoch} "
-                        f"(images {names}, …); try a lower --lr than {recipe.lr:g}, --clip 1, "
-                        "or --train-precision fp32"
-                    )
+                    where = f"step {state.step + 1} of epoch {state.epoch} (images {names}, …)"
+                    raise _not_finite(f"the loss is {loss} at {where}", recipe)
                 if recipe.clip:
                     nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
                 state.optimizer.step()
@@ -326,6 +232,8 @@ def train_network(
             if state.step < batches:
                 break
             found = evaluate(state.averaged(network), state.precision)
+            if found.probabilities is None and not _is_finite(network):
+                raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
             entry = {
                 "epoch": state.epoch,
                 "train_loss": state.loss / len(rows),
@@ -368,6 +276,16 @@ def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
     if recipe.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in network.parameters())
+
+
+def _not_finite(what: str, recipe: Recipe) -> TrainingError:
+    return TrainingError(
+        f"{what}; try a lower --lr than {recipe.lr:g}, --clip 1, or --train-precision fp32"
+    )
 
 
 def _order(
@@ -621,7 +539,8 @@ class _State:
         self.parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.parameters:
-            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            kept = parameter.ndim < 2 or name.endswith(POSITIONS)
+            decay = 0.0 if kept else recipe.weight_decay
             groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
         self.optimizer = OPTIMIZERS[recipe.optimizer](
             [{"params": p, "scale": s, "weight_decay": d} for (s, d), p in groups.items()]

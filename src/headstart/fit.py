@@ -216,7 +216,7 @@ def fit(
         settings.backbone,
         weights=settings.weights,
         input_px=settings.input_px,
-        random_weights=scratch and settings.weights is None,
+        random_weights=scratch,
         seed=settings.seed,
         cache_dir=settings.cache_dir,
     )

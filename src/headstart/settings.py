@@ -153,7 +153,7 @@ HEEDED: dict[str, frozenset[str]] = {
         "minutes".split()
     ),
     "fine-tune": frozenset(f"{_READING} {_FROZEN} {_TRAINING} {_IMAGES} {_TUNING}".split()),
-    "scratch": frozenset(f"{_READING} {_TRAINING} {_IMAGES}".split()),
+    "scratch": frozenset(f"{_READING} {_TRAINING} {_IMAGES}".split()) - {"weights"},
 }
 _HEAD_TRAINING = frozenset(_TRAINING.split()) - {"train_precision"}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.activations import ViewReader, extract_activations, to_half
+from headstart.activations import Activations, ViewReader, extract_activations, to_half
 from headstart.backbones import Backbone, find_cut, truncate, with_cut, with_state
 from headstart.datasets import Dataset, choose, draw
 from headstart.engines import choose_engine, count_threads, make_engine
@@ -43,7 +43,8 @@ from headstart.settings import Settings
 from headstart.store import default_cache_dir, write_atomically
 
 if TYPE_CHECKING:
-    from headstart.finetune import Outcome, Recipe, Source
+    from headstart.finetune import Outcome, Recipe
+    from headstart.sources import Source
 
 __all__ = ["STRATEGIES", "CutCost", "Task", "Trained", "plan_cut", "train"]
 
@@ -55,11 +56,12 @@ IMBALANCE = 3.0
 RECIPES: dict[str, dict[str, Any]] = {
     "head": {"epochs": 20, "batch": 128, "lr": 1e-3, "optimizer": "adam", "warmup": 0.0,
              "schedule": "constant"},
-    "partial-fine-tune": {"epochs": 30, "batch": 32, "lr": 5e-4, "layer_decay": 0.8,
-                          "weight_decay": 0.02, "label_smoothing": 0.1, "clip": 1.0},
-    "fine-tune": {"epochs": 10, "batch": 32, "lr": 3e-4, "layer_decay": 0.8, "weight_decay": 0.02,
-                  "label_smoothing": 0.1, "clip": 1.0},
-    "scratch": {"epochs": 60, "batch": 64, "lr": 2e-3, "weight_decay": 0.05, "clip": 1.0},
+    "partial-fine-tune": {"epochs": 15, "batch": 32, "lr": 4e-4, "weight_decay": 0.05,
+                          "label_smoothing": 0.1, "clip": 1.0, "monitor": "accuracy"},
+    "fine-tune": {"epochs": 10, "batch": 32, "lr": 2e-4, "layer_decay": 0.9, "weight_decay": 0.05,
+                  "label_smoothing": 0.1, "clip": 1.0, "monitor": "accuracy"},
+    "scratch": {"epochs": 60, "batch": 64, "lr": 2e-3, "weight_decay": 0.05, "clip": 1.0,
+                "monitor": "accuracy"},
 }  # fmt: skip
 
 # Cached views of a training image where nothing else is said, and what they may take of the free disk.
@@ -265,7 +267,7 @@ def _mlp_probe(
     measured: dict[str, Any],
     evidence: dict[str, Any],
 ) -> Trained:
-    from headstart.finetune import MatrixSource
+    from headstart.sources import MatrixSource
 
     matrix = task.matrix(cuts, np.arange(len(task.dataset)))
     mean, scale = standardise(matrix[task.rows])
@@ -327,7 +329,7 @@ def _compare_sizes(task: Task, small: Backbone) -> dict[str, Any]:
 
 def partial_fine_tune(task: Task) -> Trained:
     """Train what is above a cut point on cached activations of K views; below it stays frozen."""
-    from headstart.finetune import ActivationSource, PixelSource
+    from headstart.sources import ActivationSource, PixelSource
 
     weights, measured, head, evidence = _start(task)
     flip, flip_evidence = _choose_flip(task)
@@ -340,18 +342,24 @@ def partial_fine_tune(task: Task) -> Trained:
     axis = backbone.cut(cut).axis
     source: Source
     if task.settings.cached:
-        activations = extract_activations(
-            task.dataset,
-            backbone,
-            cut,
-            views=views,
-            augmentation=style,
-            cache_dir=_cache(task),
-            progress=task.progress,
-            **options,
-            **{n: getattr(task.settings, n) for n in ("seed", "workers", "max_pixels", "rehash")},
-        )
-        source = ActivationSource(activations, axis=axis)
+        kept = "seed workers max_pixels rehash".split()
+
+        def extract(rows: np.ndarray, views: int) -> Activations:
+            return extract_activations(
+                task.dataset.select(rows),
+                backbone,
+                cut,
+                views=views,
+                augmentation=style,
+                cache_dir=_cache(task),
+                progress=task.progress,
+                **options,
+                **{n: getattr(task.settings, n) for n in kept},
+            )
+
+        train = (task.rows, extract(task.rows, views))
+        held = (task.held, extract(task.held, 1)) if len(task.held) else None
+        source = ActivationSource(train, held, axis=axis)
     else:
         choice = choose_engine(backbone, cache_dir=_cache(task), **options)
         trunk = make_engine(
@@ -533,7 +541,7 @@ def _summary(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _pixels(task: Task, style: Augmentation) -> "Source":
-    from headstart.finetune import PixelSource
+    from headstart.sources import PixelSource
 
     return PixelSource(_reader(task, style, exact=False), views=1 if style.is_plain else None)
 
