@@ -656,8 +656,8 @@ def plan_cut(
     """(cut point, views): the earliest cut that can be trained in the time with two views or more on
     the disk; else the cheapest.
 
-    The earlier the cut, the more of the network adapts; on the sets tried an earlier one was never
-    worse by more than a point, and up to five better (docs/strategies.md).
+    The earlier the cut, the more of the network adapts, which on the sets tried paid down to a
+    third of the network and no further (docs/strategies.md).
 
     Args:
         costs: in the order of the data.
@@ -723,13 +723,15 @@ def _choose_cut(
 
 
 def _measure_cuts(task: Task, head: Head, recipe: "Recipe", minutes: float) -> list[CutCost]:
-    """Cost of training from each cut point, from the last down to the first that is far too dear."""
+    """Cost of training from each cut point of the upper two thirds, from the last down to the first
+    that is too dear."""
     from headstart.finetune import measure_step
     from headstart.trainable import TrainableNetwork, module_of_head
 
     shape = parse_head(task.settings.head)
     found: list[CutCost] = []
     points = task.backbone.cuts[:-1]
+    points = points[len(task.backbone.cuts) // 3 :]
     for done, cut in enumerate(reversed(points)):
         task.progress("measuring cuts", done, len(points))
         network = TrainableNetwork(task.backbone, cut.name, module_of_head(head, shape))

@@ -107,8 +107,9 @@ def show_run(run: "Run") -> None:
         warn(warning)
     images = run.images
     if run.metrics:
+        chosen = ", by which the best epoch was chosen too" if "training" in run.evidence else ""
         how = {
-            "val": f"on {images['val']:,} validation images",
+            "val": f"on {images['val']:,} validation images{chosen}",
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
