@@ -28,7 +28,7 @@ from headstart.heads import LinearHead, parse_head
 from headstart.sources import MatrixSource, view_of
 from headstart.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
 
-KILLS = int(os.environ.get("HEADSTART_TEST_TRAINING_KILLS", "10"))
+KILLS = int(os.environ.get("HEADSTART_TEST_TRAINING_KILLS", "6"))
 STEPS = ("written", "synced", "renamed", "done")
 
 
@@ -477,7 +477,7 @@ def test_a_folded_norm_has_the_same_gradients(name):
     for kind in ("frozen", "adapt"):
         network = TrainableNetwork(
             backbone, None, module_of_head(head, parse_head("linear")), batchnorm=kind
-        )
+        ).double()
         # The reference: the network as it is, its norms in evaluation mode.
         network = network.train() if kind == "frozen" else network.eval()
         loss = network(pixels).square().mean()
@@ -493,7 +493,7 @@ def test_a_folded_norm_has_the_same_gradients(name):
     assert set(found["frozen"][2]) == set(found["adapt"][2])
     for key, gradient in found["adapt"][1].items():
         scale = float(gradient.abs().max()) + 1e-6
-        assert float((found["frozen"][1][key] - gradient).abs().max()) < 2e-3 * scale, key
+        assert float((found["frozen"][1][key] - gradient).abs().max()) < 1e-6 * scale, key
 
 
 def test_the_part_above_a_cut_gives_what_the_whole_does():

@@ -104,15 +104,16 @@ def test_the_contract(loose, tmp_path, options, strategy):
     )
 
 
-def test_what_was_validated_is_what_is_saved(loose, tmp_path, options):
+def test_what_was_validated_is_what_is_saved(loose, tmp_path, strategy, networks):
     """The figures of the run are those that a fresh evaluation of its folder gives."""
-    run = headstart.fit(loose, tmp_path / "run", val=0.25, precision="fp32", **{
-        k: v for k, v in options.items() if k != "precision"
-    }) if options["strategy"] != "scratch" else headstart.fit(
-        loose, tmp_path / "run", val=0.25, **options
-    )  # fmt: skip
+    given = {**networks["resnet"], **OPTIONS[strategy], "strategy": strategy, "device": "cpu"}
+    if strategy == "scratch":
+        given.pop("weights")
+    else:
+        given["precision"] = "fp32"
+    run = headstart.fit(loose, tmp_path / "run", val=0.25, **given)
     result = headstart.evaluate(
-        tmp_path / "run", loose, split="val", device="cpu", engine="torch", precision="fp32"
+        run.folder, loose, split="val", device="cpu", engine="torch", precision="fp32"
     )
     for name in ("accuracy", "log_loss"):
         assert result.metrics[name].value == pytest.approx(run.metrics[name].value, abs=2e-2)
@@ -160,7 +161,6 @@ def test_partial_fine_tuning_leaves_what_is_below_the_cut(loose, tmp_path, tiny)
         "strategy": "partial-fine-tune",
         "views": 2,
         "lr": 1e-2,
-        "patience": 0,
     }
     run = headstart.fit(loose, tmp_path / "run", cut="blocks.3", val=0, **options)
     after = run.classifier.backbone.state
