@@ -4,6 +4,8 @@ import dataclasses
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -276,27 +278,58 @@ def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
 def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
     dataset, live, look, monkeypatch
 ):
-    made, began, read = threading.Event(), [], headstart.activations.read_image
+    made, sent, read = threading.Event(), [], headstart.activations.read_image
 
     def make(*_, **__):
         assert made.wait(30)
         return live
 
+    def interrupt():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
     def note(path, *options):
-        if not began:
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        began.append(path)
+        if path == dataset.path(0):
+            threading.Timer(0.2, interrupt).start()
         return read(path, *options)
 
     with monkeypatch.context() as patch:
         patch.setattr(headstart.activations, "make_engine", make)
         patch.setattr(headstart.activations, "read_image", note)
-        started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             look(dataset, views=2)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - sent[0] < 5
         made.set()
     assert look(dataset, views=2).computed == 15
+
+
+ENGINE = """
+import sys
+import headstart, headstart.activations
+
+class Begun(BaseException):
+    pass
+
+def begin(*_):
+    raise Begun("torchvision.transforms.v2.functional" in sys.modules)
+
+headstart.activations.StartingEngine = begin
+data, weights, cache = sys.argv[1:]
+backbone = headstart.load_backbone("test_vit", weights=weights, cache_dir=cache)
+try:
+    headstart.extract_activations(
+        headstart.load_dataset(data), backbone, "blocks.2", views=2, device="cpu", cache_dir=cache
+    )
+except Begun as exc:
+    print(exc)
+"""
+
+
+def test_operations_are_imported_before_there_are_threads(loose, tiny, tmp_path):
+    """One that imports timm and one that imports torchvision would each be given half of the latter."""
+    command = [sys.executable, "-c", ENGINE, loose, tiny["weights"], tmp_path]
+    done = subprocess.run(command, check=True, text=True, capture_output=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("name", ["light", "strong"])

@@ -13,8 +13,8 @@ import headstart
 
 ORDER = (
     "errors datasets images store architectures networks backbones engines features activations "
-    "metrics heads finetune strategies advise classifier fit audit compare report export serve scale "
-    "demo terminal commands cli __init__"
+    "metrics logistic heads trainable sources finetune settings strategies advise classifier fit audit "
+    "compare report export serve scale demo terminal commands cli __init__"
 ).split()
 ROOT = Path(headstart.__file__).parent
 FILES = {path.stem: path for path in ROOT.glob("*.py")}
@@ -81,7 +81,7 @@ def test_an_unknown_name_is_missing():
 def run_python(code):
     """What is printed last."""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=True)
     assert done.stderr == ""
     return done.stdout.rstrip().rpartition("\n")[2]
 

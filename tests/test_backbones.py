@@ -14,7 +14,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import fx
 
-from headstart.backbones import load_backbone, wrap_network
+from headstart.backbones import (
+    find_cut,
+    list_backbones,
+    list_layers,
+    load_backbone,
+    with_cut,
+    wrap_network,
+)
 from headstart.engines import choose_engine, make_engine
 from headstart.errors import InputError, UsageError
 from headstart.images import decode_image, prepare_image
@@ -194,6 +201,149 @@ def test_missing_weights_are_named_with_their_place(monkeypatch, tmp_path):
     assert "model.safetensors from huggingface.co/timm/resnet18.a1_in1k" in message
     assert "--weights FILE" in message
     assert "\n" not in message
+
+
+def test_an_address_offline_is_named_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        load_backbone("AlexNet")
+    assert "get alexnet-owt-7be5be79.pth from https://download.pytorch.org/" in str(caught.value)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/alexnet-owt-7be5be79.pth").write_bytes(b"half of it")
+    with pytest.raises(InputError, match=r"alexnet-owt-7be5be79.pth: damaged .* remove it"):
+        load_backbone("AlexNet")
+
+
+def test_a_network_without_weights_says_what_to_do():
+    with pytest.raises(InputError, match=r"no pre-trained weights of lenet5; .*random_weights"):
+        load_backbone("lenet5")
+
+
+# ---------------------------------------------------------------- random weights and other sizes
+
+
+def test_random_weights_need_no_file(tmp_path):
+    first = load_backbone("LeNet-5", random_weights=True, seed=3, cache_dir=tmp_path)
+    again = load_backbone("lenet5", random_weights=True, seed=3, cache_dir=tmp_path)
+    other = load_backbone("lenet5", random_weights=True, seed=4, cache_dir=tmp_path)
+    assert (first.name, first.library, first.licence) == ("lenet5", "headstart", "none")
+    assert first.weights == "random, seed 3"
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="weights and random_weights are both given"):
+        load_backbone("lenet5", random_weights=True, weights="x.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("lenet5", "headstart"), ("small_cnn", "headstart"), ("alexnet", "torchvision")],
+)
+def test_networks_that_timm_lacks_give_features(name, library):
+    backbone = load_backbone(name, random_weights=True)
+    assert backbone.library == library
+    pixels = noise(backbone)
+    features = {}
+    for engine in ("torch", "openvino"):
+        choice = choose_engine(backbone, engine=engine, precision="fp32", device="cpu")
+        features[engine] = make_engine(backbone, choice).run(pixels)
+    with torch.inference_mode():
+        whole = backbone.network(normalised(backbone, pixels)).numpy()
+    layer = backbone.network.get_submodule(backbone.classifier)
+    for found in features.values():
+        assert {c.name: c.channels for c in backbone.cuts} == {
+            k: v.shape[1] for k, v in found.items()
+        }
+        last = found[backbone.cuts[-1].name]
+        logits = last @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+        assert logits == pytest.approx(whole, rel=1e-3, abs=1e-3)
+
+
+def test_another_size_is_another_backbone(tiny, tmp_path):
+    """Position embeddings are fitted to it; card and network have it."""
+    options = {"weights": tiny["weights"], "cache_dir": tmp_path}
+    own = load_backbone("test_vit", **options)
+    small = load_backbone("test_vit", **options, input_px=64)
+    again = load_backbone("test_vit", **options, input_px=64)
+    assert (own.preprocessing.input_px, own.preprocessing.crop_pct) == ((160, 160), 0.95)
+    assert (small.preprocessing.input_px, small.preprocessing.crop_pct) == ((64, 64), 1.0)
+    assert len({own.fingerprint, small.fingerprint}) == 2
+    assert "network" not in again.__dict__  # from the card
+    assert (again.fingerprint, again.preprocessing, again.cuts) == (
+        small.fingerprint,
+        small.preprocessing,
+        small.cuts,
+    )
+    assert small.cuts[0].shape[0] < own.cuts[0].shape[0]
+    pixels = normalised(small, noise(small))
+    with torch.inference_mode():
+        assert torch.equal(small.network(pixels), again.network(pixels))
+    assert load_backbone("test_vit", **options, input_px=160).fingerprint == own.fingerprint
+
+
+def test_a_size_is_refused_before_the_weights_are(tiny):
+    for name, size, message in (
+        ("lenet5", 64, "sees 32 x 32 pixels only"),
+        ("alexnet", 32, "cannot see 32 x 32 pixels: .*too small; choose another size"),
+        ("test_vit", 8, "input_px must be 16 to 2048, got 8"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_backbone(name, input_px=size, weights=tiny["weights"])
+
+
+# ---------------------------------------------------------------- layers and lists
+
+
+def test_any_layer_can_become_a_cut_point():
+    backbone = load_backbone("resnet18", random_weights=True, input_px=64)
+    assert find_cut(backbone, "layer2") == ("layer2", "")
+    name, told = find_cut(backbone, "layer2.1.conv2")
+    assert name == "layer2.1"
+    assert "instead" in told
+    layers, _ = list_layers("resnet18", input_px=64)
+    index = next(row.index for row in layers if row.name == "layer2.1.conv1")
+    assert find_cut(backbone, str(index)) == ("layer2.1.conv1", "")
+    more = with_cut(backbone, name)
+    assert [c.name for c in more.cuts] == "layer1 layer2 layer2.1 layer3 layer4 fc".split()
+    assert more.cut("layer2.1").shape == (128, 8, 8)
+    assert (more.fingerprint, more.network) == (backbone.fingerprint, backbone.network)
+    assert with_cut(more, name) is more
+    engine = make_engine(more, choose_engine(more, engine="torch", device="cpu"), cuts=(name,))
+    assert engine.run(noise(more))[name].shape == (2, 128)
+    with pytest.raises(UsageError, match=r"resnet18 cannot be cut before 'layer2\.1\.conv2'"):
+        with_cut(backbone, "layer2.1.conv2")
+
+
+def test_a_value_at_a_cut_point_is_not_changed_by_what_follows():
+    backbone = with_cut(load_backbone("resnet18", random_weights=True, input_px=32), "act1")
+    choice = choose_engine(backbone, engine="torch", device="cpu")
+    engine = make_engine(backbone, choice, cuts=("act1", "fc"), pooled=False)
+    assert (engine.run(noise(backbone))["act1"] < 0).any()
+
+
+def test_lists_tell_size_licence_and_where_the_weights_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    found = {i.name: i for i in list_backbones("*lenet?", cache_dir=tmp_path)}
+    assert found["lenet5"].parameters == 62_006
+    assert (found["lenet5"].weights, found["lenet5"].input_px) == ("none", (32, 32))
+    (found,) = list_backbones("alexnet", cache_dir=tmp_path)
+    assert (found.licence, found.weights) == ("bsd-3-clause", "to download")
+    small = list_backbones(
+        "*[xe]net", library="torchvision", max_parameters=7e6, cache_dir=tmp_path
+    )
+    assert [i.name for i in small] == ["googlenet"]
+    local = list_backbones(local=True, cache_dir=tmp_path)
+    assert {i.name for i in local} >= {"tf_efficientnet_lite0"}
+    assert {i.weights for i in local} <= {"built in", "on this machine"}
+    everything = list_backbones(cache_dir=tmp_path)
+    assert len(everything) > 1000
+    assert sum(i.parameters is not None for i in everything) < 100
+    assert {i.library for i in list_backbones(library="torchvision", cache_dir=tmp_path)} == {
+        "torchvision"
+    }
+    with pytest.raises(UsageError, match=r"library 'tim' is unknown \(nearest: timm\)"):
+        list_backbones(library="tim")
 
 
 # ---------------------------------------------------------------- weights from a file

@@ -27,7 +27,7 @@ def test_a_saved_classifier_predicts_as_before(name, request, photos):
     assert list(saved.predict(names, device="cpu")) == before
     assert saved.classes == run.classifier.classes == ("blobs", "plain", "stripes")
     assert saved.backbone.fingerprint == run.classifier.backbone.fingerprint
-    assert (saved.cut, saved.strategy, saved.seed) == (run.classifier.cut, "linear-probe", 0)
+    assert (saved.cuts, saved.strategy, saved.seed) == (run.classifier.cuts, "linear-probe", 0)
     assert saved.backbone.weights == run.classifier.backbone.weights
 
 
@@ -193,7 +193,7 @@ DAMAGE = {
     "card a list": lambda f: (f / "headstart.json").write_text("[]"),
     "card a number": lambda f: (f / "headstart.json").write_text("1"),
     "card of nothing": lambda f: (f / "headstart.json").write_text("{}"),
-    "newer format": card(format=2),
+    "newer format": card(format=3),
     "format of text": card(format="x"),
     "format not a number": card(format=NAN),
     "unknown status": card(status="nearly"),
@@ -209,8 +209,8 @@ DAMAGE = {
     "backbone a path": card(backbone="../../test_vit"),
     "backbone from the hub": card(backbone="hf-hub:a/b"),
     "backbone a list": card(backbone=["test_vit"]),
-    "unknown cut": card(cut="nowhere"),
-    "cut elsewhere": card(cut="blocks.1"),
+    "unknown cut": card(cuts=["nowhere"]),
+    "cut elsewhere": card(cuts=["blocks.1"]),
     "seed of text": card(seed="x"),
     "config empty": cut("config.json", 0),
     "config truncated": cut("config.json", 0.6),
@@ -268,7 +268,7 @@ def test_pre_processing_that_is_not_the_recorded_one_is_refused(values, copy):
     [
         ("model missing", "model.safetensors: missing, or not a regular file"),
         ("a bit of the model", "model.safetensors: damaged"),
-        ("newer format", "written by a newer headstart (format 2, this one reads up to 1)"),
+        ("newer format", "written by a newer headstart (format 3, this one reads up to 2)"),
         ("incomplete", "incomplete, its fit did not end; fit again with the same -o"),
         ("card missing", "not a run of headstart (no headstart.json in it)"),
         ("card truncated", "headstart.json: not JSON"),
@@ -300,3 +300,14 @@ def test_the_model_file_is_plain_tensors(tiny_run):
     tensors = load_file(tiny_run.folder / "model.safetensors")
     assert np.array_equal(tensors["head.weight"], tiny_run.classifier.head.weight)
     assert all(np.isfinite(values).all() for values in tensors.values())
+
+
+def test_a_folder_of_format_1_loads(tiny_run, tmp_path, photos):
+    folder = shutil.copytree(tiny_run.folder, tmp_path / "old")
+    card = json.loads((folder / "headstart.json").read_text())
+    for name in ("cuts", "end", "library", "loads_in_timm"):
+        card.pop(name)
+    (folder / "headstart.json").write_text(json.dumps({**card, "format": 1, "cut": "head"}))
+    names = files(photos)[:2]
+    expected = list(tiny_run.classifier.predict(names, device="cpu"))
+    assert list(Classifier.load(folder).predict(names, device="cpu")) == expected

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -98,6 +99,17 @@ def test_the_program_explains_itself(cli):
         (["predict", "--model", "nowhere", "x.png"], 3, "nowhere: no such run"),
         (["predict", "--model", "{run}", "--top", "0", "x.png"], 2, "'--top'"),
         (["predict", "--model", "{run}", "--json", "--csv", "x.png"], 2, "choose one"),
+        (["predict", "-m", "pretrained:lenet5", "x.png"], 3, "no pre-trained weights of lenet5"),
+        (["predict", "-m", "pretrained:resnet5O", "x.png"], 2, "nearest: resnet50"),
+        (
+            ["predict", "-m", "{run}", "--weights", "x", "x.png"],
+            2,
+            "--weights goes with --model pre",
+        ),
+        (["layers", "resnet5O"], 2, "nearest: resnet50"),
+        (["layers", "lenet5", "--freeze-until", "conv9"], 2, "layer 'conv9'.*nearest: conv"),
+        (["layers", "lenet5", "--input-px", "64"], 2, "sees 32 x 32 pixels only"),
+        (["backbones", "--library", "tim"], 2, "library 'tim' is unknown"),
         (["predict", "--model", "{run}", "{empty}"], 3, "no images in this folder"),
     ],
     ids=lambda v: " ".join(v).replace("{", "").replace("}", "") if isinstance(v, list) else "",
@@ -389,6 +401,62 @@ def test_names_on_stdin_are_one_a_line(cli, tiny_run, photos, tmp_path, monkeypa
     assert [row["image"] for row in rows] == [str(first), *names, "gone.png"]
     assert [bool(row["error"]) for row in rows] == [False] * 6 + [True]
     assert code == 0
+
+
+# ---------------------------------------------------------------- networks
+
+
+def test_backbones_are_listed(cli, tmp_path):
+    code, out, err = cli("backbones", "lenet5", "--cache-dir", tmp_path)
+    assert code == 0
+    assert re.search(r"^lenet5 +headstart +0\.06 +32 +none +none", out, re.MULTILINE)
+    assert err == "1 networks\n"
+    code, out, err = cli("backbones", "lenet5", "--json", "--cache-dir", tmp_path)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "name": "lenet5", "library": "headstart", "parameters": 62006, "input_px": [32, 32],
+        "licence": "none", "weights": "none",
+    }  # fmt: skip
+    code, out, err = cli("backbones", "resnet", "--cache-dir", tmp_path)
+    assert "counted in lists of at most 30" in err
+    assert cli("backbones", "nothing like this")[1] == "no network fits 'nothing like this'\n"
+
+
+def test_layers_are_listed(cli):
+    code, out, err = cli("layers", "lenet5")
+    assert (code, err) == (0, "")
+    rows = out.splitlines()
+    assert rows[1].split() == "0 conv1 Conv2d 6 x 28 x 28 456".split()
+    assert rows[4].split() == "3 conv2 Conv2d 16 x 10 x 10 2,416 conv2".split()
+    assert rows[-1] == "62,006 parameters"
+    code, out, err = cli("layers", "resnet18", "--freeze-until", "layer2.0.conv2")
+    assert "warning: the network cannot be cut before 'layer2.0.conv2'; " in err
+    assert re.search(r" layer1\.1\.conv2 .* frozen", out)
+    assert re.search(r" layer2\.0\.conv1 .* yes +layer2 *\n", out)
+    assert out.splitlines()[-1] == "11,689,512 parameters, 11,532,008 trained"
+    code, out, err = cli("layers", "lenet5", "--json", "--freeze-until", "7")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert next(row["name"] for row in found if row["trainable"]) == "fc1"
+
+
+def test_a_published_network_names_what_it_sees(cli):
+    package = importlib.util.find_spec("foolbox").submodule_search_locations[0]
+    image = f"{package}/data/imagenet_01_559.jpg"
+    arguments = ["predict", "-m", "pretrained:tf_efficientnet_lite0", image, "--device", "cpu"]
+    code, out, err = cli(*arguments, "--json", "-k", "2")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["synset"], found["name"]) == ("n03376595", "folding chair")
+    assert found["label"] == found["top"][0][0] == "n03376595"
+    assert found["probability"] == found["top"][0][1] > 0.9
+    assert len(found["names"]) == len(found["top"]) == 2
+    for form in ([], ["--csv"]):
+        code, out, err = cli(*arguments, *form)
+        assert (code, err) == (0, "")
+        assert "folding chair (n03376595)" in re.sub(r"\s+", " ", out) or "(n03376595)" in out
+    (found,) = headstart.predict("pretrained:tf_efficientnet_lite0", [image], top=1)
+    assert (found.label, found.names) == ("n03376595", ("folding chair",))
 
 
 # ---------------------------------------------------------------- terminals and pipes

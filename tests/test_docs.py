@@ -1,5 +1,6 @@
-"""The README keeps its word: its commands run, its Python runs, and it names every command."""
+"""The documents keep their word: commands run or are accepted, Python runs, tables are those of the code."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -9,13 +10,27 @@ import pytest
 import typer
 
 import headstart
+from headstart.architectures import find_network
+from headstart.backbones import list_layers
 from headstart.cli import app
 from headstart.demo import write_digits
+from headstart.errors import UsageError
+from headstart.finetune import Recipe
+from headstart.settings import make_settings
+from headstart.strategies import RECIPES, STRATEGIES
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(
-    r"^    (headstart (?:fit|evaluate|predict|extract|cache).*)$", README, re.MULTILINE
-)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+
+
+def find_commands(text):
+    names = "fit|evaluate|predict|extract|cache|backbones|layers"
+    return re.findall(rf"^    (headstart (?:{names}).*)$", text, re.MULTILINE)
+
+
+COMMANDS = find_commands(README)
+FITS = [c for text in (README, GUIDE) for c in find_commands(text) if c.startswith("headstart fit")]
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +86,91 @@ def test_names_every_command_and_function():
         assert getattr(headstart, name).__doc__
 
 
-def test_options_in_the_readme_exist():
+@pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "strategies"])
+def test_options_in_the_documents_exist(text):
     commands = list(typer.main.get_command(app).commands.values())
     commands += [c for group in commands for c in getattr(group, "commands", {}).values()]
-    known = {option for c in commands for p in c.params for option in p.opts}
-    given = set(re.findall(r"`(--[a-z][a-z-]+)", README))
+    known = {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts)}
+    given = set(re.findall(r"`(--[a-z][a-z-]+)", text))
     assert given
     assert given <= known
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(FITS))
+def test_a_fit_command_is_accepted(monkeypatch, command):
+    """Its options are known, heeded by its strategy, and its network exists; nothing is trained."""
+    taken = []
+
+    def fit(data, out, *, overwrite, resume, progress, report, on_epoch, **options):
+        taken.append((resume, make_settings(options)))
+        raise UsageError("far enough")
+
+    monkeypatch.setattr(headstart, "fit", fit)
+    with pytest.raises(UsageError, match="far enough"):
+        app(shlex.split(command)[1:], standalone_mode=False)
+    [(resume, settings)] = taken
+    assert resume == ("--resume" in command)
+    find_network(settings.backbone)
+    size = settings.input_px
+    names = set((settings.cut or "auto").split(",")) - {"last", "all", "auto"}
+    if names or size or settings.freeze_until:
+        where = {"input_px": size, "freeze_until": settings.freeze_until}
+        layers, told = list_layers(settings.backbone, **where)
+        assert names <= {layer.cut for layer in layers}
+        assert not told
+
+
+def test_the_other_commands_of_the_guide_are_accepted():
+    group = typer.main.get_command(app)
+    commands = [c for c in find_commands(GUIDE) if c not in FITS]
+    assert commands
+    for command in commands:
+        words = shlex.split(command)[1:]
+        context = group.commands[words[0]].make_context(words[0], words[1:])
+        model = context.params.get("model") or context.params.get("name")
+        find_network(model.removeprefix("pretrained:"))
+
+
+def test_the_guide_names_every_strategy_and_option_of_training():
+    for strategy in STRATEGIES:
+        assert f"## {strategy}\n" in GUIDE
+        assert f"| `{strategy}` |" in README
+    for option in typer.main.get_command(app).commands["fit"].params:
+        panel = getattr(option, "rich_help_panel", None) or ""
+        if panel.startswith(("Strategy", "Training")) and option.name not in (
+            "weights",
+            "backbone",
+        ):
+            names = (*option.opts, *option.secondary_opts)
+            assert any(f"`{name}" in GUIDE or f" {name} " in GUIDE for name in names), option.name
+
+
+def test_the_table_of_recipes_is_that_of_the_code():
+    """Values of every strategy, and a dash where the option is refused."""
+    kinds = {"head": {"head": "8"}} | {k: {"strategy": k} for k in RECIPES if k != "head"}
+
+    def cell(kind, field):
+        default = RECIPES[kind].get(field.name, field.default)
+        name = "train_precision" if field.name == "precision" else field.name
+        strategy = kinds[kind].get("strategy", "linear-probe")
+        try:
+            make_settings({**kinds[kind], name: default})
+        except UsageError as exc:
+            if f"'{name}' has no effect on {strategy}" in str(exc):
+                return "–"
+            raise
+        if isinstance(default, bool):
+            return "yes" if default else "no"
+        return default if isinstance(default, str) else f"{default:g}"
+
+    wanted = {}
+    for field in dataclasses.fields(Recipe):
+        if field.name != "seed":
+            name = "train_precision" if field.name == "precision" else field.name
+            wanted[f"`--{name.replace('_', '-')}`"] = [cell(kind, field) for kind in kinds]
+    section = GUIDE.split("## The recipe\n")[1].split("\n## ")[0]
+    rows = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line
+    ]
+    assert rows[0][1:5] == ["MLP head", *list(kinds)[1:]]
+    assert {row[0]: row[1:5] for row in rows[2:]} == wanted

@@ -314,6 +314,27 @@ def test_an_output_that_is_taken_is_left_alone(loose, tiny, tiny_run, tmp_path):
     fit(loose, tmp_path / "made/for/it", **tiny)
 
 
+def test_a_run_tells_its_recipe_and_leaves_nothing_of_the_one_before(loose, tiny, tmp_path):
+    options = {**tiny, "epochs": 1, "train_precision": "fp32"}
+    run = fit(loose, tmp_path / "run", strategy="fine-tune", augment="none", **options)
+    assert run.settings["epochs"] == {"value": 1, "origin": "user"}
+    assert run.settings["optimizer"] == {"value": "adamw", "origin": "default"}
+    assert run.settings["lr"]["value"] > 0
+    assert (run.folder / "history.jsonl").exists()
+    (run.folder / ".checkpoint.safetensors.1.2.partial").write_bytes(b"of a fit that was killed")
+    fit(loose, run.folder, overwrite=True, **tiny)
+    assert not (run.folder / "history.jsonl").exists()
+    assert not list(run.folder.glob(".*.partial"))
+
+
+def test_what_goes_by_validation_images_needs_some(loose, tiny, tmp_path):
+    options = {**tiny, "strategy": "fine-tune", "val": 0, "epochs": 1, "augment": "none"}
+    for name, value in (("patience", 3), ("wise_ft", True), ("monitor", "loss")):
+        with pytest.raises(UsageError, match=f"'{name}' has no effect without validation images"):
+            fit(loose, tmp_path / "run", **{name: value}, **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_output_below_a_file_is_refused(loose, tiny, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises((UsageError, ResourceError), match="file"):

@@ -12,7 +12,6 @@ import tracemalloc
 
 import duckdb
 import numpy as np
-import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -468,6 +467,8 @@ def test_exports_are_read_by_other_programs(odd, tmp_path):
         export_features(features, dataset, tmp_path / f"table.{suffix}")
     assert sorted(p.name for p in tmp_path.glob("*table*")) == ["table.npz", "table.parquet"]
     arrays = np.load(tmp_path / "table.npz", allow_pickle=False)
+    import polars  # not above: from then on it takes interrupts for itself
+
     frame = polars.read_parquet(tmp_path / "table.parquet")
     rows = duckdb.sql(f"select * from '{tmp_path / 'table.parquet'}'").fetchnumpy()
     assert len(frame) == len(dataset) == 7

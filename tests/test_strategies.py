@@ -1,90 +1,60 @@
-"""Settings refuse what they cannot mean, and every strategy keeps the same contract."""
+"""Every strategy keeps the same contract, on networks of four families."""
+
+import json
+import signal
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from headstart.engines import EngineChoice
-from headstart.errors import UsageError
-from headstart.features import Features, no_progress
-from headstart.strategies import STRATEGIES, Settings, Task, make_settings, train
+import headstart
+from headstart.classifier import Classifier
+from headstart.errors import InputError, UsageError
+from headstart.networks import build_network
+from headstart.strategies import STRATEGIES, CutCost, plan_cut
 
-NAN, INF = float("nan"), float("inf")
+KINDS = ["blobs", "plain", "stripes"]
 
-OUT_OF_RANGE = [
-    *(("penalty", v) for v in (0, -1, NAN, INF, "much", [1])),
-    *(("max_bad", v) for v in (-0.1, 1.1, NAN, INF, "few")),
-    *(("max_pixels", v) for v in (0, -1, 1.5, "many")),
-    *(("workers", v) for v in (0, -1, 257, 1.5, "all")),
-    *(("seed", v) for v in (-1, 2**63, 0.5, "x", None)),
-    *(("class_weights", v) for v in ("balance", 1, None)),
-    *(("strategy", v) for v in ("linear", "", 1, None)),
-    *(("backbone", v) for v in (1, None)),
-    *(("val", v) for v in (-0.1, 1, 1.5, NAN, INF, [0.2])),
-    ("allow_outside", "perhaps"),
-    ("weights", 1),
-    ("group", 1),
-    ("root", 1),
-    ("device", None),
-]
-
-
-@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE, ids=lambda v: str(v)[:20])
-def test_a_value_out_of_range_is_named(name, value):
-    with pytest.raises(UsageError, match=f"^{name}\\b") as caught:
-        make_settings({name: value})
-    assert caught.value.exit_code == 2
-    assert str(value) in str(caught.value) or repr(value) in str(caught.value)
-    assert "\n" not in str(caught.value)
+# Small networks, one of each family: what `build_network` calls it, and its size where it may be chosen.
+FAMILIES = {
+    "built-in": ("tf_efficientnet_lite0", 64),
+    "resnet": ("test_resnet", None),
+    "vgg": ("small_cnn", None),  # no BatchNorm
+    "vit": ("test_vit", None),
+}
+SHORT = {"epochs": 2, "batch": 8, "train_precision": "fp32"}
+OPTIONS = {
+    "linear-probe": {},
+    "shallow-probe": {},
+    "partial-fine-tune": {**SHORT, "views": 2},
+    "fine-tune": SHORT,
+    "scratch": SHORT,
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("penalti", r"setting 'penalti' is unknown \(nearest: penalty\); known: strategy, "),
-        ("zzzzz", r"setting 'zzzzz' is unknown; known: "),
-    ],
-)
-def test_an_unknown_setting_names_the_nearest(name, message):
-    with pytest.raises(UsageError, match=message):
-        make_settings({name: 1})
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory):
+    """{family: options of `fit`}: the built-in weights, or random ones from a file."""
+    folder = tmp_path_factory.mktemp("networks")
+    found = {}
+    for family, (name, size) in FAMILIES.items():
+        found[family] = {"backbone": name, **({"input_px": size} if size else {})}
+        if family != "built-in":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                network = build_network(name, 5)
+            for module in network.modules():  # statistics of a network that has seen something
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.running_var.fill_(0.5)
+            torch.save(network.state_dict(), folder / f"{name}.pth")
+            found[family]["weights"] = str(folder / f"{name}.pth")
+    return found
 
 
-ENGINE = EngineChoice("torch", "cpu", "fp32", "0", 4, "as asked for")
-
-
-def test_an_unknown_strategy_names_the_nearest():
-    with pytest.raises(UsageError, match=r"'linear-prob' is unknown \(nearest: linear-probe\)"):
-        make_settings({"strategy": "linear-prob"})
-
-
-def test_settings_know_what_the_user_said():
-    settings = make_settings({"seed": 0, "val": 0.25})
-    origins = settings.origins()
-    assert {name for name, origin in origins.items() if origin == "user"} == {"seed", "val"}
-    assert set(origins) == set(Settings.model_fields)
-    assert make_settings({}) == Settings()
-    with pytest.raises(ValueError):
-        settings.seed = 3
-
-
-# ---------------------------------------------------------------- the contract
-
-
-def make_task(counts, seed=0, **options):
-    """Separable features, so many of each class; the cut before the classifier is `last`."""
-    labels = np.repeat(np.arange(len(counts)), counts)
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(len(counts), 12))
-    values = {
-        cut: (centres[labels] * strength + rng.normal(size=(len(labels), 12))).astype(np.float32)
-        for cut, strength in (("first", 0.3), ("last", 2))
-    }
-    ids = tuple(f"{n:03}.png" for n in range(len(labels)))
-    blank = ("",) * len(labels)
-    classes = tuple(f"c{k}" for k in range(len(counts)))
-    options = make_settings({"seed": seed, **options})
-    features = Features(ids, values, blank, blank, ENGINE)
-    return Task(features, labels, ids, classes, "last", options, no_progress)
+@pytest.fixture(params=FAMILIES)
+def network(request, networks):
+    return networks[request.param]
 
 
 @pytest.fixture(params=STRATEGIES)
@@ -92,62 +62,247 @@ def strategy(request):
     return request.param
 
 
-def test_a_strategy_learns(strategy):
-    task = make_task([20, 15, 25], strategy=strategy)
-    trained = train(task)
-    matrix = task.features.values[trained.cut]
-    shares = trained.head.predict_proba(matrix)
-    assert trained.head.weight.shape == (3, matrix.shape[1])
-    assert (trained.head.weight.dtype, trained.head.bias.shape) == (np.float32, (3,))
-    for probabilities in (shares, trained.probabilities):
-        assert probabilities.shape == (60, 3)
-        assert (probabilities >= 0).all()
-        assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
-        assert (probabilities.argmax(axis=1) == task.labels).mean() > 0.9
-    assert set(trained.measured) <= set(Settings.model_fields)
+@pytest.fixture
+def options(strategy, network):
+    """Of a short training; random weights need no file."""
+    given = {**network, **OPTIONS[strategy], "strategy": strategy, "device": "cpu"}
+    if strategy == "scratch":
+        given.pop("weights", None)
+    return given
 
 
-def test_a_strategy_gives_the_same_bytes_for_the_same_seed(strategy):
-    first, again = (train(make_task([9, 6], seed=3, strategy=strategy)) for _ in range(2))
-    for name in ("weight", "bias"):
-        assert getattr(first.head, name).tobytes() == getattr(again.head, name).tobytes()
-    assert first.probabilities.tobytes() == again.probabilities.tobytes()
-    assert (first.measured, first.evidence) == (again.measured, again.evidence)
+def read_model(folder):
+    names = ("model.safetensors", "config.json", "metrics.json")
+    return {n: (folder / n).read_bytes() for n in names if n != "metrics.json"}
 
 
-@pytest.mark.parametrize("counts", [[1, 1], [1, 20], [2, 2], [1, 1, 1, 1, 1]])
-def test_a_strategy_works_on_few_images(strategy, counts):
-    task = make_task(counts, strategy=strategy)
-    trained = train(task)
-    shares = trained.head.predict_proba(task.features.values[trained.cut])
-    assert (shares.argmax(axis=1) == task.labels).all()
-    assert (trained.probabilities is None) == (min(counts) < 2)
+def test_the_contract(loose, tmp_path, options, strategy):
+    run = headstart.fit(loose, tmp_path / "one", val=0.25, **options)
+    assert run.measured_on == "val"
+    assert 0 <= run.metrics["accuracy"].value <= 1
+    assert run.images["train"] + run.images["val"] == 24
+    assert run.classifier.classes == tuple(KINDS)
+    assert set(run.settings) == set(headstart.Settings.model_fields)
+
+    # Probabilities are such, and a loaded classifier says the same.
+    images = sorted((loose / "stripes").iterdir())[:3]
+    found = list(headstart.predict(run.classifier, images))
+    again = list(headstart.predict(tmp_path / "one", images))
+    for one, other in zip(found, again, strict=True):
+        assert sum(p for _, p in one.top) == pytest.approx(1, abs=1e-5)
+        assert dict(one.top) == pytest.approx(dict(other.top), abs=1e-6)
+    evaluation = headstart.evaluate(tmp_path / "one", loose, device="cpu", precision="fp32")
+    assert evaluation.confusion.sum() == run.images["val"]
+
+    # The same seed gives the same bytes, whatever the workers.
+    again = headstart.fit(loose, tmp_path / "two", val=0.25, workers=1, **options)
+    if strategy != "shallow-probe":  # whose card tells measured speeds
+        assert again.evidence == run.evidence or "training" in run.evidence
+    assert read_model(tmp_path / "two") == read_model(tmp_path / "one")
+    assert np.array_equal(
+        again.classifier.head.layers[0][0], Classifier.load(tmp_path / "two").head.layers[0][0]
+    )
+
+
+def test_what_was_validated_is_what_is_saved(loose, tmp_path, strategy, networks):
+    """The figures of the run are those that a fresh evaluation of its folder gives."""
+    given = {**networks["resnet"], **OPTIONS[strategy], "strategy": strategy, "device": "cpu"}
+    if strategy == "scratch":
+        given.pop("weights")
+    else:
+        given["precision"] = "fp32"
+    run = headstart.fit(loose, tmp_path / "run", val=0.25, **given)
+    result = headstart.evaluate(
+        run.folder, loose, split="val", device="cpu", engine="torch", precision="fp32"
+    )
+    for name in ("accuracy", "log_loss"):
+        assert result.metrics[name].value == pytest.approx(run.metrics[name].value, abs=2e-2)
+
+
+def test_a_run_trained_by_gradient_tells_its_history(loose, tmp_path, tiny):
+    told = []
+    run = headstart.fit(
+        loose, tmp_path / "run", strategy="fine-tune", on_epoch=told.append, **SHORT, **tiny
+    )
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in lines]
+    assert history == told
+    assert [h["epoch"] for h in history] == [0, 1, 2]
+    wanted = {
+        "epoch",
+        "val_loss",
+        "val_accuracy",
+        "train_loss",
+        "train_accuracy",
+        "lr",
+        "images_per_s",
+    }
+    assert wanted <= set(history[1])
+    best = run.evidence["training"]["best_epoch"]
+    assert history[best]["val_loss"] == min(h["val_loss"] for h in history)
+    assert run.metrics["accuracy"].value == pytest.approx(history[best]["val_accuracy"])
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "run" / "start.json").exists()
+
+
+def test_cached_and_live_training_give_the_same_weights(loose, tmp_path, tiny):
+    options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 3, "cut": "blocks.3"}
+    for name, cached in (("cached", True), ("live", False)):
+        headstart.fit(loose, tmp_path / name, cached=cached, seed=5, **options)
+    cached, live = (read_model(tmp_path / n)["model.safetensors"] for n in ("cached", "live"))
+    assert cached == live
+
+
+def test_partial_fine_tuning_leaves_what_is_below_the_cut(loose, tmp_path, tiny):
+    before = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"]).state
+    options = {
+        **tiny,
+        **SHORT,
+        "strategy": "partial-fine-tune",
+        "views": 2,
+        "lr": 1e-2,
+    }
+    run = headstart.fit(loose, tmp_path / "run", cut="blocks.3", val=0, **options)
+    after = run.classifier.backbone.state
+    changed = {k for k in before if not k.startswith("head.") and (before[k] != after[k]).any()}
+    assert changed
+    assert all(
+        k.startswith(("blocks.3.", "blocks.4.", "blocks.5.", "norm.", "fc_norm.")) for k in changed
+    )
+
+
+@pytest.mark.parametrize("strategy", ["linear-probe", "shallow-probe"])
+def test_several_cut_points_or_an_early_one(loose, tmp_path, tiny, strategy):
+    run = headstart.fit(loose, tmp_path / "run", strategy=strategy, cut="auto", **tiny)
+    loaded = Classifier.load(tmp_path / "run")
+    assert loaded.cuts == run.classifier.cuts
+    assert run.settings["cut"]["origin"] in ("measured", "user")
+    assert len(run.evidence["cuts"]) > 2
+    card = json.loads((tmp_path / "run" / "config.json").read_text())
+    whole = loaded.cuts == (
+        headstart.load_backbone(
+            **{k: tiny[k] for k in ("backbone", "weights")}
+            if False
+            else {"name": tiny["backbone"], "weights": tiny["weights"]}
+        )
+        .cuts[-1]
+        .name,
+    )
+    assert ("architecture" in card) == whole
+    if strategy == "shallow-probe":
+        assert len(loaded.backbone.state) < len(
+            headstart.load_backbone(tiny["backbone"], weights=tiny["weights"]).state
+        )
+        saved = run.evidence["saved"]
+        assert saved["shallow"]["megabytes"] < saved["whole"]["megabytes"]
+
+
+def test_all_cut_points_together(loose, tmp_path, tiny):
+    run = headstart.fit(loose, tmp_path / "run", cut="all", **tiny)
+    assert run.classifier.cuts == tuple(c.name for c in run.classifier.backbone.cuts)
+    result = headstart.evaluate(tmp_path / "run", loose)
+    assert result.metrics["accuracy"].value > 0.9
+
+
+@pytest.mark.parametrize("strategy", ["linear-probe", "partial-fine-tune"])
+def test_an_mlp_head(loose, tmp_path, tiny, strategy):
+    options = {**tiny, "epochs": 3, "optimizer": "amsgrad", "strategy": strategy}
+    run = headstart.fit(loose, tmp_path / "run", head="d0.2-16-8", **options)
+    assert [w.shape[0] for w, _ in run.classifier.head.layers] == [16, 8, 3]
+    again = headstart.fit(loose, tmp_path / "again", head="d0.2-16-8", **options)
+    assert read_model(run.folder) == read_model(again.folder)
+    assert "architecture" not in json.loads((tmp_path / "run" / "config.json").read_text())
+    one = next(iter((loose / "plain").iterdir()))
+    found = [next(headstart.predict(m, [one])).probability for m in (run.classifier, run.folder)]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+def test_ctrl_c_while_the_head_begins_ends_it(loose, tmp_path, tiny):
+    """And not that head's training alone, after which that of the network would go on from half of it."""
+    stages = []
+
+    def progress(stage, done, total):
+        stages.append(stage)
+        if stages.count("training") == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    options = {**tiny, **SHORT, "strategy": "fine-tune", "head": "8", "augment": "none"}
+    with pytest.raises(KeyboardInterrupt):
+        headstart.fit(loose, tmp_path / "run", progress=progress, **options)
+    assert stages.count("training") == 3
+
+
+def test_a_damaged_plan_is_told(loose, tmp_path, tiny):
+    options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 2, "flip": "no"}
+
+    def stop(entry):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        headstart.fit(loose, tmp_path / "run", on_epoch=stop, **options)
+    (tmp_path / "run/plan.json").write_text('{"cut": "nowhere"}')
+    with pytest.raises(InputError, match=r"plan.json: damaged; fit anew with --overwrite"):
+        headstart.fit(None, tmp_path / "run", resume=True)
+
+
+def test_letting_batchnorm_drift_ruins_the_result(plant, tmp_path):
+    """With few images a batch, statistics that move make validation accuracy fall."""
+    data = plant(tmp_path / "data", dict.fromkeys((f"train/{k}" for k in KINDS), 10))
+    plant(data, dict.fromkeys((f"val/{k}" for k in KINDS), 10), first=50)
+    options = {
+        "strategy": "fine-tune", "input_px": 64, "epochs": 2, "batch": 4, "lr": 1e-5,
+        "augment": "none", "train_precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    last = {}
+    for batchnorm in ("frozen", "adapt"):
+        history = []
+        headstart.fit(
+            data, tmp_path / batchnorm, batchnorm=batchnorm, on_epoch=history.append, **options
+        )
+        last[batchnorm] = history[-1]
+        assert history[0]["val_accuracy"] > 0.9
+    assert last["frozen"]["val_accuracy"] > 0.9
+    assert last["adapt"]["val_loss"] > last["frozen"]["val_loss"] + 0.2
+    assert last["adapt"]["val_accuracy"] < last["frozen"]["val_accuracy"]
+
+
+COSTS = [CutCost("a", 0.2, 50.0), CutCost("b", 0.1, 20.0), CutCost("c", 0.05, 5.0)]
 
 
 @pytest.mark.parametrize(
-    ("counts", "given", "decided"),
+    ("minutes", "disk_mb", "expected"),
     [
-        ([30, 10], "auto", "balanced"),
-        ([29, 10], "auto", "none"),
-        ([10, 30, 11], "auto", "balanced"),
-        ([30, 10], "none", None),
-        ([10, 10], "balanced", None),
+        (100, 1e6, ("a", 8)),  # 1,000 images x 10 epochs x 50 ms are 8.3 minutes
+        (4, 1e6, ("b", 8)),
+        (1, 1e6, ("c", 8)),
+        (0.01, 1e6, ("c", 8)),  # nothing fits: the cheapest
+        (100, 450, ("a", 2)),
+        (100, 250, ("b", 2)),
+        (100, 60, ("c", 1)),
+        (100, 1, ("c", 1)),
     ],
 )
-def test_classes_are_balanced_from_three_to_one(strategy, counts, given, decided):
-    measured = train(make_task(counts, strategy=strategy, class_weights=given)).measured
-    assert measured.get("class_weights") == decided
+def test_the_earliest_cut_that_time_and_disk_allow(minutes, disk_mb, expected):
+    assert plan_cut(COSTS, images=1000, epochs=10, minutes=minutes, disk_mb=disk_mb) == expected
 
 
-def test_balancing_helps_the_small_class():
-    def share(scheme):
-        task = make_task([60, 6], class_weights=scheme, penalty=10.0)
-        trained = train(task)
-        return trained.head.predict_proba(task.features.values["last"])[60:, 1].mean()
-
-    assert share("balanced") > share("none") + 0.1
+def test_a_cut_that_trains_nothing_is_refused(loose, tmp_path, tiny):
+    with pytest.raises(UsageError, match=r"leaves nothing but the head.*--strategy linear-probe"):
+        headstart.fit(loose, tmp_path / "r", strategy="partial-fine-tune", cut="head", **tiny)
 
 
-def test_a_penalty_that_is_given_is_kept(strategy):
-    trained = train(make_task([9, 6], strategy=strategy, penalty=0.5))
-    assert "penalty" not in trained.measured
+@pytest.mark.parametrize(("axis", "flip"), [(1, "no"), (0, "yes")], ids=["sides", "heights"])
+def test_classes_that_mirroring_exchanges_are_seen(tmp_path, tiny, axis, flip):
+    """Bright on the left or on the right leaves mirroring out; at the top or bottom it stays."""
+    rng = np.random.default_rng(0)
+    for name in ("one", "other"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 60, (40, 40, 3), dtype=np.uint8)
+            half = np.array_split(np.arange(40), 2)[name == "other"]
+            pixels[(slice(None), half) if axis else half] += 150
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 2, "cut": "blocks.4"}
+    run = headstart.fit(tmp_path / "data", tmp_path / "run", **options)
+    assert run.settings["flip"] == {"value": flip, "origin": "measured"}
+    assert (run.evidence["flip"]["accuracy_lost"] > 0.5) == (flip == "no")

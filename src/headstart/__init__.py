@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     from headstart.classifier import Classifier, Prediction
     from headstart.datasets import Dataset, load_dataset, split_dataset
     from headstart.engines import choose_engine, make_engine
-    from headstart.errors import HeadstartError, InputError, ResourceError, UsageError
+    from headstart.errors import (
+        HeadstartError,
+        InputError,
+        ResourceError,
+        TrainingError,
+        UsageError,
+    )
     from headstart.features import Features, export_features, extract
     from headstart.fit import Evaluation, Run, evaluate, fit, predict
     from headstart.images import Preprocessing, scan_images
     from headstart.metrics import Estimate, measure
-    from headstart.strategies import Settings
+    from headstart.settings import Settings
 
 __version__ = "0.1.0"
 
@@ -39,6 +45,7 @@ __all__ = [
     "ResourceError",
     "Run",
     "Settings",
+    "TrainingError",
     "UsageError",
     "choose_engine",
     "evaluate",
@@ -56,7 +63,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "errors": ("HeadstartError", "InputError", "ResourceError", "UsageError"),
+    "errors": ("HeadstartError", "InputError", "ResourceError", "TrainingError", "UsageError"),
     "datasets": ("Dataset", "load_dataset", "split_dataset"),
     "images": ("Preprocessing", "scan_images"),
     "backbones": ("Backbone", "load_backbone"),
@@ -64,7 +71,7 @@ _MODULES = {
     "features": ("Features", "export_features", "extract"),
     "activations": ("Activations", "extract_activations"),
     "metrics": ("Estimate", "measure"),
-    "strategies": ("Settings",),
+    "settings": ("Settings",),
     "classifier": ("Classifier", "Prediction"),
     "fit": ("Evaluation", "Run", "evaluate", "fit", "predict"),
 }

@@ -57,6 +57,7 @@ from headstart.images import (
     augment_image,
     decode_image,
     decode_picture,
+    import_operations,
     needed_px,
     read_image_bytes,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "activations_bytes",
     "check_images",
     "extract_activations",
+    "to_half",
 ]
 
 # Activations are much larger than features, so a shard is bounded by bytes: small enough to be held in
@@ -199,6 +201,8 @@ def extract_activations(
         if work.pending:
             work.check_space(cache, threads)
         if work.pending:
+            if not style.is_plain:
+                import_operations()
             make = functools.partial(
                 make_engine,
                 backbone,
@@ -408,7 +412,7 @@ class _Work:
             return rows, readings, names, None
         pixels, size = np.concatenate(batch), engine.micro_batch
         runs = [engine.run(pixels[i : i + size])[self.cut] for i in range(0, len(pixels), size)]
-        return rows, readings, names, _to_half(np.concatenate(runs), self.dtype)
+        return rows, readings, names, to_half(np.concatenate(runs), self.dtype)
 
     def _read(self, row: int, claimed: Claims) -> tuple[Reading, list[bytes], np.ndarray | None]:
         """The missing views of an image: their names, and their pixels if it is a good one."""
@@ -493,7 +497,7 @@ def _view_names(digest: bytes, image_id: str, views: Iterable[int], recipe: byte
     ]
 
 
-def _to_half(values: np.ndarray, dtype: str) -> np.ndarray:
+def to_half(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 -> float16, or bfloat16 as uint16 bits, rounded to nearest even."""
     if not np.isfinite(values).all():
         raise VerificationError(
@@ -566,6 +570,8 @@ class ViewReader:
             ResourceError: out of memory or file handles.
         """
         height, width = self._draws.preprocessing.input_px
+        if not self._draws.augmentation.is_plain:
+            import_operations()
 
         def cut() -> Generator[_Task, None, None]:
             for rows, views in order:
@@ -622,13 +628,14 @@ class ViewReader:
     def _keep(self, key: tuple[int, bool], found: Picture | np.ndarray) -> None:
         # Pillow holds an RGB pixel in four bytes.
         size = found.nbytes if isinstance(found, np.ndarray) else 4 * math.prod(found.image.size)
+        if size > self._free:
+            return
+        if isinstance(found, Picture):  # without the file and its metadata
+            found = dataclasses.replace(found, image=Image.fromarray(np.asarray(found.image)))
         with self._lock:
-            if key in self._kept or size > self._free:
-                return
-            self._free -= size
-            if isinstance(found, Picture):  # without the file and its metadata
-                found = dataclasses.replace(found, image=Image.fromarray(np.asarray(found.image)))
-            self._kept[key] = found
+            if key not in self._kept and size <= self._free:
+                self._free -= size
+                self._kept[key] = found
 
 
 # A batch to fill, from where, with which (row, view), and whether that is its last part.

@@ -50,7 +50,9 @@ __all__ = [
     "list_backbones",
     "list_layers",
     "load_backbone",
+    "truncate",
     "with_cut",
+    "with_state",
     "wrap_network",
 ]
 
@@ -130,10 +132,15 @@ class Backbone:
 
         from headstart.networks import build_network
 
-        classes = len(self.state[f"{self.classifier}.weight"])
+        classes = len(self.state[f"{self.classifier}.weight"]) if self.is_whole() else 1
         network = build_network(self.name, classes, input_px=self.preprocessing.input_px)
-        network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in self.state.items()})
+        tensors = {k: torch.from_numpy(v.copy()) for k, v in self.state.items()}
+        network.load_state_dict(tensors, strict=self.is_whole())
         return network.requires_grad_(False)
+
+    def is_whole(self) -> bool:
+        """Whether it reaches up to its classifier, or was cut short by `truncate`."""
+        return f"{self.classifier}.weight" in self.state
 
     def cut(self, name: str) -> CutPoint:
         """The cut point of this name.
@@ -280,6 +287,32 @@ def with_cut(backbone: Backbone, name: str) -> Backbone:
     return changed
 
 
+def with_state(backbone: Backbone, state: dict[str, np.ndarray], weights: str) -> Backbone:
+    """The same network with other tensors.
+
+    Args:
+        weights: where they came from, for people.
+    """
+    fingerprint = _fingerprint(backbone.name, state, backbone.classifier, backbone.preprocessing)
+    return dataclasses.replace(backbone, state=state, weights=weights, fingerprint=fingerprint)
+
+
+def truncate(backbone: Backbone, cut: str) -> Backbone:
+    """The backbone up to a cut point, without the tensors above it.
+
+    Raises:
+        UsageError: no such cut point.
+    """
+    from headstart.networks import tensors_before
+
+    backbone.cut(cut)
+    names = [c.name for c in backbone.cuts]
+    kept = tensors_before(backbone.network, cut)
+    state = {k: v for k, v in backbone.state.items() if k in kept}
+    shorter = with_state(backbone, state, backbone.weights)
+    return dataclasses.replace(shorter, cuts=backbone.cuts[: names.index(cut) + 1])
+
+
 def wrap_network(network: "nn.Module", *, name: str, weights: str) -> Backbone:
     """A `Backbone` of a network that `build_network` made, its weights in place.
 
@@ -323,9 +356,13 @@ def backbone_of_state(
     *,
     classifier: str,
     weights: str,
+    end: str,
     cache_dir: Path | None = None,
 ) -> Backbone:
     """The backbone of a saved classifier: architecture, tensors and pre-processing as given.
+
+    Args:
+        end: its last cut point.
 
     Raises:
         UsageError, InputError: the parts do not make a network.
@@ -337,15 +374,27 @@ def backbone_of_state(
     if known is None:
         import torch
 
-        from headstart.networks import build_network
+        from headstart.networks import build_network, tensors_before
 
-        if f"{classifier}.weight" not in state:
-            raise InputError(f"no tensor {classifier}.weight")
-        classes = len(state[f"{classifier}.weight"])
+        whole = f"{classifier}.weight" in state
+        classes = len(state[f"{classifier}.weight"]) if whole else 1
         network = build_network(name, classes, input_px=preprocessing.input_px)
-        network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.items()})
+        if not whole and (lost := tensors_before(network, end) - set(state)):
+            raise InputError(f"no tensor {min(lost)}")
+        tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
+        try:
+            network.load_state_dict(tensors, strict=whole)
+        except RuntimeError as exc:
+            raise InputError(
+                f"the tensors do not fit {name} at the input size of config.json: {exc}"
+            ) from exc
         network.pretrained_cfg.update(config)  # type: ignore[union-attr, operator]
         known = wrap_network(network, name=name, weights=weights)
+        names = [c.name for c in known.cuts]
+        if end not in names:
+            raise InputError(f"{name} has no cut point '{end}'")
+        cuts = known.cuts[: names.index(end) + 1]
+        known = dataclasses.replace(known, state=state, cuts=cuts, fingerprint=fingerprint)
         _remember(cache, known)
     return dataclasses.replace(known, state=state, config=config, weights=weights)
 

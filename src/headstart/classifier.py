@@ -1,8 +1,10 @@
 """Takes a trained head and its backbone, gives a `Classifier`: predict, save, load.
 
-Place in the flow: after `strategies`; holds no training code. A saved classifier is a folder that
-timm loads too (`timm.create_model("local-dir:FOLDER", pretrained=True)`): config.json and
-model.safetensors, and beside them headstart.json, which is written last and so marks the folder whole.
+Place in the flow: after `strategies`; holds no training code. A saved classifier is a folder with
+config.json, model.safetensors and headstart.json, which is written last and so marks the folder whole.
+Where the classifier is one layer on the last features of a whole network of timm, timm loads the folder
+too (`timm.create_model("local-dir:FOLDER", pretrained=True)`); a head on other features, an MLP, or a
+network cut short is none of timm's, and config.json names no architecture then.
 """
 
 import dataclasses
@@ -21,19 +23,31 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.backbones import Backbone, backbone_of_state
+from headstart.backbones import Backbone, backbone_of_state, load_backbone
 from headstart.datasets import list_files
 from headstart.engines import choose_engine, count_threads, make_engine
 from headstart.errors import InputError, UsageError
 from headstart.features import Progress, no_progress, run_images
-from headstart.heads import LinearHead
+from headstart.heads import Head, LinearHead, head_of_arrays
 from headstart.images import INTERPOLATIONS, MAX_PIXELS
 from headstart.store import write_atomically
 
-__all__ = ["Classifier", "Prediction", "check_folder", "find_images", "mark_incomplete"]
+__all__ = [
+    "PRETRAINED",
+    "START",
+    "Classifier",
+    "Prediction",
+    "check_folder",
+    "find_images",
+    "mark_incomplete",
+    "pretrained_classifier",
+]
 
-FORMAT = 1
+FORMAT = 2
 CARD = "headstart.json"
+START = "start.json"  # of a training that can be gone on with
+HEAD_PREFIX = "headstart.head."
+PRETRAINED = "pretrained:"  # before a network's name, in the place of a run's folder
 MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -47,6 +61,7 @@ class Prediction:
         probability: of that class, in [0, 1]; NaN for an unreadable image.
         top: (class, probability) of the most probable classes, in falling order.
         error: why the image could not be read, "" for a good one.
+        names: what people call the classes of `top`, in its order; () where they are the names.
     """
 
     image: str
@@ -54,6 +69,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     error: str = ""
+    names: tuple[str, ...] = ()
 
 
 class _Card(BaseModel):
@@ -69,7 +85,11 @@ class _Card(BaseModel):
     backbone_fingerprint: str = ""
     backbone_weights: str = ""
     licence: str = "unknown"
-    cut: str = ""
+    cuts: list[str] = Field(default_factory=list)
+    cut: str = ""  # of format 1
+    end: str = ""
+    library: str = "timm"
+    loads_in_timm: bool = True
     classifier: str = ""
     model_sha256: str = ""
     preprocessing: dict[str, Any] = Field(default_factory=dict)
@@ -83,19 +103,21 @@ class Classifier:
 
     Attributes:
         backbone: the frozen network with its pre-processing.
-        head: reads the pooled features at `cut`.
-        cut: the name of that cut point.
+        head: reads the pooled features at `cuts`, side by side.
+        cuts: the names of those cut points.
         classes: C class names, pinned: probability i belongs to class i.
         strategy: how it was trained.
         seed: of the training.
+        names: what people call the classes, in their order; () where the classes are names.
     """
 
     backbone: Backbone
-    head: LinearHead
-    cut: str
+    head: Head
+    cuts: tuple[str, ...]
     classes: tuple[str, ...]
     strategy: str
     seed: int = 0
+    names: tuple[str, ...] = ()
 
     def predict(
         self,
@@ -132,7 +154,7 @@ class Classifier:
         threads = min(count_threads(workers), max(1, len(names)))
         stream = run_images(
             ((errors or {}).get(n) or Path(n) for n in names),
-            make_engine(self.backbone, choice, cuts=(self.cut,), threads=threads),
+            make_engine(self.backbone, choice, cuts=self.cuts, threads=threads),
             self.backbone.preprocessing,
             workers=threads,
             exact=choice.precision == "fp32",
@@ -141,7 +163,7 @@ class Classifier:
         progress("predict", 0, len(names))
         done = 0
         for readings, outputs in stream:
-            probabilities = iter(self.head.predict_proba(outputs[self.cut]) if outputs else ())
+            probabilities = iter(self.predict_proba(outputs) if outputs else ())
             for reading in readings:
                 name = names[done]
                 done += 1
@@ -151,18 +173,36 @@ class Classifier:
                     yield self._prediction(name, next(probabilities), top)
             progress("predict", done, len(names))
 
+    def predict_proba(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one."""
+        parts = [features[cut] for cut in self.cuts]
+        return self.head.predict_proba(parts[0] if len(parts) == 1 else np.concatenate(parts, 1))
+
+    def loads_in_timm(self) -> bool:
+        """Whether a saved folder is a model of timm's."""
+        return (
+            self.backbone.library == "timm"
+            and self.backbone.is_whole()
+            and self.cuts == (self.backbone.cuts[-1].name,)
+            and isinstance(self.head, LinearHead)
+        )
+
     def _prediction(self, image: str, probabilities: np.ndarray, top: int) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[:top]
         best = tuple((self.classes[i], float(probabilities[i])) for i in order)
-        return Prediction(image, best[0][0], best[0][1], best)
+        names = tuple(self.names[i] for i in order) if self.names else ()
+        return Prediction(image, best[0][0], best[0][1], best, names=names)
 
     def save(self, folder: Path) -> None:
         """Write the classifier; headstart.json last, so that a folder without it is not whole."""
-        layer = self.backbone.classifier
         state = dict(self.backbone.state)
-        shape = (len(self.classes), *state[f"{layer}.weight"].shape[1:])
-        state[f"{layer}.weight"] = self.head.weight.reshape(shape)
-        state[f"{layer}.bias"] = self.head.bias
+        layer = self.backbone.classifier
+        if self.loads_in_timm():
+            weight, bias = self.head.layers[0]
+            shape = (len(self.classes), *state[f"{layer}.weight"].shape[1:])
+            state |= {f"{layer}.weight": weight.reshape(shape), f"{layer}.bias": bias}
+        else:
+            state |= {HEAD_PREFIX + k: v for k, v in self.head.arrays().items()}
         arrays = {k: np.ascontiguousarray(v) for k, v in state.items()}
         model = save_arrays(arrays, metadata={"format": "pt"})
         write_atomically(folder / "model.safetensors", model)
@@ -176,8 +216,11 @@ class Classifier:
             backbone_fingerprint=self.backbone.fingerprint,
             backbone_weights=self.backbone.weights,
             licence=self.backbone.licence,
-            cut=self.cut,
-            classifier=self.backbone.classifier,
+            cuts=list(self.cuts),
+            end=self.backbone.cuts[-1].name,
+            library=self.backbone.library,
+            loads_in_timm=self.loads_in_timm(),
+            classifier=layer,
             model_sha256=hashlib.sha256(model).hexdigest(),
             preprocessing=dataclasses.asdict(self.backbone.preprocessing),
             versions=find_versions(),
@@ -192,9 +235,9 @@ class Classifier:
         ).split()
         config = {k: self.backbone.config[k] for k in kept if k in self.backbone.config}
         return {
-            "architecture": self.backbone.name,
+            **({"architecture": self.backbone.name} if self.loads_in_timm() else {}),
             "num_classes": len(self.classes),
-            "num_features": int(self.head.weight.shape[1]),
+            "num_features": self.head.width,
             "label_names": list(self.classes),
             "pretrained_cfg": {
                 "tag": "headstart",
@@ -208,9 +251,14 @@ class Classifier:
     def load(cls, folder: str | os.PathLike[str]) -> "Classifier":
         """Read a saved classifier; nothing in the folder can run code.
 
+        Args:
+            folder: of a run, or "pretrained:NAME" for a network that knows ImageNet's classes.
+
         Raises:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
         """
+        if os.fspath(folder).startswith(PRETRAINED):
+            return pretrained_classifier(os.fspath(folder).removeprefix(PRETRAINED))
         path = Path(folder)
         card = _read_card(path)
         config = _read_json(path / "config.json")
@@ -229,20 +277,30 @@ class Classifier:
             )
         try:
             state = load_arrays(model)
+            arrays = {k: state.pop(k) for k in [k for k in state if k.startswith(HEAD_PREFIX)]}
             backbone = backbone_of_state(
                 card.backbone,
                 state,
                 _checked_config(config),
                 classifier=card.classifier,
                 weights=card.backbone_weights,
+                end=card.end or card.cut,
             )
-            weight = state[f"{card.classifier}.weight"].astype(np.float32)
-            bias = state[f"{card.classifier}.bias"].astype(np.float32)
-            if len(weight) != len(card.classes):
-                raise ValueError(f"{len(weight)} outputs for {len(card.classes)} classes")
-            cut = backbone.cut(card.cut).name
-            if cut != backbone.cuts[-1].name:
-                raise ValueError(f"its head cannot read features at '{cut}'")
+            head: Head
+            if card.loads_in_timm:
+                weight = state[f"{card.classifier}.weight"].astype(np.float32)
+                bias = state[f"{card.classifier}.bias"].astype(np.float32)
+                head = LinearHead(weight.reshape(len(weight), -1), bias)
+            else:
+                head = head_of_arrays({k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items()})
+            cuts = tuple(backbone.cut(name).name for name in (card.cuts or [card.cut]))
+            if head.classes != len(card.classes):
+                raise ValueError(f"{head.classes} outputs for {len(card.classes)} classes")
+            if card.loads_in_timm and cuts != (backbone.cuts[-1].name,):
+                raise ValueError(f"its head cannot read features at '{cuts[0]}'")
+            width = sum(backbone.cut(name).channels for name in cuts)
+            if head.width != width:
+                raise ValueError(f"its head reads {head.width} features and {width} are given")
         except (
             SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, AssertionError,
         ) as exc:  # fmt: skip
@@ -255,12 +313,45 @@ class Classifier:
             )
         return cls(
             backbone=backbone,
-            head=LinearHead(weight.reshape(len(card.classes), -1), bias),
-            cut=cut,
+            head=head,
+            cuts=cuts,
             classes=tuple(card.classes),
             strategy=card.strategy,
             seed=card.seed,
         )
+
+
+def pretrained_classifier(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Classifier:
+    """The classifier that a network was published with: ImageNet's classes, as synset ids with names.
+
+    Args:
+        name, weights, cache_dir: as `load_backbone` takes them.
+
+    Raises:
+        UsageError: no such network, or its classes are not known to be ImageNet's.
+        InputError: the weights are missing or do not fit.
+    """
+    backbone = load_backbone(name, weights=weights, cache_dir=cache_dir)
+    from headstart.architectures import imagenet_classes
+
+    weight = backbone.state[f"{backbone.classifier}.weight"]
+    known = imagenet_classes(len(weight))
+    if known is None or f"{backbone.classifier}.bias" not in backbone.state:
+        raise UsageError(
+            f"backbone '{name}' has {len(weight)} classes, which are not ImageNet's; "
+            "train a classifier on it with headstart fit"
+        )
+    classes, names = known
+    head = LinearHead(
+        weight.reshape(len(weight), -1), backbone.state[f"{backbone.classifier}.bias"]
+    )
+    cut = backbone.cuts[-1].name
+    return Classifier(backbone, head, (cut,), classes, "pretrained", names=names)
 
 
 def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -331,7 +422,11 @@ def _read_card(path: Path) -> _Card:
             f"{FORMAT}); upgrade headstart"
         )
     if card.status != "complete":
-        raise InputError(f"{path}: incomplete, its fit did not end; fit again with the same -o")
+        started = (path / START).exists()
+        again = (
+            f"headstart fit --resume {path} goes on" if started else "fit again with the same -o"
+        )
+        raise InputError(f"{path}: incomplete, its fit did not end; {again}")
     if len(card.classes) < 2 or len(set(card.classes)) < len(card.classes):
         raise InputError(f"{path / 'headstart.json'}: needs at least two different classes")
     return card
@@ -359,7 +454,16 @@ def _to_json(value: dict[str, Any]) -> bytes:
 
 def find_versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("headstart", "torch", "timm", "openvino", "numpy", "scipy", "pillow", "simplejpeg")
+    names = (
+        "headstart",
+        "torch",
+        "timm",
+        "openvino",
+        "numpy",
+        "torchvision",
+        "pillow",
+        "simplejpeg",
+    )
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 
 

@@ -48,6 +48,7 @@ from headstart.terminal import (
     note,
     out,
     print_json,
+    show_epoch,
     show_evaluation,
     show_progress,
     show_run,
@@ -57,7 +58,7 @@ from headstart.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headstart.classifier import Prediction
+    from headstart.classifier import Classifier, Prediction
 
 __all__ = ["app", "main"]
 
@@ -95,52 +96,155 @@ class ClassWeights(StrEnum):
 # ---------------------------------------------------------------- commands
 
 
+def _option(help: str, panel: str, *names: str, **bounds: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **bounds)
+
+
+STRATEGY, TRAINING = "Strategy", "Training by gradient (each strategy has its own values)"
+
+
 @app.command(name="fit")
 def fit_command(
     context: typer.Context,
     data: Annotated[
-        str,  # not Path, which takes an empty name for the current folder
+        str | None,  # not Path, which takes an empty name for the current folder
         typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl)."),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write the run to.")],
-    strategy: Annotated[
-        str | None, typer.Option(help="How to use the backbone: linear-probe.")
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Any classification network of timm; tf_efficientnet_lite0 is built in."),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write the run to.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="File with the backbone's weights (.safetensors, .pth).")
-    ] = None,
-    val: Annotated[
-        str | None,
-        typer.Option(
-            help="What to measure on: a fraction of the training images (0.2), a folder or a "
-            "manifest; 0 for cross-validation. By default the data's val folder, else 0."
-        ),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression; images whose path has the same captured text stay on one "
-            "side of a split: '([^/]+/track[0-9]+)_'."
-        ),
-    ] = None,
-    penalty: Annotated[
-        float | None,
-        typer.Option(help="L2 penalty of the head; chosen by cross-validation by default."),
-    ] = None,
-    class_weights: Annotated[
-        ClassWeights | None,
-        typer.Option(help="Count every class alike, or every image; auto looks at the imbalance."),
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the interrupted training in this folder; needs no DATA."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
     ] = False,
+    strategy: Annotated[
+        str | None,
+        _option(
+            "How to use the backbone: linear-probe (the default), shallow-probe, partial-fine-tune, "
+            "fine-tune or scratch.",
+            STRATEGY,
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        _option("A network; tf_efficientnet_lite0 is built in. See headstart backbones.", STRATEGY),
+    ] = None,
+    weights: Annotated[
+        Path | None, _option("File with its weights (.safetensors, .pth).", STRATEGY)
+    ] = None,
+    input_px: Annotated[
+        int | None, _option("Height and width of what it sees; its own by default.", STRATEGY)
+    ] = None,
+    cut: Annotated[
+        str | None,
+        _option(
+            "Cut point: where the head reads (linear-probe: last, all, auto, or names with commas; "
+            "shallow-probe: auto or one) or the training begins (partial-fine-tune: auto or one).",
+            STRATEGY,
+        ),
+    ] = None,
+    freeze_until: Annotated[
+        str | None,
+        _option(
+            "For partial-fine-tune: freeze everything before this layer, a name or index of "
+            "headstart layers.",
+            STRATEGY,
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        _option("linear, or hidden layers and dropouts of an MLP: 1024, d0.5-480-d0.5.", STRATEGY),
+    ] = None,
+    penalty: Annotated[
+        float | None,
+        _option("L2 penalty of a linear head; chosen by cross-validation by default.", STRATEGY),
+    ] = None,
+    class_weights: Annotated[
+        ClassWeights | None,
+        _option("Count every class alike, or every image; auto looks at the imbalance.", STRATEGY),
+    ] = None,
+    val: Annotated[
+        str | None,
+        _option(
+            "What to measure on: a fraction of the training images (0.2), a folder or a manifest; 0 "
+            "for none. By default the data's val folder; else none for a linear head, which is "
+            "measured by cross-validation, and 0.2 for what is trained by gradient.",
+            "Data",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        _option(
+            "Regular expression; images whose path has the same captured text stay on one side of "
+            "a split: '([^/]+/track[0-9]+)_'.",
+            "Data",
+        ),
+    ] = None,
     root: Root = None,
     allow_outside: Outside = False,
     max_bad: MaxBad = 0.001,
+    augment: Annotated[
+        str | None, _option("Views of the images: none, light, medium or strong.", TRAINING)
+    ] = None,
+    flip: Annotated[
+        str | None, _option("Mirror some views: yes, no, or auto by a measurement.", TRAINING)
+    ] = None,
+    views: Annotated[
+        int | None, _option("Views an image that partial-fine-tune keeps on disk.", TRAINING)
+    ] = None,
+    cached: Annotated[
+        bool,
+        _option(
+            "Whether partial-fine-tune keeps activations on disk, or computes them every time.",
+            TRAINING,
+            "--cached/--no-cached",
+        ),
+    ] = True,
+    batchnorm: Annotated[
+        str | None,
+        _option("Keep BatchNorm's statistics (frozen) or let them move (adapt).", TRAINING),
+    ] = None,
+    minutes: Annotated[
+        float | None, _option("That the training may take; decides the cut.", TRAINING)
+    ] = None,
+    epochs: Annotated[int | None, _option("Passes over the images.", TRAINING)] = None,
+    batch: Annotated[int | None, _option("Images a step.", TRAINING)] = None,
+    lr: Annotated[float | None, _option("Highest learning rate.", TRAINING)] = None,
+    layer_decay: Annotated[
+        float | None, _option("Learning rate of a stage relative to the next above.", TRAINING)
+    ] = None,
+    schedule: Annotated[str | None, _option("cosine, one-cycle or constant.", TRAINING)] = None,
+    warmup: Annotated[float | None, _option("Share of the steps.", TRAINING)] = None,
+    optimizer: Annotated[str | None, _option("adamw, adam, amsgrad or sgd.", TRAINING)] = None,
+    weight_decay: Annotated[float | None, _option("Not on biases and norms.", TRAINING)] = None,
+    label_smoothing: Annotated[float | None, _option("From 0 to 1.", TRAINING)] = None,
+    mixup: Annotated[float | None, _option("Alpha of mixup; 0 for none.", TRAINING)] = None,
+    cutmix: Annotated[float | None, _option("Alpha of cutmix; 0 for none.", TRAINING)] = None,
+    clip: Annotated[float | None, _option("Largest norm of the gradient.", TRAINING)] = None,
+    ema: Annotated[
+        float | None, _option("Decay a step of averaged weights; 0 for none.", TRAINING)
+    ] = None,
+    wise_ft: Annotated[
+        bool,
+        _option("Average with the starting point as validation says.", TRAINING, "--wise-ft"),
+    ] = False,
+    monitor: Annotated[
+        str | None, _option("What the best epoch is by: loss or accuracy.", TRAINING)
+    ] = None,
+    min_delta: Annotated[float | None, _option("What counts as an improvement.", TRAINING)] = None,
+    patience: Annotated[
+        int | None, _option("Stop after so many epochs without one; 0 for never.", TRAINING)
+    ] = None,
+    checkpoint_s: Annotated[float | None, _option("Seconds between checkpoints.", TRAINING)] = None,
+    train_precision: Annotated[
+        str | None, _option("fp32, bf16, or auto by a short measurement.", TRAINING)
+    ] = None,
+    tensorboard: Annotated[
+        bool, _option("Also write TensorBoard events.", TRAINING, "--tensorboard")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of every random draw.", min=0)] = 0,
     engine: Engine = "auto",
     precision: Precision = "auto",
@@ -161,28 +265,44 @@ def fit_command(
 
     headstart fit photos -o run
 
-    headstart fit photos -o run --val 0.2 --seed 1
+    headstart fit photos -o run --strategy partial-fine-tune
 
-    headstart fit photos.csv -o run --backbone resnet50
+    headstart fit photos.csv -o run --backbone resnet50 --head 1024 --val 0.1 --patience 3
+
+    headstart fit --resume run
     """
     set_state(quiet, verbose, as_json)
-    given = {
-        "strategy": strategy,
-        "backbone": backbone,
-        "weights": str(weights) if weights else None,
-        "val": _fraction_or_path(val),
-        "group": group,
-        "penalty": penalty,
-        "class_weights": class_weights.value if class_weights else None,
-    }
-    options = {k: v for k, v in given.items() if v is not None}
-    _fit(data, output, overwrite=overwrite, **options, **given_options(context))
+    if resume is not None and output is not None:
+        raise UsageError("--resume and --output are both given; --resume names the folder")
+    if resume is None and data is None:
+        raise UsageError("Missing argument 'data'; see headstart fit --help")
+    if resume is None and output is None:
+        raise UsageError("Missing option '--output' / '-o'; see headstart fit --help")
+    options = given_options(context, headstart.Settings.model_fields)
+    if "val" in options:
+        options["val"] = _fraction_or_path(val)
+    if class_weights is not None:
+        options["class_weights"] = class_weights.value
+    folder = output if resume is None else resume
+    assert folder is not None
+    _fit(data, folder, overwrite=overwrite, resume=resume is not None, **options)
 
 
-def _fit(data: str | Path, output: Path, **options: Any) -> None:
-    with show_progress() as progress:
-        report = None if State.quiet or State.json else show_scan
-        run = headstart.fit(data, output, progress=progress, report=report, **options)
+def _fit(data: str | Path | None, output: Path, **options: Any) -> None:
+    resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
+    try:
+        with show_progress() as progress:
+            report = None if State.quiet or State.json else show_scan
+            run = headstart.fit(
+                data, output, progress=progress, report=report, on_epoch=show_epoch, **options
+            )
+    except KeyboardInterrupt:
+        from headstart.classifier import START
+
+        if not (output / START).exists():
+            raise
+        err.print(Text(f"interrupted; {resume}"), soft_wrap=True)
+        _leave(130)
     if State.json:
         print_json(
             {
@@ -194,12 +314,16 @@ def _fit(data: str | Path, output: Path, **options: Any) -> None:
                 "images": run.images,
                 "computed": run.computed,
                 "engine": str(run.engine),
+                "interrupted": run.interrupted,
                 "warnings": run.warnings,
                 "seconds": round(run.seconds, 3),
             }
         )
     else:
         show_run(run)
+    if run.interrupted:
+        err.print(Text(f"interrupted; the best model so far is kept. {resume}"), soft_wrap=True)
+        raise typer.Exit(130)
 
 
 @app.command(name="evaluate")
@@ -260,7 +384,12 @@ def predict_command(
     images: Annotated[
         list[str], typer.Argument(help="Image files or folders, or - for names on stdin.")
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Folder of a run.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Folder of a run, or pretrained:NETWORK.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="File with the weights of pretrained:NETWORK.")
+    ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="Classes to list.", min=1)] = 3,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
     allow_outside: Outside = False,
@@ -271,19 +400,23 @@ def predict_command(
     ] = "fp32",
     device: Device = "auto",
     workers: Workers = None,
+    cache_dir: CacheDir = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what is in images that have no label.
 
-    An unreadable image is a row with its reason.
+    An unreadable image is a row with its reason. A network as it was published, without any training \
+    of yours, names what it sees in ImageNet's classes.
 
     [bold]Examples[/bold]
 
     headstart predict --model run cat.jpg holiday/
 
     find . -name '*.png' | headstart predict --model run - --csv > labels.csv
+
+    headstart predict --model pretrained:tf_efficientnet_lite0 cat.jpg
     """
     set_state(quiet, verbose, as_json)
     if as_json and as_csv:
@@ -296,12 +429,25 @@ def predict_command(
         "device": device,
         "workers": workers,
     }
-    _predict(_read_names(images), model, show, max_bad, top=top, **options)
+    names = _read_names(images)
+    _predict(names, _load_model(model, weights, cache_dir), show, max_bad, top=top, **options)
+
+
+def _load_model(model: str, weights: Path | None, cache_dir: Path | None) -> "str | Classifier":
+    from headstart.classifier import PRETRAINED, pretrained_classifier
+
+    if model.startswith(PRETRAINED):
+        name = model.removeprefix(PRETRAINED)
+        return pretrained_classifier(name, weights=weights, cache_dir=cache_dir)
+    if weights or cache_dir:
+        given = "--weights" if weights else "--cache-dir"
+        raise UsageError(f"{given} goes with --model {PRETRAINED}NETWORK; a run has its weights")
+    return model
 
 
 def _predict(
     images: list[str],
-    model: Path,
+    model: "str | Path | Classifier",
     show: "Callable[[Prediction], None] | None",
     max_bad: float,
     **options: Any,
@@ -325,16 +471,33 @@ def _predict(
 
 
 def _add_prediction(table: Table, prediction: "Prediction") -> None:
-    others = ", ".join(f"{printable(c)} {p:.3f}" for c, p in prediction.top[1:])
+    labels = _label(prediction)
+    others = ", ".join(
+        f"{label} {p:.3f}" for label, (_, p) in zip(labels[1:], prediction.top[1:], strict=True)
+    )
     table.add_row(
         Text(printable(prediction.image), overflow="fold"),
-        Text(printable(prediction.label), style="bold"),
+        Text("".join(labels[:1]), style="bold"),
         "" if prediction.error else f"{prediction.probability:.3f}",
         Text(printable(prediction.error), style="red") if prediction.error else Text(others),
     )
 
 
+def _label(prediction: "Prediction") -> list[str]:
+    """What to call the classes of `top`."""
+    if not prediction.names:
+        return [printable(c) for c, _ in prediction.top]
+    return [
+        printable(f"{name} ({c})")
+        for name, (c, _) in zip(prediction.names, prediction.top, strict=True)
+    ]
+
+
 def _print_prediction(prediction: "Prediction") -> None:
+    names: dict[str, Any] = {}
+    if prediction.names:
+        first, *_ = prediction.names
+        names = {"synset": prediction.label, "name": first, "names": prediction.names}
     print_json(
         {
             "image": prediction.image,
@@ -342,6 +505,7 @@ def _print_prediction(prediction: "Prediction") -> None:
             "probability": prediction.probability,
             "top": prediction.top,
             "error": prediction.error or None,
+            **names,
         }
     )
 
@@ -351,9 +515,12 @@ def _csv_printer() -> "Callable[[Prediction], None]":
     writer.writerow(["image", "label", "probability", "top", "error"])
 
     def show(prediction: "Prediction") -> None:
-        top = "; ".join(f"{c} {p:.6f}" for c, p in prediction.top)
+        labels = _label(prediction)
+        pairs = zip(labels, prediction.top, strict=True)
+        top = "; ".join(f"{label} {p:.6f}" for label, (_, p) in pairs)
         probability = "" if prediction.error else f"{prediction.probability:.6f}"
-        texts = [csv_cell(t) for t in (prediction.image, prediction.label, top, prediction.error)]
+        label = "".join(labels[:1])
+        texts = [csv_cell(t) for t in (prediction.image, label, top, prediction.error)]
         writer.writerow([*texts[:2], probability, *texts[2:]])
 
     return show

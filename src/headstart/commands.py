@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from rich.text import Text
 
 import headstart
 from headstart.errors import UsageError, printable
-from headstart.terminal import State, note, out, print_json, show_progress, show_scan, warn
+from headstart.terminal import State, note, out, print_json, show_progress, show_scan, warn, wide
 
 if TYPE_CHECKING:
     from headstart.backbones import Backbone
@@ -88,10 +89,10 @@ Outside = Annotated[
 COMMON = "root allow_outside max_bad seed engine precision device workers cache_dir rehash".split()
 
 
-def given_options(context: typer.Context) -> dict[str, Any]:
-    """Those of the common options that were given, so that a run can tell them from defaults."""
+def given_options(context: typer.Context, names: Iterable[str] = COMMON) -> dict[str, Any]:
+    """Those of the options that were given, so that a run can tell them from defaults."""
     given = {}
-    for name in COMMON:
+    for name in names:
         source = context.get_parameter_source(name)
         if name in context.params and source is not None and source.name != "DEFAULT":
             value = context.params[name]
@@ -167,8 +168,8 @@ def extract_command(
         raise UsageError("--weights, --export and --activations go with one --backbone")
     if activations is None and (views or dtype or "seed" in given_options(context)):
         raise UsageError("--views, --dtype and --seed go with --activations CUT")
-    if activations and (export or rehash):
-        raise UsageError("--export and --rehash do not go with --activations")
+    if activations and export:
+        raise UsageError("--export does not go with --activations")
     options = given_options(context)
     reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
     limit = options.pop("max_bad", max_bad)
@@ -328,7 +329,7 @@ def backbones_command(
         table.add_row(
             info.name, info.library, size, str(info.input_px[0]), Text(info.licence), info.weights
         )
-    _print_wide(table if found else Text(f"no network fits '{printable(pattern)}'"))
+    wide.print(table if found else Text(f"no network fits '{printable(pattern)}'"))
     note(f"{len(found):,} networks")
     if any(info.parameters is None for info in found):
         note(f"parameters are counted in lists of at most {COUNTED}; name a pattern")
@@ -376,15 +377,10 @@ def layers_command(
         if freeze_until is not None:
             cells.append("yes" if layer.trainable else "frozen")
         table.add_row(*map(Text, cells), Text(layer.cut, style="bold"))
-    _print_wide(table)
+    wide.print(table)
     total = sum(layer.parameters for layer in layers)
     trained = sum(layer.parameters for layer in layers if layer.trainable)
     out.print(Text(f"{total:,} parameters" + (f", {trained:,} trained" if trained < total else "")))
-
-
-def _print_wide(what: Table | Text) -> None:
-    """A line a row however narrow the terminal, so that a row can be searched for."""
-    out.print(what, width=1000, crop=False)
 
 
 # ---------------------------------------------------------------- the store

@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "ResourceError",
     "TooManyBadImagesError",
+    "TrainingError",
     "UsageError",
     "VerificationError",
     "printable",
@@ -51,6 +52,10 @@ class TooManyBadImagesError(InputError):
     """More images are unreadable than `max_bad` allows."""
 
     exit_code = 4
+
+
+class TrainingError(InputError):
+    """A training cannot go on: its loss is not finite."""
 
 
 class ResourceError(HeadstartError, OSError):

@@ -7,6 +7,7 @@ last: a folder without a complete one says that it is incomplete.
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -18,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from headstart.activations import check_images
 from headstart.backbones import Backbone, load_backbone
 from headstart.classifier import (
+    START,
     Classifier,
     Prediction,
     check_folder,
@@ -34,7 +37,7 @@ from headstart.datasets import (
     nearest,
     split_dataset,
 )
-from headstart.engines import EngineChoice, choose_device
+from headstart.engines import EngineChoice, choose_device, choose_engine
 from headstart.errors import InputError, ResourceError, UsageError
 from headstart.features import (
     Features,
@@ -45,8 +48,9 @@ from headstart.features import (
 )
 from headstart.images import Scan, scan_images
 from headstart.metrics import Estimate, confusion_matrix, measure
+from headstart.settings import Settings, holds_out, make_settings, trains_by_gradient
 from headstart.store import write_atomically
-from headstart.strategies import Settings, Task, Trained, make_settings, train
+from headstart.strategies import CHECKPOINT, HISTORY, PLAN, Task, Trained, train
 
 __all__ = ["Evaluation", "Run", "evaluate", "fit", "load_data", "predict"]
 
@@ -73,6 +77,8 @@ class Run:
         settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
         warnings: one line each, for people.
         seconds: wall-clock time.
+        evidence: what the strategy's decisions rest on, as in metrics.json.
+        interrupted: ended early by Ctrl-C, with the best classifier so far.
     """
 
     folder: Path
@@ -85,6 +91,8 @@ class Run:
     settings: dict[str, dict[str, Any]]
     warnings: tuple[str, ...]
     seconds: float
+    evidence: dict[str, Any]
+    interrupted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,86 +148,133 @@ def load_data(source: Source, settings: Settings) -> Dataset:
         raise UsageError(
             f"val {val} would have no effect: the data have a validation split; leave --val out"
         )
-    fraction = val if isinstance(val, float | int) else 0.0
-    return split_dataset(dataset, val=fraction, seed=settings.seed)
+    return split_dataset(dataset, val=holds_out(settings), seed=settings.seed)
 
 
 def fit(
-    data: Source,
+    data: Source | None,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = no_progress,
     report: Callable[[Dataset, Scan], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
     **options: Any,
 ) -> Run:
     """Train a classifier from labelled images and write it to a folder.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`.
+        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
+        resume: go on with the interrupted training in that folder, with the data and settings that
+            it was started with; `workers`, `device` and `cache_dir` may be given anew.
         progress: told how far the work is.
         report: called with what was found, before any work.
+        on_epoch: told the figures of every epoch, where there are epochs.
         **options: fields of `Settings`.
 
     Raises:
-        UsageError: a setting is wrong, or `out` is taken.
-        InputError: the data cannot be used.
+        UsageError: a setting is wrong, `out` is taken or holds an interrupted training, or there is
+            nothing to resume.
+        InputError: the data cannot be used, or are not those that the training was started with.
         TooManyBadImagesError: more unreadable images than `max_bad`.
+        TrainingError: a loss is not finite.
         ResourceError: out of disk, memory or permission.
+        KeyboardInterrupt: interrupted before there was a model to keep; `resume` goes on.
     """
     started = time.perf_counter()
-    settings = make_settings(options)
     folder = Path(out)
+    if resume and overwrite:
+        raise UsageError("overwrite has no effect with resume; choose one")
+    if resume:
+        data, options = _read_start(folder, data, options)
+    elif data is None:
+        raise UsageError("data is missing; name a folder or manifest of labelled images")
+    settings = make_settings(options)
     choose_device(settings.device)  # an absent one ends it before any work
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
     dataset = load_data(data, settings)
     _check_trainable(dataset)
     tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
     if tree is not None and folder.resolve().is_relative_to(tree):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
-    replaces = check_folder(folder, overwrite=overwrite)
+    _refuse_unmeasured(settings, dataset)
+    replaces = check_folder(folder, overwrite=overwrite or resume)
+    kept = all((folder / name).exists() for name in (START, CHECKPOINT))
+    if kept and not (overwrite or resume):
+        raise UsageError(
+            f"{folder}: holds an interrupted training; headstart fit --resume goes on with it, and "
+            "--overwrite starts anew"
+        )
     if report is not None:
         report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
+    scratch = settings.strategy == "scratch"
     backbone = load_backbone(
-        settings.backbone, weights=settings.weights, cache_dir=settings.cache_dir
+        settings.backbone,
+        weights=settings.weights,
+        input_px=settings.input_px,
+        random_weights=scratch,
+        seed=settings.seed,
+        cache_dir=settings.cache_dir,
     )
     try:
         if not replaces:  # a complete run stays until there is something to replace it with
             mark_incomplete(folder)
+        if trains_by_gradient(settings) and not resume:
+            _write_start(folder, data, settings)
         # The test split is looked at by `evaluate` alone.
         used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
-        features = extract_with(settings, used, backbone, progress)
+        look = _check_with if scratch else extract_with
+        features = look(settings, used, backbone, progress)
         check_bad_images(features.bad(), len(used), settings.max_bad)
         good = features.good() & (used.labels >= 0)
         rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
         held = np.flatnonzero(good & (np.array(used.splits) == "val"))
         _check_trainable(used.select(rows))
-        units = used.units()
         trained = train(
             Task(
-                features=features.select(rows),
-                labels=used.labels[rows],
-                units=tuple(units[i] for i in rows),
-                classes=used.classes,
-                cut=backbone.cuts[-1].name,
+                dataset=used,
+                backbone=backbone,
+                features=features,
+                rows=rows,
+                held=held,
                 settings=settings,
+                folder=folder,
                 progress=progress,
+                on_epoch=_with_tensorboard(settings, folder, on_epoch),
             )
         )
-        metrics, measured_on = _measure(used, features, trained, rows, held, settings.seed)
-        warnings = (*used.warnings, *features.warnings, *_duplicate_warnings(used, features))
-        if not metrics:
+        metrics, measured_on = _measure(used, trained, rows, held, settings.seed)
+        warnings = (
+            *used.warnings,
+            *features.warnings,
+            *_duplicate_warnings(used, features),
+            *trained.warnings,
+        )
+        if not metrics and settings.val == 0:
+            warnings += (
+                "nothing was held out to measure on; headstart evaluate tells how good this is "
+                "on images of a test split",
+            )
+        elif not metrics:
             warnings += (
                 "too few images a class to measure anything; add images, or a validation split",
             )
         classifier = Classifier(
-            backbone, trained.head, trained.cut, used.classes, settings.strategy, settings.seed
+            trained.backbone,
+            trained.head,
+            trained.cuts,
+            used.classes,
+            settings.strategy,
+            settings.seed,
         )
         images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
         chosen = {f: getattr(features.engine, f) for f in ("device", "precision")}
         chosen["engine"] = features.engine.library
-        origins = _with_origins(settings, {**trained.measured, **chosen})
+        origins = _with_origins(settings, {**trained.measured, **chosen}, trained.recipe)
         run = Run(
             folder=folder,
             classifier=classifier,
@@ -231,9 +286,13 @@ def fit(
             settings=origins,
             warnings=warnings,
             seconds=time.perf_counter() - started,
+            evidence=trained.evidence,
+            interrupted=trained.interrupted,
         )
         mark_incomplete(folder)
         _write(run, used, features, trained)
+        if not run.interrupted:  # else they are what --resume goes on from
+            _remove_start(folder)
     except ResourceError:
         raise
     except OSError as exc:
@@ -288,7 +347,7 @@ def evaluate(
     rows = np.flatnonzero(features.good() & (labels >= 0))
     if len(rows) == 0:
         raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
-    probabilities = classifier.head.predict_proba(features.values[classifier.cut][rows])
+    probabilities = classifier.predict_proba(features.select(rows).values)
     classes = classifier.classes
     warnings = [*dataset.warnings, *features.warnings]
     trained_on = {digest for digest, part in members.values() if part == "train" and digest}
@@ -364,22 +423,118 @@ def _check_trainable(dataset: Dataset) -> None:
         )
 
 
+def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
+    """What goes by the validation images needs some."""
+    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.model_fields_set
+    if idle and "val" not in dataset.splits:
+        raise UsageError(
+            f"setting '{min(idle)}' has no effect without validation images; leave it out, or hold "
+            "some out with --val 0.2"
+        )
+
+
 def _measure(
-    dataset: Dataset,
-    features: Features,
-    trained: Trained,
-    rows: np.ndarray,
-    held: np.ndarray,
-    seed: int,
+    dataset: Dataset, trained: Trained, rows: np.ndarray, held: np.ndarray, seed: int
 ) -> tuple[dict[str, Estimate], str]:
     """Figures on the validation images, else from cross-validation, else none."""
-    if len(held):
-        probabilities = trained.head.predict_proba(features.values[trained.cut][held])
-        return measure(dataset.labels[held], probabilities, dataset.classes, seed=seed), "val"
-    if trained.probabilities is not None:
-        figures = measure(dataset.labels[rows], trained.probabilities, dataset.classes, seed=seed)
-        return figures, "cross-validation"
-    return {}, ""
+    if trained.probabilities is None:
+        return {}, ""
+    measured_on, which = ("val", held) if len(held) else ("cross-validation", rows)
+    labels = dataset.labels[which]
+    return measure(labels, trained.probabilities, dataset.classes, seed=seed), measured_on
+
+
+def _check_with(
+    settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
+) -> Features:
+    """Which images can be read, for a training that needs no features."""
+    errors, digests = check_images(
+        dataset,
+        workers=settings.workers,
+        max_pixels=settings.max_pixels,
+        progress=progress,
+    )
+    device = choose_device(settings.device)
+    engine = choose_engine(backbone, engine="torch", precision="fp32", device=device)
+    return Features(dataset.ids, {}, errors, digests, engine)
+
+
+def _with_tensorboard(
+    settings: Settings, folder: Path, on_epoch: Callable[[dict[str, Any]], None]
+) -> Callable[[dict[str, Any]], None]:
+    """Also write every epoch's figures as TensorBoard events."""
+    if not settings.tensorboard:
+        return on_epoch
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(entry: dict[str, Any]) -> None:
+        for name, value in entry.items():
+            if name != "epoch" and value is not None:
+                writer.add_scalar(name, value, entry["epoch"])
+        writer.flush()
+        on_epoch(entry)
+
+    return write
+
+
+# What a training that was interrupted goes on from; removed when it has ended.
+_MAY_CHANGE = ("workers", "device", "cache_dir", "allow_outside", "max_pixels")
+# Guards that a file, which may come from anywhere, must not lower: who started with them gives them again.
+_GUARDS = ("allow_outside", "max_pixels")
+
+
+def _write_start(folder: Path, data: Source | None, settings: Settings) -> None:
+    """Keep what `resume` needs, and drop what an earlier training left."""
+    _remove_start(folder)
+    source = None if isinstance(data, Dataset) else os.path.abspath(str(data))
+    given = {n: getattr(settings, n) for n in sorted(settings.model_fields_set)}
+    for name in ("root", "weights", "cache_dir"):
+        if given.get(name) is not None:
+            given[name] = os.path.abspath(given[name])
+    if isinstance(settings.val, str):
+        given["val"] = os.path.abspath(settings.val)
+    text = json.dumps({"data": source, "options": given}, indent=2)
+    write_atomically(folder / START, text.encode())
+
+
+def _read_start(
+    folder: Path, data: Source | None, options: dict[str, Any]
+) -> tuple[Source, dict[str, Any]]:
+    changed = [name for name in options if name not in _MAY_CHANGE]
+    if changed:
+        raise UsageError(
+            f"setting '{changed[0]}' cannot change on resume; those that can: {', '.join(_MAY_CHANGE)}"
+        )
+    try:
+        start = json.loads((folder / START).read_bytes())
+        source, given = start["data"], dict(start["options"])
+    except FileNotFoundError as exc:
+        raise UsageError(
+            f"{folder}: no interrupted training to resume here; headstart fit DATA -o {folder} "
+            "starts one"
+        ) from exc
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise InputError(f"{folder / START}: damaged; fit again with --overwrite") from exc
+    found = source if data is None else data
+    if not isinstance(found, str | os.PathLike | Dataset):
+        raise UsageError(f"{folder}: was started from a Dataset; give it again")
+    for name in _GUARDS:
+        default = Settings.model_fields[name].default
+        if options.get(name, default) != given.get(name, default):
+            raise UsageError(
+                f"{folder}: was started with {name} {given.get(name, default)!r}, which is not taken "
+                "from a file; give it again"
+            )
+    return found, {**given, **options}
+
+
+def _remove_start(folder: Path) -> None:
+    for name in (START, PLAN, CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
+    for part in folder.glob(".*.partial"):  # of a fit that was killed while it wrote
+        part.unlink(missing_ok=True)
 
 
 def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
@@ -402,13 +557,17 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
     return result
 
 
-def _with_origins(settings: Settings, measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _with_origins(
+    settings: Settings, measured: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     origins = settings.origins()
     values = settings.model_dump()
     result = {}
     for name, value in values.items():
-        if name in measured and value in (None, "auto"):
+        if name in measured and (value is None or value == "auto"):
             result[name] = {"value": measured[name], "origin": "measured"}
+        elif value is None and name in recipe:
+            result[name] = {"value": recipe[name], "origin": "default"}
         else:
             result[name] = {"value": value, "origin": origins[name]}
     return result
@@ -452,6 +611,8 @@ def _write(run: Run, dataset: Dataset, features: Features, trained: Trained) -> 
         "evidence": trained.evidence,
         "warnings": run.warnings,
     }
+    if "training" not in trained.evidence:  # it would be that of the run before
+        (run.folder / HISTORY).unlink(missing_ok=True)
     for name, value in (("settings.json", run.settings), ("metrics.json", to_json(metrics))):
         write_atomically(run.folder / name, (json.dumps(value, indent=2) + "\n").encode())
     write_atomically(run.folder / "split.jsonl", ("\n".join(lines) + "\n").encode())

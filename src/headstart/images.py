@@ -520,6 +520,15 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
+def import_operations() -> None:
+    """Import what augmented views are drawn with.
+
+    Where it is first needed is in threads, and beside them one may be importing timm, which imports it
+    too; two that meet within torchvision would each be given half of it.
+    """
+    import torchvision.transforms.v2.functional  # noqa: F401
+
+
 def augment_image(
     image: Image.Image | Picture,
     preprocessing: Preprocessing,
@@ -551,7 +560,8 @@ def augment_image(
     method = INTERPOLATIONS[preprocessing.interpolation]
     box = (0.0, 0.0, float(whole.width), float(whole.height))
     if augmentation.crop is not None:
-        box = _scale_box(picture, _draw_crop(picture.size, augmentation, uniform), picture.size)
+        crop = _draw_crop(picture.size, augmentation.crop, augmentation.ratio, uniform)
+        box = _scale_box(picture, crop, picture.size)
     # What is enlarged is changed before, with fewer pixels; what is made smaller, after.
     last = (box[2] - box[0]) * (box[3] - box[1]) < target_w * target_h
     if last:
@@ -573,13 +583,14 @@ Uniform = Callable[[str, float, float], float]
 
 
 def _draw_crop(
-    size: tuple[int, int], augmentation: Augmentation, uniform: Uniform
+    size: tuple[int, int],
+    shares: tuple[float, float],
+    ratios: tuple[float, float],
+    uniform: Uniform,
 ) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of a random part of an image of this (width, height)."""
-    assert augmentation.crop is not None
-    low, high = augmentation.ratio
-    area = size[0] * size[1] * uniform("area", *augmentation.crop)
-    ratio = math.exp(uniform("ratio", math.log(low), math.log(high)))
+    area = size[0] * size[1] * uniform("area", *shares)
+    ratio = math.exp(uniform("ratio", math.log(ratios[0]), math.log(ratios[1])))
     width = min(size[0], max(1, round(math.sqrt(area * ratio))))
     height = min(size[1], max(1, round(math.sqrt(area / ratio))))
     left = math.floor(uniform("left", 0, size[0] - width + 1))
@@ -614,8 +625,8 @@ def _change(
         image = OPERATIONS[name](functional, image, uniform(f"strength {number}", -1, 1), fill)
     if uniform("erase", 0, 1) < augmentation.erase:
         image = image.copy()
-        share = Augmentation(crop=(0.02, 0.2), ratio=(1 / 3, 3))
-        box = _draw_crop(image.size, share, lambda p, a, b: uniform(f"erase {p}", a, b))
+        shares, ratios = (0.02, 0.2), (1 / 3, 3)
+        box = _draw_crop(image.size, shares, ratios, lambda p, a, b: uniform(f"erase {p}", a, b))
         image.paste(tuple(fill), box)
     return image
 

@@ -19,6 +19,7 @@ import numpy as np
 __all__ = ["Estimate", "confusion_matrix", "log_loss", "measure", "wilson_interval"]
 
 Z95 = 1.959963984540054
+STUDENT95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
 BOOTSTRAP_DRAWS = 2000
 SMALLEST_PROBABILITY = 1e-12
 
@@ -87,16 +88,29 @@ def wilson_interval(successes: float, total: float) -> Estimate:
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
     """Mean of -log(probability of the true class), in nats."""
-    from scipy import special
-
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     losses = -np.log(np.maximum(true, SMALLEST_PROBABILITY))
     mean = float(losses.mean())
     if len(losses) < 2:
         return Estimate(mean, math.nan, math.nan)
     error = losses.std(ddof=1) / math.sqrt(len(losses))
-    half = float(special.stdtrit(len(losses) - 1, 0.975) * error)
+    half = float(_student_quantile(len(losses) - 1) * error)
     return Estimate(mean, max(0.0, mean - half), mean + half)
+
+
+def _student_quantile(freedom: int) -> float:
+    """Of 97.5 % in Student's t, within 0.001: the values themselves, then Cornish and Fisher's series.
+
+    scipy has it too, but takes 0.3 s to import, a good part of a fit on known features.
+    """
+    if freedom <= len(STUDENT95):
+        return STUDENT95[freedom - 1]
+    # Abramowitz and Stegun, 26.7.5.
+    z, n = Z95, freedom
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / n + second / n**2 + third / n**3
 
 
 def _macro_f1(counts: np.ndarray) -> np.ndarray:

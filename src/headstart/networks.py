@@ -36,6 +36,7 @@ __all__ = [
     "read_state",
     "resolve_cut",
     "sketch_network",
+    "tensors_before",
     "trace_network",
 ]
 
@@ -80,8 +81,7 @@ def build_network(
     if library != "timm":
         _size_options(config, input_px)
         network.pretrained_cfg = config.to_dict()
-    _set_size(network, input_px)
-    return network.eval()
+    return _finish(network, input_px)
 
 
 def build_pretrained(
@@ -122,8 +122,7 @@ def build_pretrained(
     except (RuntimeError, KeyError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise InputError(f"{origin}: these weights do not fit {name}: {reason}") from exc
-    _set_size(network, input_px)
-    return network.eval()
+    return _finish(network, input_px)
 
 
 def build_random(name: str, *, seed: int, input_px: tuple[int, int] | None = None) -> nn.Module:
@@ -193,13 +192,18 @@ def _size_options(config: PretrainedCfg, input_px: tuple[int, int] | None) -> di
     return {"img_size": input_px}
 
 
-def _set_size(network: nn.Module, input_px: tuple[int, int] | None) -> None:
-    """Record a chosen size. Whoever chooses one wants the whole picture in it: no crop margin, which is
-    a habit of measuring on ImageNet."""
+def _finish(network: nn.Module, input_px: tuple[int, int] | None) -> nn.Module:
+    """In evaluation mode, with a chosen size recorded. Whoever chooses one wants the whole picture in
+    it: no crop margin, which is a habit of measuring on ImageNet."""
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     if input_px is not None and input_px != tuple(config["input_size"][1:]):
         chosen = {"input_size": (3, *input_px), "crop_pct": 1.0}
         network.pretrained_cfg = {**config, **chosen}  # type: ignore[assignment]
+    for module in network.modules():
+        # In place they would change the value at a cut point, and OpenVINO cannot take AlexNet's.
+        if getattr(module, "inplace", False):
+            vars(module)["inplace"] = False
+    return network.eval()
 
 
 def _size_error(name: str, input_px: tuple[int, int] | None, exc: Exception) -> UsageError:
@@ -595,6 +599,18 @@ def _find_rows(graph: fx.GraphModule, chain: list[fx.Node]) -> list[tuple[str, i
 def _is_inside(name: str, modules: Container[str]) -> bool:
     parts = name.split(".")
     return any(".".join(parts[:i]) in modules for i in range(1, len(parts)))
+
+
+def tensors_before(network: nn.Module, cut: str) -> set[str]:
+    """Names of the parameters and buffers that the network needs up to a cut point.
+
+    Raises:
+        UsageError: it cannot be cut there.
+    """
+    graph, starts = trace_network(network)
+    if cut not in starts:
+        raise UsageError(f"{type(network).__name__} cannot be cut before '{cut}'")
+    return set(_end_at(graph, [starts[cut]]).state_dict())
 
 
 # ---------------------------------------------------------------- the network that gives features

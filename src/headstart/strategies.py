@@ -1,136 +1,120 @@
-"""Takes a `Task` (features, labels, settings), gives a `Trained` head: the ways to use a backbone.
+"""Takes a `Task` (images, backbone, settings), gives a `Trained` classifier: the ways to use a backbone.
 
-Place in the flow: after `heads`. Every strategy is a function Task -> Trained in `STRATEGIES`.
+Place in the flow: after `settings` and `finetune`. Every strategy is a function Task -> Trained in
+`STRATEGIES`. What is trained by gradient starts from the linear probe, which keeps the features of the
+frozen network from being distorted in the first steps (Kumar et al., Fine-Tuning can Distort Pretrained
+Features and Underperform Out-of-Distribution, ICLR 2022: LP-FT).
 """
 
 import dataclasses
-import os
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+import functools
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from headstart.datasets import choose, nearest
-from headstart.errors import UsageError
+from headstart.activations import Activations, ViewReader, extract_activations, to_half
+from headstart.backbones import Backbone, find_cut, truncate, with_cut, with_state
+from headstart.datasets import Dataset, choose, draw
+from headstart.engines import choose_engine, count_threads, make_engine
+from headstart.errors import InputError, UsageError
 from headstart.features import Features, Progress
-from headstart.heads import LinearHead, choose_penalty, fit_linear
-from headstart.images import MAX_PIXELS
+from headstart.heads import (
+    Head,
+    MlpHead,
+    Penalty,
+    assign_folds,
+    choose_cuts,
+    choose_penalty,
+    choose_shallow,
+    fit_linear,
+    parse_head,
+    suggest_cuts,
+)
+from headstart.images import AUGMENTATIONS, Augmentation
+from headstart.logistic import fold_standardisation, standardise
+from headstart.settings import Settings
+from headstart.store import default_cache_dir, write_atomically
 
-__all__ = ["STRATEGIES", "Settings", "Task", "Trained", "make_settings", "train"]
+if TYPE_CHECKING:
+    from headstart.finetune import Outcome, Recipe
+    from headstart.sources import Source
+
+__all__ = ["STRATEGIES", "CutCost", "Task", "Trained", "plan_cut", "train"]
 
 # The largest class has this many times the images of the smallest: from here on a classifier that
 # ignores the small class starts to look good, so classes are weighted alike.
 IMBALANCE = 3.0
 
+# Values of `finetune.Recipe` by strategy; docs/strategies.md has the measurements behind them.
+RECIPES: dict[str, dict[str, Any]] = {
+    "head": {"epochs": 20, "batch": 128, "lr": 1e-3, "optimizer": "adam", "warmup": 0.0,
+             "schedule": "constant"},
+    "partial-fine-tune": {"epochs": 15, "batch": 32, "lr": 4e-4, "weight_decay": 0.05,
+                          "label_smoothing": 0.1, "clip": 1.0, "monitor": "accuracy"},
+    "fine-tune": {"epochs": 10, "batch": 32, "lr": 2e-4, "layer_decay": 0.9, "weight_decay": 0.05,
+                  "label_smoothing": 0.1, "clip": 1.0, "monitor": "accuracy"},
+    "scratch": {"epochs": 60, "batch": 64, "lr": 2e-3, "weight_decay": 0.05, "clip": 1.0,
+                "monitor": "accuracy"},
+}  # fmt: skip
 
-class Settings(BaseModel):
-    """Everything that decides what `fit` does; one object goes through whole.
+# Cached views of a training image where nothing else is said, and what they may take of the free disk.
+VIEWS = 8
+AUGMENT = "medium"
+DISK_SHARE = 0.25
+MINUTES = 5.0
 
-    Attributes:
-        strategy: a key of `STRATEGIES`.
-        backbone: a network of timm by name.
-        weights: file with the backbone's weights; None for the package, cache or download.
-        val: fraction of the training images held out to measure on, in (0, 1); 0 measures by
-            cross-validation and trains on all; a path names a folder or manifest to measure on;
-            None takes the data's own validation split, or 0 when there is none.
-        group: regular expression whose captures in an image id name its group.
-        root: folder that a manifest's paths are relative to.
-        allow_outside: let links and manifest paths lead out of the data folder.
-        penalty: L2 penalty of the head; None has it chosen by cross-validation.
-        class_weights: "balanced" counts every class alike, "none" every image; "auto" balances when
-            the largest class has at least 3 times the images of the smallest.
-        max_bad: fraction of unreadable images allowed; one is always allowed.
-        max_pixels: an image with more is unreadable.
-        engine: auto, openvino or torch.
-        precision: auto, fp32, bf16 or fp16, of the frozen network's arithmetic.
-        device: auto, cpu, cuda or mps.
-        workers: threads; None for one more than CPUs.
-        cache_dir: the place of the feature store; None for `store.default_cache_dir()`.
-        rehash: read every file again instead of trusting its size and times.
-        seed: of every random draw.
-    """
+# Share of mirrored images that a probe may get wrong beyond the plain ones before mirroring is left out,
+# in standard errors of the difference.
+FLIP_ERRORS, FLIP_LOSS = 2.0, 0.05
+FLIP_IMAGES, FLIP_PENALTY, FLIP_GRID = 1000, 0.1, 3
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    strategy: str = "linear-probe"
-    backbone: str = "tf_efficientnet_lite0"
-    weights: str | None = None
-    val: float | str | None = None
-    group: str | None = None
-    root: str | None = None
-    allow_outside: bool = False
-    penalty: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    class_weights: Literal["auto", "balanced", "none"] = "auto"
-    max_bad: float = Field(default=0.001, ge=0, le=1)
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    engine: str = "auto"
-    precision: str = "auto"
-    device: str = "auto"
-    workers: int | None = Field(default=None, ge=1, le=256)
-    cache_dir: str | None = None
-    rehash: bool = False
-    seed: int = Field(default=0, ge=0, lt=2**63)
-
-    @field_validator("val")
-    @classmethod
-    def _check_val(cls, value: float | str | None) -> float | str | None:
-        if isinstance(value, float) and not 0 <= value < 1:
-            raise ValueError("must be a fraction in [0, 1), or the path of a folder or manifest")
-        return value
-
-    def origins(self) -> dict[str, str]:
-        """For each setting "user" or "default"."""
-        return {
-            name: "user" if name in self.model_fields_set else "default"
-            for name in type(self).model_fields
-        }
-
-
-def make_settings(options: Mapping[str, Any]) -> Settings:
-    """Settings from options by name.
-
-    Raises:
-        UsageError: an unknown name, or a value out of range; says what is allowed.
-    """
-    for name in options:
-        if name not in Settings.model_fields:
-            raise UsageError(
-                f"setting '{name}' is unknown{nearest(name, Settings.model_fields)}; "
-                f"known: {', '.join(Settings.model_fields)}"
-            )
-    try:
-        plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
-        settings = Settings(**plain)
-    except ValidationError as exc:
-        problem = exc.errors()[0]
-        name = str(problem["loc"][0])
-        raise UsageError(f"{name}: {problem['msg']}, got {problem['input']!r}") from exc
-    choose("strategy", settings.strategy, STRATEGIES)
-    return settings
+# In a run that is being trained: the cut chosen by measured time, and the state of the training.
+PLAN, CHECKPOINT, HISTORY = "plan.json", "checkpoint.safetensors", "history.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What a strategy trains on; every row is a readable training image.
+    """What a strategy trains on.
 
     Attributes:
-        features: N rows.
-        labels: int64 (N,) indices into `classes`, each class at least once.
-        units: N names of what stays together in cross-validation.
-        classes: C names.
-        cut: the cut point before the classifier.
+        dataset: N images.
+        backbone: the pre-trained network, or one of random weights for `scratch`.
+        features: N rows, those of unreadable images without values; no cut points for `scratch`.
+        rows: int64, the readable labelled images to train on, each class at least once.
+        held: int64, those to validate on; may be empty.
         settings: all of them.
+        folder: of the run, for checkpoints and the history; None keeps neither.
         progress: told how far the work is.
+        on_epoch: told the figures of every epoch.
     """
 
+    dataset: Dataset
+    backbone: Backbone
     features: Features
-    labels: np.ndarray
-    units: tuple[str, ...]
-    classes: tuple[str, ...]
-    cut: str
+    rows: np.ndarray
+    held: np.ndarray
     settings: Settings
+    folder: Path | None
     progress: Progress
+    on_epoch: Callable[[dict[str, Any]], None]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, of the training rows."""
+        return np.asarray(self.dataset.labels[self.rows])
+
+    def matrix(self, cuts: tuple[str, ...], rows: np.ndarray | None = None) -> np.ndarray:
+        """float32 (n, D): features at these cut points side by side, of the training rows."""
+        chosen = self.rows if rows is None else rows
+        columns = [self.features.values[c][chosen] for c in cuts]
+        return np.asarray(np.concatenate(columns, axis=1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,19 +122,27 @@ class Trained:
     """What a strategy gives.
 
     Attributes:
-        cut: the cut point that the head reads.
+        backbone: the network that the head reads, with trained weights where they were.
+        cuts: the cut points whose features the head reads, side by side.
         head: the classifier on the pooled features there.
         measured: settings that were left open and are now decided: {name: value}.
         evidence: what the decisions rest on, as JSON.
-        probabilities: float32 (N, C), out of fold on the training images; None where there were too
-            few images for cross-validation.
+        probabilities: float32 (n, C): of the held-out rows; without any, out of fold on the training
+            rows; None where neither could be.
+        interrupted: ended early by Ctrl-C, with the best model so far.
+        warnings: one line each, for people.
+        recipe: of what was trained by gradient: {setting: value}.
     """
 
-    cut: str
-    head: LinearHead
+    backbone: Backbone
+    cuts: tuple[str, ...]
+    head: Head
     measured: dict[str, Any]
     evidence: dict[str, Any]
     probabilities: np.ndarray | None
+    interrupted: bool = False
+    warnings: tuple[str, ...] = ()
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def train(task: Task) -> Trained:
@@ -158,36 +150,620 @@ def train(task: Task) -> Trained:
     return choose("strategy", task.settings.strategy, STRATEGIES)(task)
 
 
+# ---------------------------------------------------------------- frozen networks
+
+
 def linear_probe(task: Task) -> Trained:
-    """A linear head on the frozen network's last features (Alain and Bengio 2016 name it so)."""
-    matrix = task.features.values[task.cut]
-    classes = len(task.classes)
-    counts = np.bincount(task.labels, minlength=classes)
-    scheme = task.settings.class_weights
-    measured: dict[str, Any] = {}
-    evidence: dict[str, Any] = {"images_per_class": counts.tolist()}
-    if scheme == "auto":
-        scheme = "balanced" if counts.max() >= IMBALANCE * counts.min() else "none"
-        measured["class_weights"] = scheme
-    weights = len(task.labels) / (classes * counts) if scheme == "balanced" else np.ones(classes)
-    weights = weights[task.labels]
-    probabilities = None
-    penalty = task.settings.penalty
-    if penalty is None:
-        found = choose_penalty(
-            matrix,
+    """A head on the frozen network's features (Alain and Bengio 2016 name it so); by default a linear
+    one on the last, else at the cut points chosen."""
+    names = tuple(c.name for c in task.backbone.cuts)
+    wanted = task.settings.cut or "last"
+    if wanted == "auto":
+        candidates = list(suggest_cuts(names))
+    elif wanted in ("last", "all"):
+        candidates = [names[-1:] if wanted == "last" else names]
+    else:
+        given = [task.backbone.cut(part.strip()).name for part in wanted.split(",")]
+        candidates = [tuple(n for n in names if n in given)]
+    return _probe(task, candidates, shallow=False)
+
+
+def shallow_probe(task: Task) -> Trained:
+    """A head on early features; what is above the cut point is thrown away (case 2 of the four)."""
+    names = tuple(c.name for c in task.backbone.cuts)
+    wanted = task.settings.cut or "auto"
+    given = names if wanted == "auto" else (task.backbone.cut(wanted).name,)
+    candidates = [(name,) for name in given]
+    if len(names) < 2 or candidates == [names[-1:]]:
+        raise UsageError(
+            f"cut '{wanted}' is not before the last cut point of {task.backbone.name}; a shallow "
+            f"probe can be cut at {', '.join(names[:-1]) or 'none'}"
+        )
+    trained = _probe(task, candidates, shallow=True)
+    small = truncate(task.backbone, trained.cuts[0])
+    evidence = {**trained.evidence, "saved": _compare_sizes(task, small)}
+    return dataclasses.replace(trained, backbone=small, evidence=evidence)
+
+
+def _probe(task: Task, candidates: Sequence[tuple[str, ...]], *, shallow: bool) -> Trained:
+    """A head at the best of these cut points."""
+    weights, measured = _class_weights(task)
+    evidence: dict[str, Any] = {"images_per_class": np.bincount(task.labels).tolist()}
+    cuts, found = candidates[0], None
+    if len(candidates) > 1:
+        choice = choose_cuts(
+            task.features.select(task.rows).values,
             task.labels,
-            task.units,
-            classes,
-            weights=weights,
+            _units(task),
+            len(task.dataset.classes),
+            candidates=candidates,
+            weights=weights[task.labels],
             seed=task.settings.seed,
             progress=task.progress,
         )
-        penalty, probabilities = found.value, found.probabilities
-        measured["penalty"] = penalty
-        evidence["penalty"] = {"folds": found.folds, "log_loss": [list(p) for p in found.path]}
-    head = fit_linear(matrix, task.labels, classes, penalty=penalty, weights=weights)
-    return Trained(task.cut, head, measured, evidence, probabilities)
+        cuts, found = choice.cuts, choice.penalty
+        if shallow:  # with too few images a class to measure, half of the network
+            middle = candidates[(len(candidates) - 1) // 2]
+            cuts = (choose_shallow(choice.scores),) if choice.scores else middle
+            found = None
+        measured["cut"] = ",".join(cuts)
+        evidence["cuts"] = [
+            {n: getattr(score, n) for n in ("cuts", "log_loss", "accuracy", "error")}
+            for score in choice.scores
+        ]
+    if task.settings.head != "linear":
+        return _mlp_probe(task, cuts, weights, measured, evidence)
+    head, penalty = _fit_head(task, cuts, weights, found)
+    if task.settings.penalty is None:
+        measured["penalty"] = penalty.value
+        evidence["penalty"] = {"folds": penalty.folds, "log_loss": [list(p) for p in penalty.path]}
+    held = head.predict_proba(task.matrix(cuts, task.held)) if len(task.held) else None
+    probabilities = penalty.probabilities if held is None else held
+    return Trained(task.backbone, cuts, head, measured, evidence, probabilities)
 
 
-STRATEGIES: dict[str, Callable[[Task], Trained]] = {"linear-probe": linear_probe}
+def _class_weights(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    """(float (C,), what was decided)."""
+    counts = np.bincount(task.labels, minlength=len(task.dataset.classes))
+    scheme, measured = task.settings.class_weights, {}
+    if scheme == "auto":
+        scheme = "balanced" if counts.max() >= IMBALANCE * counts.min() else "none"
+        measured["class_weights"] = scheme
+    balanced = len(task.labels) / (len(counts) * counts)
+    return balanced if scheme == "balanced" else np.ones(len(counts)), measured
+
+
+def _units(task: Task) -> tuple[str, ...]:
+    units = task.dataset.units()
+    return tuple(units[i] for i in task.rows)
+
+
+def _fit_head(
+    task: Task, cuts: tuple[str, ...], weights: np.ndarray, penalty: Penalty | None = None
+) -> tuple[Head, Penalty]:
+    """A linear head with the penalty given, found before, or chosen now."""
+    matrix, classes = task.matrix(cuts), len(task.dataset.classes)
+    each = weights[task.labels]
+    if task.settings.penalty is not None:
+        penalty = Penalty(task.settings.penalty, (), 0, None)
+    elif penalty is None:
+        penalty = choose_penalty(
+            matrix,
+            task.labels,
+            _units(task),
+            classes,
+            weights=each,
+            seed=task.settings.seed,
+            progress=task.progress,
+        )
+    head = fit_linear(matrix, task.labels, classes, penalty=penalty.value, weights=each)
+    return head, penalty
+
+
+def _mlp_probe(
+    task: Task,
+    cuts: tuple[str, ...],
+    weights: np.ndarray,
+    measured: dict[str, Any],
+    evidence: dict[str, Any],
+) -> Trained:
+    from headstart.sources import MatrixSource
+
+    matrix = task.matrix(cuts, np.arange(len(task.dataset)))
+    mean, scale = standardise(matrix[task.rows])
+    source = MatrixSource((matrix - mean) / scale)
+    module = _new_head(task, matrix.shape[1])
+    head, outcome = _train_head(task, module, source, weights, task.folder)
+    first = fold_standardisation(*head.layers[0], mean, scale)
+    return Trained(
+        task.backbone,
+        cuts,
+        MlpHead((first, *head.layers[1:])),
+        measured,
+        {**evidence, "training": _summary(outcome)},
+        outcome.probabilities,
+        outcome.interrupted,
+        recipe=dataclasses.asdict(_recipe(task.settings, "head")),
+    )
+
+
+def _new_head(task: Task, width: int) -> Any:
+    from headstart.trainable import new_head
+
+    shape = parse_head(task.settings.head)
+    return new_head(shape, width, len(task.dataset.classes), task.settings.seed)
+
+
+def _train_head(
+    task: Task, module: Any, source: "Source", weights: np.ndarray, folder: Path | None
+) -> "tuple[Head, Outcome]":
+    from headstart.trainable import head_of_module
+
+    recipe = _recipe(task.settings, "head")
+    outcome = _run_training(task, module, source, recipe, weights, {}, folder, "head")
+    return head_of_module(module), outcome
+
+
+def _compare_sizes(task: Task, small: Backbone) -> dict[str, Any]:
+    """What the cut saves: bytes of weights, and images a second, of the whole and the shallow one."""
+    result = {}
+    choice = task.features.engine
+    for name, backbone in (("whole", task.backbone), ("shallow", small)):
+        engine = make_engine(
+            backbone, choice, cuts=(backbone.cuts[-1].name,), threads=1, cache_dir=_cache(task)
+        )
+        pixels = np.zeros((engine.micro_batch, *backbone.preprocessing.input_px, 3), np.uint8)
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            engine.run(pixels)
+            seconds.append(time.perf_counter() - began)
+        size = sum(a.nbytes for a in backbone.state.values())
+        rate = engine.micro_batch / min(seconds)
+        result[name] = {"megabytes": round(size / 1e6, 2), "images_per_s": round(rate, 1)}
+    return result
+
+
+# ---------------------------------------------------------------- trained networks
+
+
+def partial_fine_tune(task: Task) -> Trained:
+    """Train what is above a cut point on cached activations of K views; below it stays frozen."""
+    from headstart.sources import ActivationSource, PixelSource
+
+    weights, measured, head, evidence = _start(task)
+    flip, flip_evidence = _choose_flip(task)
+    style = _augmentation(task.settings, flip)
+    recipe = _recipe(task.settings, "partial-fine-tune")
+    backbone, cut, views, plan = _choose_cut(task, recipe, head)
+    measured |= {"cut": cut, "views": views, "flip": "yes" if flip else "no"}
+    evidence |= {"flip": flip_evidence, **plan}
+    options = {n: getattr(task.settings, n) for n in ("engine", "precision", "device")}
+    axis = backbone.cut(cut).axis
+    source: Source
+    if task.settings.cached:
+        kept = "seed workers max_pixels rehash".split()
+
+        def extract(rows: np.ndarray, views: int) -> Activations:
+            return extract_activations(
+                task.dataset.select(rows),
+                backbone,
+                cut,
+                views=views,
+                augmentation=style,
+                cache_dir=_cache(task),
+                progress=task.progress,
+                **options,
+                **{n: getattr(task.settings, n) for n in kept},
+            )
+
+        train = (task.rows, extract(task.rows, views))
+        held = (task.held, extract(task.held, 1)) if len(task.held) else None
+        source = ActivationSource(train, held, axis=axis)
+    else:
+        choice = choose_engine(backbone, cache_dir=_cache(task), **options)
+        trunk = make_engine(
+            backbone,
+            choice,
+            cuts=(cut,),
+            pooled=False,
+            threads=count_threads(task.settings.workers),
+            cache_dir=_cache(task),
+        )
+        reader = _reader(task, style, exact=choice.precision == "fp32")
+        run_trunk = functools.partial(_run_trunk, trunk, cut)
+        source = PixelSource(reader, trunk=run_trunk, views=views, axis=axis)
+    return _tune(task, backbone, cut, head, source, recipe, weights, measured, evidence)
+
+
+def fine_tune(task: Task) -> Trained:
+    """Train all weights from pixels, a new augmented view in every epoch."""
+    weights, measured, head, evidence = _start(task)
+    flip, flip_evidence = _choose_flip(task)
+    measured["flip"] = "yes" if flip else "no"
+    evidence["flip"] = flip_evidence
+    source = _pixels(task, _augmentation(task.settings, flip))
+    recipe = _recipe(task.settings, "fine-tune")
+    return _tune(task, task.backbone, None, head, source, recipe, weights, measured, evidence)
+
+
+def scratch(task: Task) -> Trained:
+    """Train all weights from random ones (case 4 of the four)."""
+    from headstart.trainable import head_of_module
+
+    weights, measured = _class_weights(task)
+    flip = task.settings.flip != "no"  # there is no probe to ask
+    source = _pixels(task, _augmentation(task.settings, flip))
+    module = _new_head(task, task.backbone.cuts[-1].channels)
+    recipe = _recipe(task.settings, "scratch")
+    evidence = {"images_per_class": np.bincount(task.labels).tolist()}
+    return _tune(
+        task,
+        task.backbone,
+        None,
+        head_of_module(module),
+        source,
+        recipe,
+        weights,
+        measured,
+        evidence,
+    )
+
+
+def _start(task: Task) -> tuple[np.ndarray, dict[str, Any], Head, dict[str, Any]]:
+    """The probe on the last features that the training starts from."""
+    weights, measured = _class_weights(task)
+    last = (task.backbone.cuts[-1].name,)
+    evidence: dict[str, Any] = {"images_per_class": np.bincount(task.labels).tolist()}
+    if task.settings.head == "linear":
+        head, penalty = _fit_head(task, last, weights)
+        if task.settings.penalty is None:
+            measured["penalty"] = penalty.value
+        return weights, measured, head, evidence
+    quiet = dataclasses.replace(
+        task,
+        folder=None,
+        on_epoch=lambda entry: None,
+        settings=Settings(head=task.settings.head, seed=task.settings.seed),
+    )
+    trained = _mlp_probe(quiet, last, weights, {}, {})
+    if trained.interrupted:  # half a head is no starting point, and nothing to keep yet
+        raise KeyboardInterrupt
+    return weights, measured, trained.head, evidence
+
+
+def _tune(
+    task: Task,
+    backbone: Backbone,
+    cut: str | None,
+    head: Head,
+    source: "Source",
+    recipe: "Recipe",
+    weights: np.ndarray,
+    measured: dict[str, Any],
+    evidence: dict[str, Any],
+) -> Trained:
+    """Train from the cut up and take the network apart again."""
+    from headstart.trainable import TrainableNetwork, head_of_module, module_of_head
+
+    scratch = task.settings.strategy == "scratch"
+    module = module_of_head(head, parse_head(task.settings.head))
+    network = TrainableNetwork(
+        backbone, cut, module, batchnorm="adapt" if scratch else task.settings.batchnorm
+    )
+    top = max(network.stages.values(), default=0)
+    scales = {
+        f"body.{name}": recipe.layer_decay ** (top - stage)
+        for name, stage in network.stages.items()
+    }
+    outcome = _run_training(
+        task, network, source, recipe, weights, scales, task.folder, f"{backbone.fingerprint} {cut}"
+    )
+    measured |= {"train_precision": outcome.precision}
+    state = {**backbone.state, **network.body_state()}
+    tuned = with_state(task.backbone, state, f"trained from {backbone.weights}")
+    return Trained(
+        backbone=tuned,
+        cuts=(tuned.cuts[-1].name,),
+        head=head_of_module(module),
+        measured=measured,
+        evidence={**evidence, "training": _summary(outcome)},
+        probabilities=outcome.probabilities,
+        interrupted=outcome.interrupted,
+        recipe=dataclasses.asdict(recipe) | {"augment": task.settings.augment or AUGMENT},
+    )
+
+
+def _run_training(
+    task: Task,
+    network: Any,
+    source: "Source",
+    recipe: "Recipe",
+    weights: np.ndarray,
+    scales: dict[str, float],
+    folder: Path | None,
+    start: str,
+) -> "Outcome":
+    from headstart.finetune import train_network
+
+    labels = task.dataset.labels
+    identity = json.dumps(
+        [
+            start,
+            dataclasses.asdict(recipe),
+            [
+                [(task.dataset.ids[i], task.features.sha256[i], int(labels[i])) for i in part]
+                for part in (task.rows, task.held)
+            ],
+        ]
+    )
+    return train_network(
+        network,
+        source,
+        task.dataset.labels,
+        task.dataset.ids,
+        rows=task.rows,
+        held=task.held,
+        recipe=recipe,
+        scales=scales,
+        class_weights=weights,
+        device=task.features.engine.device,
+        checkpoint=folder / CHECKPOINT if folder else None,
+        history=folder / HISTORY if folder else None,
+        identity=hashlib.sha256(identity.encode()).hexdigest(),
+        progress=task.progress,
+        on_epoch=task.on_epoch,
+    )
+
+
+def _recipe(settings: Settings, kind: str) -> "Recipe":
+    """The strategy's own values, and the user's over them."""
+    from headstart.finetune import Recipe
+
+    given: dict[str, Any] = dict(RECIPES[kind])
+    for field in dataclasses.fields(Recipe):
+        value = getattr(settings, field.name, None)
+        if value is not None and field.name != "precision":
+            given[field.name] = value
+    # Steps of a head take microseconds, which a measurement cannot tell apart.
+    precision = "fp32" if kind == "head" else settings.train_precision
+    return Recipe(**{**given, "precision": precision})
+
+
+def _summary(outcome: "Outcome") -> dict[str, Any]:
+    return {
+        "epochs": len(outcome.history) - 1,
+        "best_epoch": outcome.best_epoch,
+        "start": outcome.history[0],
+        "best": outcome.history[outcome.best_epoch],
+        "wise_ft": outcome.wise_ft,
+    }
+
+
+def _pixels(task: Task, style: Augmentation) -> "Source":
+    from headstart.sources import PixelSource
+
+    return PixelSource(_reader(task, style, exact=False), views=1 if style.is_plain else None)
+
+
+def _reader(task: Task, style: Augmentation, *, exact: bool) -> Callable[[Any], Any]:
+    return ViewReader(
+        task.dataset,
+        task.backbone.preprocessing,
+        augmentation=style,
+        seed=task.settings.seed,
+        exact=exact,
+        sha256=task.features.sha256,
+        workers=task.settings.workers,
+        max_pixels=task.settings.max_pixels,
+    ).read
+
+
+def _run_trunk(engine: Any, cut: str, pixels: np.ndarray) -> Any:
+    """uint8 (B, H, W, 3) -> the activations as they would lie on disk, (B, …) bfloat16."""
+    import torch
+
+    size = engine.micro_batch
+    parts = [engine.run(pixels[i : i + size])[cut] for i in range(0, len(pixels), size)]
+    return torch.from_numpy(to_half(np.concatenate(parts), "bfloat16")).view(torch.bfloat16)
+
+
+def _cache(task: Task) -> Path | None:
+    return None if task.settings.cache_dir is None else Path(task.settings.cache_dir)
+
+
+# ---------------------------------------------------------------- what is measured first
+
+
+def _augmentation(settings: Settings, flip: bool) -> Augmentation:
+    style = AUGMENTATIONS[settings.augment or AUGMENT]
+    return style if flip else style.without_flip()
+
+
+def _choose_flip(task: Task) -> tuple[bool, dict[str, Any]]:
+    """Whether to mirror: not where a probe takes many more mirrored images for another class.
+
+    The probe reads activations two thirds up the network in a grid of places: the last, pooled
+    features hardly tell left from right, since networks are trained on mirrored images too. On
+    traffic signs it loses 0.14 of its accuracy, on digits 0.46, on photographs less than 0.02.
+    """
+    if task.settings.flip != "auto" or task.settings.augment == "none":
+        return task.settings.flip != "no", {}
+    cut = task.backbone.cuts[2 * len(task.backbone.cuts) // 3]
+    some = task.rows
+    if len(some) > FLIP_IMAGES:
+        draws = [draw(task.settings.seed, "flip", task.dataset.ids[i]) for i in some]
+        some = np.sort(some[np.argsort(draws)[:FLIP_IMAGES]])
+    options = "engine precision device seed workers max_pixels".split()
+    mirrored = extract_activations(
+        task.dataset.select(some),
+        task.backbone,
+        cut.name,
+        views=2,
+        augmentation=dataclasses.replace(AUGMENTATIONS["none"], flip=1.0),
+        cache_dir=_cache(task),
+        progress=task.progress,
+        **{n: getattr(task.settings, n) for n in options},
+    )
+    plain, turned = (
+        _pool_grid(mirrored.read_tensor(np.arange(len(some)), view).float().numpy(), cut.axis)
+        for view in (0, 1)
+    )
+    labels, classes = task.dataset.labels[some], len(task.dataset.classes)
+    units = task.dataset.units()
+    fold = assign_folds(labels, tuple(units[i] for i in some), 2, task.settings.seed)
+    lost = np.zeros(len(some))
+    for part in (0, 1):
+        inside, outside = fold != part, fold == part
+        if len(np.unique(labels[inside])) < classes:
+            return True, {"reason": "too few images a class to measure"}
+        head = fit_linear(plain[inside], labels[inside], classes, penalty=FLIP_PENALTY)
+        right = [
+            head.predict_proba(m[outside]).argmax(axis=1) == labels[outside]
+            for m in (plain, turned)
+        ]
+        lost[outside] = right[0].astype(float) - right[1]
+    error = lost.std() / np.sqrt(len(lost))
+    flip = not lost.mean() > max(FLIP_ERRORS * error, FLIP_LOSS)
+    return flip, {"accuracy_lost": float(lost.mean()), "standard_error": float(error)}
+
+
+def _pool_grid(activations: np.ndarray, axis: int) -> np.ndarray:
+    """(N, …) -> (N, D), averaged over each of `FLIP_GRID` x `FLIP_GRID` places."""
+    values = np.moveaxis(activations, axis, -1)
+    if values.ndim == 3:  # tokens of a square, after those that stand for the whole
+        side = math.isqrt(values.shape[1])
+        values = values[:, -(side**2) :].reshape(len(values), side, side, -1)
+    if values.ndim == 2:
+        return values
+    rows, columns = (np.array_split(np.arange(n), min(n, FLIP_GRID)) for n in values.shape[1:3])
+    places = [values[:, r][:, :, c].mean(axis=(1, 2)) for r in rows for c in columns]
+    return np.concatenate(places, axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutCost:
+    """What training from a cut point costs, measured.
+
+    Attributes:
+        name: the cut point.
+        megabytes: of the activations of one view of an image.
+        milliseconds: of training on one image once.
+    """
+
+    name: str
+    megabytes: float
+    milliseconds: float
+
+
+def plan_cut(
+    costs: Sequence[CutCost],
+    *,
+    images: int,
+    epochs: int,
+    minutes: float,
+    disk_mb: float,
+    most_views: int = VIEWS,
+) -> tuple[str, int]:
+    """(cut point, views): the earliest cut that can be trained in the time with two views or more on
+    the disk; else the cheapest.
+
+    The earlier the cut, the more of the network adapts, which on the sets tried paid down to a
+    third of the network and no further (docs/strategies.md).
+
+    Args:
+        costs: in the order of the data.
+        disk_mb: that the activations may take.
+    """
+
+    def views(cost: CutCost) -> int:
+        return min(most_views, int(disk_mb / max(images * cost.megabytes, 1e-9)))
+
+    for cost in costs:
+        needed = images * epochs * cost.milliseconds / 60_000
+        if needed <= minutes and views(cost) >= min(2, most_views):
+            return cost.name, views(cost)
+    cheapest = min(costs, key=lambda c: c.milliseconds)
+    return cheapest.name, max(1, views(cheapest))
+
+
+def _choose_cut(
+    task: Task, recipe: "Recipe", head: Head
+) -> tuple[Backbone, str, int, dict[str, Any]]:
+    """(backbone with that cut point, cut point, views, evidence): as given, or by measured cost.
+
+    A choice that rests on a measured time is kept in the run's folder, for a run that goes on.
+    """
+    settings, backbone = task.settings, task.backbone
+    most = settings.views or (1 if settings.augment == "none" else VIEWS)
+    if settings.freeze_until is not None:
+        cut, told = find_cut(backbone, settings.freeze_until)
+        return with_cut(backbone, cut), cut, most, {"freeze_until": told} if told else {}
+    wanted = settings.cut or "auto"
+    if wanted != "auto":
+        cut = backbone.cut(wanted).name
+        if cut == backbone.cuts[-1].name:
+            raise UsageError(
+                f"cut '{cut}' leaves nothing but the head to train; use --strategy linear-probe, or "
+                f"one of {', '.join(c.name for c in backbone.cuts[:-1])}"
+            )
+        return backbone, cut, most, {}
+    kept = task.folder / PLAN if task.folder else None
+    if kept is not None and kept.exists():
+        try:
+            plan = json.loads(kept.read_bytes())
+            cut, views = backbone.cut(plan["cut"]).name, int(plan["views"])
+            return backbone, cut, max(1, min(views, most)), dict(plan["evidence"])
+        except (UsageError, ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise InputError(f"{kept}: damaged; fit anew with --overwrite") from exc
+    minutes = settings.minutes or MINUTES
+    free = shutil.disk_usage(_cache(task) or default_cache_dir()).free / 1e6
+    costs = _measure_cuts(task, head, recipe, minutes)
+    cut, views = plan_cut(
+        costs,
+        images=len(task.rows),
+        epochs=recipe.epochs,
+        minutes=minutes,
+        disk_mb=DISK_SHARE * free,
+        most_views=most,
+    )
+    evidence = {"cut_costs": [dataclasses.asdict(c) for c in costs], "minutes": minutes}
+    plan = {"cut": cut, "views": views, "evidence": evidence}
+    if kept is not None:
+        write_atomically(kept, json.dumps(plan).encode())
+    return backbone, cut, views, evidence
+
+
+def _measure_cuts(task: Task, head: Head, recipe: "Recipe", minutes: float) -> list[CutCost]:
+    """Cost of training from each cut point of the upper two thirds, from the last down to the first
+    that is too dear."""
+    from headstart.finetune import measure_step
+    from headstart.trainable import TrainableNetwork, module_of_head
+
+    shape = parse_head(task.settings.head)
+    found: list[CutCost] = []
+    points = task.backbone.cuts[:-1]
+    points = points[len(task.backbone.cuts) // 3 :]
+    for done, cut in enumerate(reversed(points)):
+        task.progress("measuring cuts", done, len(points))
+        network = TrainableNetwork(task.backbone, cut.name, module_of_head(head, shape))
+        seconds = measure_step(network, cut.shape, task.features.engine.device)
+        size = 2e-6 * math.prod(cut.shape)
+        found.insert(0, CutCost(cut.name, size, 1000 * seconds))
+        if len(task.rows) * recipe.epochs * seconds / 60 > minutes:
+            break  # those below cost more
+    task.progress("measuring cuts", len(points), len(points))
+    if not found:
+        raise UsageError(
+            f"{task.backbone.name} has no cut point below its classifier; use --strategy fine-tune"
+        )
+    return found
+
+
+STRATEGIES: dict[str, Callable[[Task], Trained]] = {
+    "linear-probe": linear_probe,
+    "shallow-probe": shallow_probe,
+    "partial-fine-tune": partial_fine_tune,
+    "fine-tune": fine_tune,
+    "scratch": scratch,
+}

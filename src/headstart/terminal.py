@@ -40,12 +40,14 @@ __all__ = [
     "note",
     "out",
     "print_json",
+    "show_epoch",
     "show_evaluation",
     "show_metrics",
     "show_progress",
     "show_run",
     "show_scan",
     "warn",
+    "wide",
 ]
 
 
@@ -64,6 +66,8 @@ class _Console(Console):
 
 out = _Console(highlight=False, soft_wrap=False)
 err = _Console(stderr=True, highlight=False)
+# For long tables: a line a row however narrow the terminal, so that a row can be searched for.
+wide = _Console(highlight=False, soft_wrap=True, width=1000)
 
 
 def show_scan(dataset: "Dataset", scan: "Scan") -> None:
@@ -103,13 +107,13 @@ def show_run(run: "Run") -> None:
         warn(warning)
     images = run.images
     if run.metrics:
+        chosen = ", by which the best epoch was chosen too" if "training" in run.evidence else ""
         how = {
-            "val": f"on {images['val']:,} validation images",
+            "val": f"on {images['val']:,} validation images{chosen}",
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
         show_metrics(run.metrics)
-    penalty = run.settings["penalty"]
     if State.verbose:
         table = Table("setting", "value", "origin", box=None, pad_edge=False, header_style="dim")
         for name, entry in run.settings.items():
@@ -117,13 +121,46 @@ def show_run(run: "Run") -> None:
         err.print(table)
     out.print(
         Text(
-            f"{run.classifier.strategy} on {run.classifier.backbone.name}, "
-            f"penalty {penalty['value']:g} ({penalty['origin']}), "
-            f"{images['train']:,} training images, {run.seconds:.1f} s"
+            f"{run.classifier.strategy} on {printable(run.classifier.backbone.name)}"
+            f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
     out.print(Text(_where_from(run.computed, run.engine), style="dim"), soft_wrap=True)
     out.print(Text(f"saved to {printable(str(run.folder))}"), soft_wrap=True)
+
+
+def _decisions(run: "Run") -> str:
+    """What was decided on the way, in a few words."""
+    settings = run.settings
+    words = []
+    if settings["cut"]["value"] not in (None, "last"):
+        words.append(f"cut {settings['cut']['value']} ({settings['cut']['origin']})")
+    training = run.evidence.get("training")
+    if training is not None:
+        words.append(f"epoch {training['best_epoch']} of {training['epochs']} kept")
+    elif settings["penalty"]["value"] is not None:
+        penalty = settings["penalty"]
+        words.append(f"penalty {penalty['value']:g} ({penalty['origin']})")
+    saved = run.evidence.get("saved")
+    if saved is not None:
+        whole, shallow = saved["whole"], saved["shallow"]
+        words.append(
+            f"{shallow['megabytes']:g} of {whole['megabytes']:g} MB, "
+            f"{shallow['images_per_s'] / whole['images_per_s']:.1f} times as fast"
+        )
+    return "".join(f", {printable(w)}" for w in words)
+
+
+def show_epoch(entry: dict[str, Any]) -> None:
+    """A line an epoch on stderr."""
+    parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
+    for name in ("train", "val"):
+        if f"{name}_loss" in entry:
+            loss, accuracy = entry[f"{name}_loss"], entry[f"{name}_accuracy"]
+            parts.append(f"{name} loss {loss:.3f} accuracy {accuracy:.3f}")
+    if "images_per_s" in entry:
+        parts.append(f"{entry['images_per_s']:,.0f} images/s")
+    note("  ".join(parts))
 
 
 def _where_from(computed: int, engine: "EngineChoice") -> str:
