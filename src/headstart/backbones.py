@@ -228,6 +228,7 @@ def list_layers(
         find_classifier,
         find_cuts,
         find_layers,
+        get_config,
         resolve_cut,
         sketch_network,
     )
@@ -235,7 +236,7 @@ def list_layers(
     size = None if input_px is None else (input_px, input_px)
     sketch = sketch_network(name, input_px=size)
     name = find_network(name)[1]
-    config: dict[str, Any] = sketch.pretrained_cfg  # type: ignore[assignment]
+    config = get_config(sketch)
     size = _preprocessing(name, config).input_px
     cuts = find_cuts(sketch, name, find_classifier(sketch, name), size)
     place, told = (None, "") if freeze_until is None else resolve_cut(sketch, size, freeze_until)
@@ -322,10 +323,10 @@ def wrap_network(network: "nn.Module", *, name: str, weights: str) -> Backbone:
     import torch
 
     from headstart.architectures import find_network
-    from headstart.networks import find_classifier, find_cuts
+    from headstart.networks import find_classifier, find_cuts, get_config
 
     network = network.eval().requires_grad_(False)
-    config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+    config = dict(get_config(network))
     preprocessing = _preprocessing(name, config)
     classifier = find_classifier(network, name)
     cuts = find_cuts(network, name, classifier, preprocessing.input_px)
@@ -374,7 +375,7 @@ def backbone_of_state(
     if known is None:
         import torch
 
-        from headstart.networks import build_network, tensors_before
+        from headstart.networks import build_network, get_config, tensors_before
 
         whole = f"{classifier}.weight" in state
         classes = len(state[f"{classifier}.weight"]) if whole else 1
@@ -388,7 +389,7 @@ def backbone_of_state(
             raise InputError(
                 f"the tensors do not fit {name} at the input size of config.json: {exc}"
             ) from exc
-        network.pretrained_cfg.update(config)  # type: ignore[union-attr, operator]
+        get_config(network).update(config)
         known = wrap_network(network, name=name, weights=weights)
         names = [c.name for c in known.cuts]
         if end not in names:

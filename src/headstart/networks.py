@@ -32,6 +32,7 @@ __all__ = [
     "find_classifier",
     "find_cuts",
     "find_layers",
+    "get_config",
     "measure_cuts",
     "read_state",
     "resolve_cut",
@@ -84,6 +85,13 @@ def build_network(
     return _finish(network, input_px)
 
 
+def get_config(network: nn.Module) -> dict[str, Any]:
+    """What timm keeps at a network about its weights and pre-processing; the dict itself, no copy."""
+    config: Any = network.pretrained_cfg
+    found: dict[str, Any] = config
+    return found
+
+
 def build_pretrained(
     name: str,
     state: dict[str, torch.Tensor],
@@ -112,13 +120,13 @@ def build_pretrained(
                     num_classes=classes,
                     **_size_options(config, input_px),
                 )
-            network.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
+            get_config(network).pop("state_dict", None)
         else:
             sketch = sketch_network(architecture)
             weight = state[f"{find_classifier(sketch, architecture)}.weight"]
             network = build_network(architecture, len(weight), input_px=input_px)
             network.load_state_dict(state)
-            network.pretrained_cfg = {**config.to_dict(), "num_classes": len(weight)}  # type: ignore[assignment]
+            vars(network)["pretrained_cfg"] = {**config.to_dict(), "num_classes": len(weight)}
     except (RuntimeError, KeyError, ValueError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise InputError(f"{origin}: these weights do not fit {name}: {reason}") from exc
@@ -130,8 +138,8 @@ def build_random(name: str, *, seed: int, input_px: tuple[int, int] | None = Non
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU
         network = build_network(name, pretrained_config(name).num_classes or 1, input_px=input_px)
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    network.pretrained_cfg = {**config, "license": "none"}  # type: ignore[assignment]
+    config = get_config(network)
+    vars(network)["pretrained_cfg"] = {**config, "license": "none"}
     return network
 
 
@@ -195,10 +203,10 @@ def _size_options(config: PretrainedCfg, input_px: tuple[int, int] | None) -> di
 def _finish(network: nn.Module, input_px: tuple[int, int] | None) -> nn.Module:
     """In evaluation mode, with a chosen size recorded. Whoever chooses one wants the whole picture in
     it: no crop margin, which is a habit of measuring on ImageNet."""
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    config = get_config(network)
     if input_px is not None and input_px != tuple(config["input_size"][1:]):
         chosen = {"input_size": (3, *input_px), "crop_pct": 1.0}
-        network.pretrained_cfg = {**config, **chosen}  # type: ignore[assignment]
+        vars(network)["pretrained_cfg"] = {**config, **chosen}
     for module in network.modules():
         # In place they would change the value at a cut point, and OpenVINO cannot take AlexNet's.
         if getattr(module, "inplace", False):
@@ -318,7 +326,8 @@ def find_classifier(network: nn.Module, name: str) -> str:
     """
     *_, layer = network.modules()  # a network of torchvision ends with it
     if hasattr(network, "get_classifier"):
-        layer = network.get_classifier()  # type: ignore[operator]
+        find: Any = network.get_classifier
+        layer = find()
     if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
         for path, module in network.named_modules():
             if module is layer:
