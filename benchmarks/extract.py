@@ -59,7 +59,7 @@ def load(arguments: argparse.Namespace):
         import timm
         import torch
 
-        from headstart.backbones import wrap_network
+        from headstart.networks.backbones import wrap_network
 
         torch.manual_seed(0)
         network = timm.create_model(arguments.backbone)
@@ -70,8 +70,8 @@ def load(arguments: argparse.Namespace):
 def measure(mode: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Images a second and peak resident memory of one mode, in this process."""
     import headstart
-    from headstart.engines import count_cpus
-    from headstart.images import decode_and_prepare
+    from headstart.data.decoding import decode_and_prepare
+    from headstart.parallel import count_cpus
 
     dataset = headstart.load_dataset(arguments.images)
     count = len(dataset)

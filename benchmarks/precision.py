@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 import headstart
-from headstart.demo import write_digits
-from headstart.heads import choose_penalty
-from headstart.images import decode_and_prepare
+from headstart.cli.demo import write_digits
+from headstart.data.decoding import decode_and_prepare
+from headstart.training.heads import choose_penalty
 
 
 def main() -> None:

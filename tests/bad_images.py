@@ -3,9 +3,11 @@
 `CASES` maps a name to a `Case`; everything is seeded, so the bytes are the same in every run.
 """
 
+import functools
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -61,12 +63,68 @@ def inflating(mebibytes: int) -> bytes:
 def tiff(width: int, height: int, tile: int = 0) -> bytes:
     """A deflated greyscale TIFF of these dimensions with next to no data in it."""
     body = zlib.compress(bytes(256))
-    layout = {322: tile, 323: tile, 324: 0, 325: len(body)} if tile else {273: 0, 279: len(body)}
-    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, **layout}
-    start = 14 + 12 * len(tags)
-    tags[324 if tile else 273] = start
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + body
+    return tiff_of(width, height, body, 8, tile=(tile, tile) if tile else None)
+
+
+def tiff_of(
+    width: int,
+    height: int,
+    body: bytes,
+    compression: int = 1,
+    *,
+    count: int = 1,
+    tile: tuple[int, int] | None = None,
+    samples: int = 1,
+    bits: int = 8,
+    tags: tuple[tuple[int, int, int, int], ...] = (),
+    after: int = 0,
+    tail: bytes = b"",
+) -> bytes:
+    """A TIFF whose `count` strips or tiles are all `body`.
+
+    `tags` are further (tag, kind, count, value); `tail` follows the body; `after` is the next directory.
+    """
+    start = 8 + len(body) + len(tail)
+    lists = [struct.pack(f"<{count}I", *[n] * count) for n in (8, len(body))] if count > 1 else []
+    offsets, lengths = (start, start + 4 * count) if lists else (8, len(body))
+    places = ((324, 4, count, offsets), (325, 4, count, lengths))
+    sides = ((322, 4, 1, tile[0]), (323, 4, 1, tile[1])) if tile else ()
+    rows = -(-height // count)
+    strips = ((273, 4, count, offsets), (278, 4, 1, rows), (279, 4, count, lengths))
+    colour = 2 if samples == 3 else 1
+    plain = (
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, compression),
+        (262, colour),
+        (277, samples),
+    )
+    entries = [(tag, 4, 1, value) for tag, value in plain] + [*tags, *sides]
+    entries += places if tile else strips
+    table = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    at = start + sum(map(len, lists))
+    directory = struct.pack("<H", len(entries)) + table + struct.pack("<I", after)
+    return b"II*\0" + struct.pack("<I", at) + body + tail + b"".join(lists) + directory
+
+
+def bmp_rle(width: int, height: int, codes: bytes) -> bytes:
+    """A BMP of 256 greys with run lengths."""
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(codes), 0, 0, 256, 0)
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + head + palette + codes
+
+
+def jpeg_part(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body
+
+
+def many_tags(count: int, kind: int, values: int) -> bytes:
+    """EXIF that begins with the orientation 6, in the form of a TIFF; `values` to each other tag."""
+    entries = [(0x0112, 3, 1, 6)]
+    entries += [(0x9000 + i, kind, values, 8) for i in range(count)]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
 
 
 def webp_canvas(width: int, height: int) -> bytes:
@@ -137,6 +195,18 @@ def _good() -> dict[str, Case]:
     alpha = np.array([[0, 255, 128], [255, 0, 64]], dtype=np.uint8)
     share = alpha[..., None] / 255
     over, rgba = SMALL * share + 255 * (1 - share), np.dstack([SMALL, alpha])
+    for most in (1, 100, 1000, 40000):
+        values = SMALL.astype(int) * most // 255
+        data = values.astype("u1" if most < 256 else ">u2").tobytes()
+        shown = np.rint(values / most * 255)
+        add(f"PPM up to {most}", b"P6 3 2 %d\n" % most + data, shown)
+        grey_data = values[..., 0].astype("u1" if most < 256 else ">u2").tobytes()
+        add(f"PGM up to {most}", b"P5 3 2 %d\n" % most + grey_data, grey(shown[..., 0]), most > 255)
+    add("PPM of text", b"P3 3 2 255 # no\n" + b" ".join(b"%d" % v for v in SMALL.ravel()), SMALL)
+    codes = b"\0\3\x50\x78\xa0\0" + b"\0\0" + b"\1\0\1\x28\1\x50\0\1"
+    grey_rows = np.array([[0, 40, 80], [80, 120, 160]])
+    add("BMP with run lengths", bmp_rle(3, 2, codes), grey(grey_rows))
+
     for form, options in lossless.items():
         add(f"RGBA {form}", encode(rgba, form, **options), over, 1)
     la = Image.fromarray(np.dstack([GREY, alpha]), "LA")
@@ -196,6 +266,13 @@ NOT_IMAGES = {
     "AVIF": (b"\0\0\0\x1cftypavif" + bytes(16), "AVIF, which is not read; convert it to JPEG"),
     "control characters": (b"\0\0\0\x18ftyp\x1b[2J" + bytes(12), ""),
     "Photoshop": (b"8BPS" + bytes(30), "a Photoshop file"),
+    "JPEG 2000": (encode(SMOOTH, "JPEG2000"), "JPEG 2000, which is not read"),
+    "icon": (encode(SMOOTH, "ICO"), "an icon, which is not read"),
+    "SGI": (encode(SMOOTH, "SGI"), "unknown content"),
+    "TGA": (encode(SMOOTH, "TGA"), "unknown content"),
+    "PCX": (encode(SMOOTH, "PCX"), "unknown content"),
+    "DDS": (encode(SMOOTH, "DDS"), "unknown content"),
+    "EPS by Pillow": (encode(SMOOTH, "EPS"), "PostScript, which is not read"),
     "noise": (b"\0\1\2\3" * 20, "unknown content"),
 }
 
@@ -254,18 +331,208 @@ BOMBS = _bombs()
 CASES = {**_good(), **_bad(), **BOMBS}
 
 
+class Costly(NamedTuple):
+    """A file that once took long, or much memory, or that is large and good.
+
+    Attributes:
+        make: gives the bytes.
+        size: (width, height) that it is read with; None where it is refused.
+        reason: why it is refused.
+    """
+
+    make: Callable[[], bytes]
+    size: tuple[int, int] | None = None
+    reason: str = ""
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    return Image.fromarray(NOISE).resize((width, height))
+
+
+def progressive(width: int, height: int, more: int) -> bytes:
+    """A progressive JPEG of one colour with its last scan repeated."""
+    data = _progressive(width, height)
+    return data[:-2] + data[data.rindex(b"\xff\xc4") : -2] * more + data[-2:]
+
+
+@functools.cache
+def _progressive(width: int, height: int) -> bytes:
+    image = Image.new("RGB", (width, height), (9, 99, 199))
+    return encode(image, "JPEG", progressive=True, subsampling=0)
+
+
+def within_scan(data: bytes, extra: bytes) -> bytes:
+    at = data.index(b"\xff\xda") + 1000
+    return data[:at] + extra + data[at:]
+
+
+def _costly_jpegs() -> dict[str, Costly]:
+    small = encode(SMOOTH, "JPEG")
+    start, end = small[:2], small[2:]
+    rational = jpeg_part(0xE1, b"Exif\0\0" + many_tags(5000, 5, 1))
+    fake = jpeg_part(0xFE, b"\xff\xda\0\x0c\3" * 5000)
+    scans, side = "too many scans", (48, 32)
+    noise = lambda: encode(smooth(1000, 800), "JPEG", quality=95)  # noqa: E731
+    return {
+        "padding": Costly(lambda: start + b"\xff" * 50_000_000 + end, reason="between its parts"),
+        "zeros for padding": Costly(
+            lambda: start + fake + bytes(50_000_000) + end, reason="between its"
+        ),
+        "a little padding": Costly(lambda: start + b"\xff" * 5000 + end, side),
+        "padding in a scan": Costly(
+            lambda: within_scan(noise(), b"\xff" * 2**25), reason="damaged"
+        ),
+        "7000 x 7000 and 110 scans": Costly(lambda: progressive(7000, 7000, 100), reason=scans),
+        "2000 x 2000 and 110 scans": Costly(lambda: progressive(2000, 2000, 100), (2000, 2000)),
+        "600 scans": Costly(lambda: progressive(48, 32, 600), reason=scans),
+        "what looks like scans": Costly(lambda: start + fake * 200 + end, side),
+        "comments": Costly(
+            lambda: start + jpeg_part(0xFE, b"") * 10**6 + end, reason="10,000 parts"
+        ),
+        "metadata": Costly(
+            lambda: start + jpeg_part(0xE5, bytes(65000)) * 600 + end, reason="MiB of metadata"
+        ),
+        "EXIF in parts": Costly(
+            lambda: start + jpeg_part(0xE1, b"Exif\0\0" + bytes(60000)) * 200 + end, side
+        ),
+        "EXIF of many tags": Costly(lambda: start + rational + end, side),
+        "24 megapixels": Costly(
+            lambda: encode(smooth(6000, 4000), "JPEG", quality=95), (6000, 4000)
+        ),
+        "49 megapixels, progressive": Costly(lambda: progressive(7000, 7000, 0), (7000, 7000)),
+    }
+
+
+def _costly_pngs() -> dict[str, Costly]:
+    rows = chunk(b"IDAT", zlib.compress(bytes(49_000_000 * 2), 1))
+    text = b"".join(chunk(b"tEXt", b"k%d\0v" % i) for i in range(10_000))
+    packed = chunk(b"zTXt", b"k\0\0" + zlib.compress(b"v"))
+    nameless = chunk(b"zTXt", b"\0\0" + zlib.compress(bytes(2**20)))
+    exif = many_tags(1, 5, 1_000_000) + bytes(8_000_000)
+
+    def deep() -> bytes:
+        header = struct.pack(">IIBBBBB", 4000, 3000, 16, 0, 0, 0, 0)
+        rows = zlib.compress((bytes(1) + bytes(range(250)) * 32) * 3000, 1)
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+
+    return {
+        "1 x 49,000,000": Costly(
+            lambda: png(1, 49_000_000, rows, colour=0),
+            reason="has a side of more than 65,535 pixels",
+        ),
+        "10,000 texts": Costly(lambda: png(1, 1, text), (1, 1)),
+        "10,000 packed texts": Costly(lambda: png(1, 1, packed * 10_000), (1, 1)),
+        "packed texts": Costly(
+            lambda: png(1, 1, nameless * 2000), reason="too much compressed text"
+        ),
+        "chunks": Costly(lambda: png(1, 1, chunk(b"IDAT", b"") * 10**6), reason="100,000 chunks"),
+        "EXIF of a million numbers": Costly(lambda: png(1, 1, chunk(b"eXIf", exif)), (1, 1)),
+        "12 megapixels": Costly(
+            lambda: encode(smooth(4000, 3000), "PNG", compress_level=1), (4000, 3000)
+        ),
+        "12 megapixels of 16 bits": Costly(deep, (4000, 3000)),
+    }
+
+
+def _costly_tiffs() -> dict[str, Costly]:
+    def loop(next_at: int) -> bytes:
+        data = tiff_of(3, 2, bytes(6), after=1)
+        return data[:-4] + struct.pack("<I", int.from_bytes(data[4:8], "little") + next_at)
+
+    def jpegs(more: int) -> bytes:
+        return tiff_of(7000, 7000, progressive(7000, 7000, more), 7, samples=3)
+
+    wide = bytes(4000 * 3000 * 6)
+    return {
+        "directories in a circle": Costly(lambda: loop(0), (3, 2)),
+        "2,000,000 strips": Costly(
+            lambda: tiff_of(10, 2_000_000, bytes(10), count=2_000_000), reason="200,000 strips"
+        ),
+        "2,000,000 tiles": Costly(
+            lambda: tiff_of(7000, 7000, bytes(16), count=2_000_000, tile=(4, 4)),
+            reason="200,000 st",
+        ),
+        "10,000 strips": Costly(
+            lambda: tiff_of(10, 10_000, zlib.compress(bytes(10)), 8, count=10_000), (10, 10_000)
+        ),
+        "tiles longer than the image": Costly(
+            lambda: tiff_of(65000, 1, zlib.compress(b"a"), 8, count=4063, tile=(16, 3_000_000)),
+            reason="tiles of 16 x 3000000 for 65000 x 1 pixels",
+        ),
+        "65,535 tags": Costly(
+            lambda: b"II*\0\x08\0\0\0\xff\xff" + tiff_of(3, 2, bytes(6))[-118:-4] * 8000,
+            reason="more than 4,096 tags",
+        ),
+        "a million rationals": Costly(
+            lambda: tiff_of(3, 2, bytes(6), tags=((282, 5, 10**6, 8),), tail=bytes(8 * 10**6)),
+            reason="more numbers than any program writes",
+        ),
+        "JPEGs of many scans": Costly(lambda: jpegs(80), reason="too many scans"),
+        "a progressive JPEG": Costly(lambda: jpegs(0), (7000, 7000)),
+        "12 megapixels of 16 bits": Costly(
+            lambda: tiff_of(4000, 3000, wide, samples=3, bits=16), (4000, 3000)
+        ),
+    }
+
+
+def _costly_others() -> dict[str, Costly]:
+    frame = encode(Image.new("L", (9, 7), 5), "GIF")
+    head, frame = frame[: frame.index(b",")], frame[frame.index(b",") : -1]
+    words = b"!\xfe" + b"\1a" * 5_000_000 + b"\0"
+    text = "more than 8 MiB of text; convert it to PNG"
+    lengths = "a BMP with run lengths"
+    return {
+        "GIF of 10,000 frames": Costly(lambda: head + frame * 10_000 + b";", (9, 7)),
+        "GIF of a long comment": Costly(
+            lambda: head + words + frame + b";", reason="blocks before its pixels"
+        ),
+        "BMP of ends of lines": Costly(lambda: bmp_rle(9, 9, bytes(50_000_000)), reason=lengths),
+        "BMP of padded lines": Costly(
+            lambda: bmp_rle(7000, 7000, b"\1\7\0\0" * 7000), reason=lengths
+        ),
+        "PPM of a long comment": Costly(
+            lambda: b"P6 #" + b"a" * 50_000_000 + b"\n3 2 255\n" + bytes(18),
+            reason="before its pixels",
+        ),
+        "PPM of blanks": Costly(lambda: b"P6 200 200 255\n" + b" " * 120_000, (200, 200)),
+        "PPM of text": Costly(lambda: b"P3 3000 3000 255\n" + b"255 " * 27_000_000, reason=text),
+        "PPM of many comments": Costly(lambda: b"P3 10 10 255\n" + b"#\n1 " * 500_000, (10, 10)),
+        "PPM of a long text": Costly(lambda: b"P3 3 2 255\n#" + bytes(50_000_000), reason=text),
+        "PPM of 16 bits": Costly(
+            lambda: b"P6 4000 3000 65535\n" + bytes(range(250)) * 288_000, (4000, 3000)
+        ),
+        "WebP of 16383 x 2000": Costly(
+            lambda: encode(Image.new("RGB", (16383, 2000)), "WEBP", method=0), (16383, 2000)
+        ),
+    }
+
+
+COSTLY = {f"JPEG: {name}": costly for name, costly in _costly_jpegs().items()}
+COSTLY |= {f"PNG: {name}": costly for name, costly in _costly_pngs().items()}
+COSTLY |= {f"TIFF: {name}": costly for name, costly in _costly_tiffs().items()}
+COSTLY |= _costly_others()
+
+
 def seeds_for_mutation() -> dict[str, bytes]:
     """Small valid files of every format."""
     names = "GIF", "RGBA PNG", "RGBA WEBP", "1-bit TIFF", "several frames GIF", "EXIF 6 JPEG"
     names += tuple(f"{form} named a" for form in ("PNG", "WEBP", "BMP", "TIFF", "PPM"))
-    return {name: CASES[name].data for name in (*names, "several frames WEBP")} | {
+    names += tuple(f"several frames {form}" for form in ("WEBP", "PNG", "MPO"))
+    names += "BMP with run lengths", "PPM of text", "16-bit colour PPM", "16-bit PNG"
+    return {name: CASES[name].data for name in names} | {
         "LZW TIFF": encode(SMALL, "TIFF", compression="tiff_lzw"),
+        "JPEG TIFF": encode(SMOOTH, "TIFF", compression="jpeg"),
+        "big TIFF": encode(SMALL, "TIFF", big_tiff=True),
+        "progressive JPEG": encode(SMOOTH, "JPEG", progressive=True),
         "palette BMP": encode(Image.fromarray(SMALL).quantize(6), "BMP"),
     }
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """The bytes with one to four random changes: values, cuts, repeats, large numbers."""
+    """The bytes with one to four random changes: values, cuts, repeats, large numbers.
+
+    One in twenty repeats a part until it has a megabyte.
+    """
     for _ in range(rng.integers(1, 5)):
         start = int(rng.integers(0, len(data) + 1))
         part = data[start : start + int(rng.integers(1, 16))]
@@ -273,4 +540,8 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
         number = struct.pack(rng.choice(["<I", ">I"]), 2**16 + start)
         new = [rng.bytes(len(part)), value * len(part), b"", part + part, number][rng.integers(5)]
         data = data[:start] + new + data[start + len(part) :]
+    if rng.random() < 0.05 and data:
+        start = int(rng.integers(0, len(data)))
+        part = data[start : start + int(rng.choice([1, 2, 12, 40]))]
+        data = data[:start] + part * (2**20 // len(part)) + data[start:]
     return data

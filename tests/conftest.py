@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-import headstart.cli
-from headstart.networks import build_network
+import headstart.cli.app
+from headstart.networks.building import build_network
 
 KINDS = ("blobs", "plain", "stripes")
 
@@ -26,6 +26,13 @@ def _apart(tmp_path_factory):
         patch.setenv("HEADSTART_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """No test meets the signal handlers that another left: one of them may end the whole process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +112,7 @@ def cli(capsys, monkeypatch):
         capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as caught:
-                headstart.cli.main()
+                headstart.cli.app.main()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

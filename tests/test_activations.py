@@ -15,25 +15,28 @@ import pytest
 import torch
 from PIL import Image
 
-import headstart.activations
-import headstart.store
-from headstart.activations import ViewReader, activations_bytes, check_images, extract_activations
-from headstart.backbones import load_backbone
-from headstart.datasets import load_dataset
-from headstart.engines import choose_engine, make_engine
-from headstart.errors import InputError, ResourceError, UsageError, VerificationError
-from headstart.features import extract
-from headstart.images import (
-    AUGMENTATIONS,
-    Augmentation,
-    augment_image,
+import headstart.features.activations
+import headstart.features.file_hashes
+from headstart.data.decoding import (
     decode_and_prepare,
     decode_image,
     decode_picture,
     needed_px,
     prepare_image,
 )
-from headstart.store import prune
+from headstart.data.loading import load_dataset
+from headstart.data.views import AUGMENTATIONS, Augmentation, augment_image
+from headstart.errors import InputError, ResourceError, UsageError, VerificationError
+from headstart.features.activations import (
+    ViewReader,
+    activations_bytes,
+    check_images,
+    extract_activations,
+)
+from headstart.features.cache import prune
+from headstart.features.engines import choose_engine, make_engine
+from headstart.features.extraction import extract
+from headstart.networks.backbones import load_backbone
 
 CUT = "blocks.2"
 FAST = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
@@ -66,7 +69,7 @@ GOOD = np.array([0, 1, 2, 4, 5, 6, 7, 8])
 @pytest.fixture
 def look(vit, live, tmp_path, monkeypatch):
     """A function (data set, **options) -> Activations, with a store of the test's own."""
-    monkeypatch.setattr(headstart.activations, "make_engine", lambda *_, **__: live)
+    monkeypatch.setattr(headstart.features.activations, "make_engine", lambda *_, **__: live)
 
     def call(dataset, **options):
         usual = {**FAST, "cut": CUT, "cache_dir": tmp_path / "cache"}
@@ -182,7 +185,7 @@ def test_what_float16_cannot_hold_is_refused(value, dataset, live, look, monkeyp
 
 def test_a_short_disk_is_said_before_any_work(dataset, vit, look, monkeypatch, tmp_path):
     # So that hashes of files written just now are remembered.
-    monkeypatch.setattr(headstart.store, "CLOCK_RESOLUTION_NS", 0)
+    monkeypatch.setattr(headstart.features.file_hashes, "CLOCK_RESOLUTION_NS", 0)
     each = activations_bytes(dataset, vit, CUT, 3) / 27
     assert each == 101 * 64 * 2
 
@@ -194,8 +197,8 @@ def test_a_short_disk_is_said_before_any_work(dataset, vit, look, monkeypatch, t
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
     with monkeypatch.context() as patch:
-        patch.setattr(headstart.activations, "make_engine", refuse)
-        patch.setattr(headstart.activations, "decode_picture", refuse)
+        patch.setattr(headstart.features.activations, "make_engine", refuse)
+        patch.setattr(headstart.features.activations, "decode_picture", refuse)
         for _ in range(2):  # with unknown hashes, and with known ones
             leave(25)  # 9 images in 3 views, one plain view twice
             with pytest.raises(ResourceError, match=r"at blocks.2 take 0.0 GB more .* a later cut"):
@@ -211,7 +214,7 @@ def test_a_short_disk_is_said_before_any_work(dataset, vit, look, monkeypatch, t
     leave(0)
     assert look(dataset, views=4).computed == 0
     shutil.rmtree(tmp_path / "cache/files")
-    monkeypatch.setattr(headstart.activations, "make_engine", refuse)
+    monkeypatch.setattr(headstart.features.activations, "make_engine", refuse)
     assert look(dataset, views=4).computed == 0
 
 
@@ -262,11 +265,13 @@ def test_micro_batches_are_filled_from_several_images(dataset, live, look, monke
 
 
 def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
-    monkeypatch.setattr(headstart.store, "CLOCK_RESOLUTION_NS", 0)
+    monkeypatch.setattr(headstart.features.file_hashes, "CLOCK_RESOLUTION_NS", 0)
     right, opened = look(dataset), []
-    read = headstart.activations.read_image
+    read = headstart.features.activations.read_image
     monkeypatch.setattr(
-        headstart.activations, "read_image", lambda path, *_: opened.append(path) or read(path, *_)
+        headstart.features.activations,
+        "read_image",
+        lambda path, *_: opened.append(path) or read(path, *_),
     )
     look(dataset)
     assert opened == []
@@ -278,7 +283,7 @@ def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
 def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
     dataset, live, look, monkeypatch
 ):
-    made, sent, read = threading.Event(), [], headstart.activations.read_image
+    made, sent, read = threading.Event(), [], headstart.features.activations.read_image
 
     def make(*_, **__):
         assert made.wait(30)
@@ -294,8 +299,8 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
         return read(path, *options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(headstart.activations, "make_engine", make)
-        patch.setattr(headstart.activations, "read_image", note)
+        patch.setattr(headstart.features.activations, "make_engine", make)
+        patch.setattr(headstart.features.activations, "read_image", note)
         with pytest.raises(KeyboardInterrupt):
             look(dataset, views=2)
         assert time.monotonic() - sent[0] < 5
@@ -305,7 +310,7 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
 
 ENGINE = """
 import sys
-import headstart, headstart.activations
+import headstart, headstart.features.activations
 
 class Begun(BaseException):
     pass
@@ -313,7 +318,7 @@ class Begun(BaseException):
 def begin(*_):
     raise Begun("torchvision.transforms.v2.functional" in sys.modules)
 
-headstart.activations.StartingEngine = begin
+headstart.features.activations.StartingEngine = begin
 data, weights, cache = sys.argv[1:]
 backbone = headstart.load_backbone("test_vit", weights=weights, cache_dir=cache)
 try:
@@ -384,7 +389,7 @@ def test_auto_falls_back_where_openvino_cannot(dataset, tiny, tmp_path, monkeypa
     def refuse(*_, **__):
         raise RuntimeError("no such operation: twirl")
 
-    monkeypatch.setattr(openvino, "convert_model", refuse)
+    monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", refuse)
     vit = load_backbone(tiny["backbone"], weights=tiny["weights"], cache_dir=tmp_path)
     found = extract_activations(dataset, vit, CUT, device="cpu", cache_dir=tmp_path)
     assert found.engine.library == "torch"
@@ -440,9 +445,9 @@ def test_views_are_read_in_order_and_equal_single_ones(workers, memory, name, da
     ],
 )
 def test_what_fits_memory_is_decoded_once(memory, style, counts, dataset, vit, monkeypatch):
-    decoded, decode = [], headstart.activations.decode_picture
+    decoded, decode = [], headstart.features.activations.decode_picture
     monkeypatch.setattr(
-        headstart.activations,
+        headstart.features.activations,
         "decode_picture",
         lambda *a, **k: decoded.append(1) or decode(*a, **k),
     )

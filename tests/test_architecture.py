@@ -11,14 +11,17 @@ import pytest
 
 import headstart
 
-ORDER = (
-    "errors datasets images store architectures networks backbones engines features activations "
-    "metrics logistic heads trainable sources finetune settings strategies advise classifier fit audit "
-    "compare report export serve scale demo terminal commands cli __init__"
-).split()
 ROOT = Path(headstart.__file__).parent
-FILES = {path.stem: path for path in ROOT.glob("*.py")}
-FILES |= {path.parent.name: path for path in ROOT.glob("*/__init__.py")}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
+}
+ROOMS = [
+    f"{wing}.{room}".lstrip(".")
+    for wing, rooms in headstart.ORDER.items()
+    for room in rooms.split()
+]
+# They say what is in a wing, and begin the program.
+DOORS = ("__init__", "__main__", *(f"{wing}.__init__" for wing in headstart.ORDER if wing))
 SLOW = ("torch", "timm", "torchvision", "sklearn", "scipy", "openvino")
 
 
@@ -39,27 +42,30 @@ def imported(tree):
 
 
 def test_every_file_has_its_place():
-    assert set(FILES) <= set(ORDER)
+    assert sorted([*ROOMS, *DOORS]) == sorted(FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ROOMS)
 def test_a_file_imports_only_from_files_above_it(name):
-    paths = [FILES[name]] if name == FILES[name].stem else FILES[name].parent.rglob("*.py")
-    above = ORDER[: ORDER.index(name)]
-    for path in paths:
-        for module in imported(ast.parse(path.read_text(encoding="utf-8"))):
-            package, _, rest = module.partition(".")
-            if package != "headstart":
-                continue
-            if not rest:  # the package with its public names, which are imported when first used
-                assert name in ("commands", "cli"), (
-                    "only the command line works through the public names"
-                )
-            else:
-                assert rest.split(".")[0] in (*above, name)
+    above = ROOMS[: ROOMS.index(name)]
+    for module in imported(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        package, _, rest = module.partition(".")
+        if package != "headstart":
+            continue
+        if not any(rest == room or rest.startswith(f"{room}.") for room in above):
+            # The package's public names, which are imported when first used.
+            assert name.startswith("cli."), f"{name} imports {module}"
+            assert not rest or rest in headstart.__all__
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("wing", [wing for wing in headstart.ORDER if wing])
+def test_a_wing_says_what_it_holds_and_nothing_else(wing):
+    tree = ast.parse(FILES[f"{wing}.__init__"].read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
+
+
+@pytest.mark.parametrize("name", [*ROOMS, "__init__", "__main__"])
 def test_public_names_are_listed_and_exist(name):
     module = importlib.import_module("headstart" if name == "__init__" else f"headstart.{name}")
     assert module.__doc__
@@ -90,8 +96,8 @@ def run_python(code):
     "code",
     [
         "import headstart",
-        "import headstart, headstart.cli; sys.argv = ['headstart', '--help']\n"
-        "try:\n    headstart.cli.main()\nexcept SystemExit as end:\n    assert not end.code",
+        "import headstart, headstart.cli.app; sys.argv = ['headstart', '--help']\n"
+        "try:\n    headstart.cli.app.main()\nexcept SystemExit as end:\n    assert not end.code",
     ],
     ids=["import", "help"],
 )
@@ -101,7 +107,7 @@ def test_starting_imports_nothing_slow(code):
 
 
 def test_help_is_quick():
-    command = [sys.executable, "-c", "import headstart.cli; headstart.cli.main()", "--help"]
+    command = [sys.executable, "-c", "import headstart.cli.app; headstart.cli.app.main()", "--help"]
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -110,6 +116,7 @@ def test_help_is_quick():
     assert min(seconds) < 2
 
 
-def test_importing_the_file_fit_leaves_the_function_in_place():
-    code = "import headstart, headstart.fit\nfrom headstart import fit\nimport headstart.metrics"
-    assert run_python(f"{code}\nprint(callable(fit) and headstart.fit is fit)") == "True"
+def test_a_module_and_a_function_have_names_of_their_own():
+    code = "import headstart, headstart.runs.fitting\nfrom headstart import fit"
+    same = "headstart.runs.fitting.fit is fit is headstart.fit"
+    assert run_python(f"{code}\nprint(callable(fit) and {same})") == "True"

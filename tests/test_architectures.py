@@ -3,14 +3,14 @@
 import pytest
 import torchvision
 
-from headstart.architectures import (
+from headstart.errors import UsageError
+from headstart.networks.architectures import (
     SMALL,
     find_network,
     imagenet_classes,
     list_networks,
     pretrained_config,
 )
-from headstart.errors import UsageError
 
 # The networks of the systems that people build by hand, as they are usually called.
 USUAL = {

@@ -14,18 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import fx
 
-from headstart.backbones import (
-    find_cut,
-    list_backbones,
-    list_layers,
-    load_backbone,
-    with_cut,
-    wrap_network,
-)
-from headstart.engines import choose_engine, make_engine
+from headstart.data.decoding import decode_image, prepare_image
 from headstart.errors import InputError, UsageError
-from headstart.images import decode_image, prepare_image
-from headstart.networks import build_network, trace_network
+from headstart.features.engines import choose_engine, make_engine
+from headstart.networks.backbones import find_cut, load_backbone, with_cut, wrap_network
+from headstart.networks.building import build_network
+from headstart.networks.catalogue import list_backbones, list_layers
+from headstart.networks.graphs import trace_network
 
 FAMILIES = (
     "resnet18 vgg11 vit_tiny_patch16_224 convnext_atto mobilenetv3_small_100 "

@@ -1,5 +1,6 @@
 """A saved classifier predicts as before, timm loads it too, and a damaged one is refused."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,8 +11,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
+import headstart.networks.building
+import headstart.runs.classifier
 from headstart import Classifier, InputError, UsageError, predict
+from headstart.networks.backbones import backbone_of_state
+from headstart.training.heads import LinearHead
 
 
 def files(photos):
@@ -70,7 +77,7 @@ def test_predictions(tiny_run, photos, tmp_path):
         assert prediction.top[0] == (prediction.label, prediction.probability)
         assert len(prediction.top) == 2
         assert 1 >= prediction.top[0][1] >= prediction.top[1][1] >= 0
-    assert steps[-1] == ("predict", len(order), len(order))
+    assert steps[-1] == ("reading images", len(order), len(order))
     (all_of_them,) = tiny_run.classifier.predict(names[:1], top=99, device="cpu")
     assert sum(share for _, share in all_of_them.top) == pytest.approx(1, abs=1e-5)
     assert list(tiny_run.classifier.predict([], device="cpu")) == []
@@ -83,10 +90,111 @@ def test_what_goes_with_an_image_changes_nothing(tiny_run, photos):
     assert alone == whole[:4]
 
 
-@pytest.mark.parametrize("options", [{"top": 0}, {"device": "cudo"}])
-def test_wrong_options_are_refused(options, tiny_run):
-    with pytest.raises(UsageError, match=r"top must be at least 1|'cudo' is unknown"):
-        next(tiny_run.classifier.predict(["a.png"], **options))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": 0}, "top must be a whole number of at least 1, got 0"),
+        ({"top": 1.5}, "top must be a whole number of at least 1, got 1.5"),
+        ({"workers": 0}, "workers must be a whole number of at least 1, got 0"),
+        ({"device": "cudo"}, "'cudo' is unknown"),
+    ],
+)
+def test_wrong_options_are_refused_at_the_call(options, message, tiny_run):
+    with pytest.raises(UsageError, match=message):
+        tiny_run.classifier.predict(["a.png"], **options)
+
+
+def test_images_in_memory_are_those_of_the_file(tiny_run, photos):
+    path = photos / "test/plain/50.png"
+    data, opened = path.read_bytes(), Image.open(path)
+    pixels = np.asarray(Image.open(path))
+    (expected,) = predict(tiny_run, path, device="cpu")
+    kinds = [str(path), path, data, bytearray(data), pixels, opened, opened, Image.open(path)]
+    found = list(predict(tiny_run, kinds, device="cpu"))
+    assert [p.top for p in found] == [expected.top] * len(kinds)
+    assert [p.image for p in found] == [str(path)] * 2 + [f"image {n}" for n in range(3, 9)]
+    for one in kinds:  # each of them alone, of whatever calls itself a model
+        (alone,) = predict(tiny_run.folder, one, device="cpu")
+        assert alone.top == expected.top
+    (found,) = tiny_run.classifier.predict(np.stack([pixels]), device="cpu")
+    assert (found.top, found.image) == (expected.top, "image 1")
+    (found,) = predict(tiny_run, iter([opened]), device="cpu")
+    assert found.top == expected.top
+
+
+def test_pillows_images_are_turned_and_converted_as_files_are(tiny_run, paint, tmp_path):
+    grey = Image.fromarray(paint("blobs", 3)).convert("LA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(paint("plain", 3)).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    grey.save(tmp_path / "grey.png")
+    for name in ("turned.jpg", "grey.png"):
+        file, memory = predict(tiny_run, [tmp_path / name, Image.open(tmp_path / name)])
+        assert file.top == memory.top
+    (bad,) = predict(tiny_run, b"text")
+    assert (bad.image, bad.error) == ("image 1", "not an image: text")
+    large = next(predict(tiny_run, [Image.new("RGB", (9, 9))], max_pixels=80))
+    assert large.error == "9 x 9 is more than 80 pixels"
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (3, "the image is of type int; give a path, bytes, a uint8 array"),
+        (None, "the image is of type NoneType"),
+        ([b"", 3.5], "image 2 is of type float"),
+        (["a.png", None], "image 2 is of type NoneType"),
+        (
+            np.zeros((3, 8, 8), np.uint8),
+            r"the image is an array of uint8 \(3, 8, 8\); give uint8 \(hei",
+        ),
+        ([np.zeros((8, 8, 3), np.float32)], r"image 1 is an array of float32 \(8, 8, 3\)"),
+        (np.zeros((8, 8), np.uint8), "the image is an array of uint8"),
+        (np.zeros((0, 8, 3), np.uint8), "the image is an array of uint8"),
+        (torch.zeros(8, 8, 3), "image 1 is of type Tensor"),
+        ("", "the image is an empty name"),
+        (["a", ""], "image 2 is an empty name"),
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_what_is_no_image_is_refused_at_the_call(images, message, tiny_run):
+    with pytest.raises(UsageError, match=message):
+        predict(tiny_run, images)
+    with pytest.raises(UsageError, match=message):
+        tiny_run.classifier.predict(images)
+
+
+def test_an_array_of_paths_is_many_images(tiny_run, photos):
+    names = files(photos)[:2]
+    for array in (np.array(names), np.array(names, dtype=object)):
+        assert [p.image for p in predict(tiny_run, array, device="cpu")] == names
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_without_pixels_is_unreadable(size, tiny_run):
+    (found,) = predict(tiny_run, Image.new("RGB", size), device="cpu")
+    assert "has no pixels" in found.error
+
+
+def test_a_folder_of_other_files_is_not_saved_to(tiny_run, tmp_path):
+    (tmp_path / "settings.json").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files"):
+        tiny_run.classifier.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["settings.json"]
+    assert (tmp_path / "settings.json").read_text() == "mine"
+
+
+def test_one_engine_serves_a_call(tiny_run, photos, monkeypatch):
+    made = []
+    make = headstart.runs.classifier.make_engine
+
+    def count(*arguments, **options):
+        made.append(1)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(headstart.runs.classifier, "make_engine", count)
+    assert len(list(predict(tiny_run, [photos, photos / "test"]))) == 42
+    assert made == [1]
 
 
 def test_files_and_folders_are_read_in_order(tiny_run, tmp_path, photos):
@@ -168,6 +276,37 @@ def replace_model(data):
     return apply
 
 
+def tensors(change):
+    """A function (folder) that changes the tensors of a model, with the right checksum."""
+
+    def apply(folder):
+        state = load_arrays((folder / "model.safetensors").read_bytes())
+        state = {k: np.array(v) for k, v in state.items()}
+        change(state)
+        replace_model(save_arrays(state))(folder)
+
+    return apply
+
+
+def put(name, value, place=0):
+    return tensors(lambda s: s[name].reshape(-1).__setitem__(place, value))
+
+
+def reshape(name, change):
+    return tensors(lambda s: s.update({name: np.ascontiguousarray(change(s[name]))}))
+
+
+def negative_variance(folder):
+    """Of a network with BatchNorm in the place of the one that is there."""
+    backbone = headstart.load_backbone()
+    state = {**backbone.state, "bn1.running_var": -backbone.state["bn1.running_var"]}
+    changed = dataclasses.replace(backbone, state=state)
+    head = LinearHead(np.zeros((3, 1280), np.float32), np.zeros(3, np.float32))
+    for path in folder.iterdir():
+        path.unlink()
+    Classifier(changed, head, ("classifier",), ("a", "b", "c"), "linear-probe").save(folder)
+
+
 def deep(folder):
     (folder / "headstart.json").write_text("[" * 100_000)
 
@@ -193,6 +332,23 @@ DAMAGE = {
     "card a list": lambda f: (f / "headstart.json").write_text("[]"),
     "card a number": lambda f: (f / "headstart.json").write_text("1"),
     "card of nothing": lambda f: (f / "headstart.json").write_text("{}"),
+    **{
+        f"{value} in {name}": put(name, value)
+        for value in (NAN, INF, -INF)
+        for name in ("head.weight", "head.bias", "blocks.0.mlp.fc1.weight", "norm.bias")
+    },
+    "a negative variance": negative_variance,
+    "a longer bias": reshape("head.bias", lambda b: np.append(b, b[:1])),
+    "a shorter bias": reshape("head.bias", lambda b: b[:-1]),
+    "a bias of two axes": reshape("head.bias", lambda b: b[None]),
+    "no bias": tensors(lambda s: s.pop("head.bias")),
+    "a wider head": reshape("head.weight", lambda w: np.concatenate([w, w[:, :1]], axis=1)),
+    "a head of 3 x 3": reshape("head.weight", lambda w: w[:, :, None, None].repeat(3, 2)),
+    "a head of one axis": reshape("head.weight", np.ravel),
+    "another layer's shape": reshape("blocks.0.mlp.fc1.weight", lambda w: w[:-1]),
+    "a tensor too many": tensors(lambda s: s.update(other=np.ones(3, np.float32))),
+    "a tensor too few": tensors(lambda s: s.pop("norm.bias")),
+    "a tensor too many in the head": tensors(lambda s: s.update({"head.x": s["head.bias"]})),
     "newer format": card(format=3),
     "format of text": card(format="x"),
     "format not a number": card(format=NAN),
@@ -252,6 +408,63 @@ def test_a_damaged_classifier_is_refused(name, copy):
     assert message.startswith(str(copy))
     assert message.isprintable()
     assert len(message) < len(str(copy)) + 400
+
+
+@pytest.mark.parametrize("giant", ["convnext_xxlarge", "vit_giant_patch14_clip_224", "vgg19"])
+def test_a_giant_that_a_folder_names_is_not_built(giant, copy, monkeypatch):
+    """Its shapes are compared without memory for its weights."""
+    build = headstart.networks.building.build_network
+
+    def watch(*arguments, **options):
+        network = build(*arguments, **options)
+        assert {p.device.type for p in network.parameters()} == {"meta"}
+        return network
+
+    monkeypatch.setattr(headstart.networks.building, "build_network", watch)
+    card(backbone=giant)(copy)
+    with pytest.raises(InputError, match=f"tensor '.*' (is none of|has the shape .*;) {giant}"):
+        Classifier.load(copy)
+
+
+def test_damage_to_a_head_on_all_cut_points_is_refused(photos, tiny, tmp_path):
+    run = headstart.fit(photos, tmp_path / "run", cut="all", **tiny)
+    for name, change in (
+        ("headstart.head.weight", lambda s: s["headstart.head.weight"].__setitem__((0, 0), NAN)),
+        ("head.weight", lambda s: s.update({"head.weight": s["head.weight"][:, :-1].copy()})),
+        ("headstart.head.bias", lambda s: s.update({"headstart.head.bias": np.zeros(2, "f4")})),
+    ):
+        folder = shutil.copytree(run.folder, tmp_path / name)
+        tensors(change)(folder)
+        with pytest.raises(InputError, match=name.rpartition(".")[0]):
+            Classifier.load(folder)
+
+
+def test_loading_a_run_keeps_its_card_and_not_its_weights(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE_DIR", str(tmp_path))
+    folder = shutil.copytree(tiny_run.folder, tmp_path / "run")
+    put("norm.bias", 7.0)(folder)
+    backbone = backbone_of(folder)
+    card(backbone_fingerprint=backbone.fingerprint)(folder)
+    kept = [p.name for p in (tmp_path / "backbones").rglob("*") if p.is_file()]
+    assert kept == ["card.json"]
+    monkeypatch.setattr(headstart.networks.building, "build_network", None)  # which the card spares
+    assert Classifier.load(folder).backbone.cuts == tiny_run.classifier.backbone.cuts
+
+
+def backbone_of(folder):
+    config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    state = load_arrays((folder / "model.safetensors").read_bytes())
+    return backbone_of_state("test_vit", state, config, classifier="head", weights="", end="head")
+
+
+def test_what_a_run_left_in_the_cache_does_not_stand_in_for_the_network(
+    tiny_run, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HEADSTART_CACHE_DIR", str(tmp_path))
+    Classifier.load(tiny_run.folder)
+    for _ in range(2):
+        network = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
+        assert len(network.state["head.weight"]) == 5  # the network's classes, not the run's
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 import headstart
-from headstart.cli import app
+from headstart.cli.app import app
 
-COMMAND = [sys.executable, "-c", "import headstart.cli; headstart.cli.main()"]
+COMMAND = [sys.executable, "-m", "headstart"]
 ESCAPE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
 NAMES = sorted(typer.main.get_command(app).commands)
 
@@ -72,13 +74,17 @@ def test_the_program_explains_itself(cli):
     [
         (["fti"], 2, "No such command 'fti'.*; see headstart --help"),
         (["fit"], 2, "(?i)Missing argument 'data'; see headstart fit --help"),
-        (["fit", "{photos}"], 2, "Missing option"),
+        (["fit", "{photos}", "--overwrite"], 2, "--overwrite goes with -o"),
         (["fit", "{photos}", "-o", "{out}", "--sed", "1"], 2, "No such option: --sed.*--seed"),
         (["fit", "{photos}", "-o", "{out}", "--seed", "x"], 2, "'--seed'.*valid integer"),
         (["fit", "{photos}", "-o", "{out}", "--seed", "-1"], 2, "'--seed'"),
         (["fit", "{photos}", "-o", "{out}", "--workers", "0"], 2, "'--workers'"),
         (["fit", "{photos}", "-o", "{out}", "--max-bad", "2"], 2, "'--max-bad'"),
-        (["fit", "{photos}", "-o", "{out}", "--penalty", "-1"], 2, "penalty: .*greater than 0"),
+        (
+            ["fit", "{photos}", "-o", "{out}", "--penalty", "-1"],
+            2,
+            "penalty must be a number above 0, got -1",
+        ),
         (["fit", "{photos}", "-o", "{out}", "--val", "2"], 2, "val"),
         (["fit", "{photos}", "-o", "{out}", "--class-weights", "x"], 2, "'--class-weights'"),
         (["fit", "{photos}", "-o", "{out}", "--strategy", "x"], 2, "strategy 'x' is unknown"),
@@ -94,8 +100,23 @@ def test_the_program_explains_itself(cli):
         (["evaluate", "{run}", "nowhere"], 3, "nowhere: no such file or folder"),
         (["evaluate", "{run}", "{photos}", "--split", "tset"], 2, r"'tset'.*nearest: test"),
         (["evaluate", "{photos}", "{photos}"], 3, "not a run of headstart"),
-        (["predict", "x.png"], 2, "Missing option '--model'"),
+        (["predict", "x.png"], 3, "x.png: no such run; headstart predict RUN IMAGES"),
+        (["predict", "{photos}", "{run}"], 3, "photos: not a run of headstart; headstart predict"),
+        (["predict", "-"], 3, "-: no such run; headstart predict RUN IMAGES"),
+        (["predict", "{run}"], 2, "no images are named after the run"),
         (["predict", "--model", "{run}"], 2, "Missing argument"),
+        (["predict", "{run}", "--cache-dir", "x", "x.png"], 2, "--cache-dir goes with pretrained:"),
+        (["predict", "pretrained:lenet5", "x.png"], 3, "no pre-trained weights of lenet5"),
+        (
+            ["extract", "nowhere", "--export", "x.csv"],
+            2,
+            "'.csv' is unknown; known: .parquet, .npz",
+        ),
+        (
+            ["extract", "nowhere", "--export", "no/x.npz"],
+            5,
+            "x.npz: cannot be written: no such folder",
+        ),
         (["predict", "--model", "nowhere", "x.png"], 3, "nowhere: no such run"),
         (["predict", "--model", "{run}", "--top", "0", "x.png"], 2, "'--top'"),
         (["predict", "--model", "{run}", "--json", "--csv", "x.png"], 2, "choose one"),
@@ -104,7 +125,7 @@ def test_the_program_explains_itself(cli):
         (
             ["predict", "-m", "{run}", "--weights", "x", "x.png"],
             2,
-            "--weights goes with --model pre",
+            "--weights goes with pretrained:NETWORK",
         ),
         (["layers", "resnet5O"], 2, "nearest: resnet50"),
         (["layers", "lenet5", "--freeze-until", "conv9"], 2, "layer 'conv9'.*nearest: conv"),
@@ -125,6 +146,76 @@ def test_an_error_is_one_line(
     assert (found, out) == (code, "")
     assert re.search(message, one_line(err))
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_parquet_is_refused_before_any_work_where_its_package_is_missing(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, out, err = cli("extract", "nowhere", "--export", "features.parquet")
+    assert (code, out) == (2, "")
+    assert r"pip install 'headstart[parquet]'" in one_line(err)
+
+
+def test_an_export_is_told(cli, loose, tiny, tmp_path):
+    words = ["--backbone", "test_vit", "--weights", tiny["weights"], "--device", "cpu"]
+    code, out, _ = cli("extract", loose, "--export", tmp_path / "x.npz", *words)
+    assert code == 0
+    assert re.search(rf"wrote {tmp_path}/x.npz: 24 images, features at \d+ cut points", out)
+    assert len(np.load(tmp_path / "x.npz")["id"]) == 24
+    assert "wrote" not in cli("extract", loose, *words)[1]
+
+
+def test_the_run_is_the_first_word_or_the_model(cli, tiny_run, photos):
+    image = photos / "test/plain/50.png"
+    rows = [
+        cli("predict", *words, "--json", "--device", "cpu")
+        for words in ([tiny_run.folder, image], ["--model", tiny_run.folder, image])
+    ]
+    assert rows[0] == rows[1]
+    assert json.loads(rows[0][1])["image"] == str(image)
+    # With --model, a run is a folder of images like any other.
+    words = ["-m", tiny_run.folder, tiny_run.folder, image, "--json", "--max-bad", "1"]
+    found = [json.loads(line)["image"] for line in cli("predict", *words)[1].splitlines()]
+    assert found[-1] == str(image)
+    assert str(tiny_run.folder / "model.safetensors") in found
+
+
+def test_a_link_to_itself_is_no_data(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    code, out, err = cli("fit", "loop")
+    assert (code, out) == (3, "")
+    assert "loop: no such file or folder" in one_line(err)
+
+
+def test_a_run_gets_a_folder_of_its_own(cli, loose, photos, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "My photos (2)!").symlink_to(loose)
+    arguments = ["fit", "My photos (2)!", *options(tiny), "--json"]
+    folders = [json.loads(cli(*arguments)[1])["run"] for _ in range(2)]
+    assert folders == [str(Path("runs/loose-1")), str(Path("runs/loose-2"))]
+    assert headstart.Classifier.load(folders[1]).classes == ("blobs", "plain", "stripes")
+    (tmp_path / "runs/photos-1").mkdir()  # another fit has just begun
+    assert "saved to runs/photos-2" in cli("fit", photos, *options(tiny))[1]
+    rows = "\n".join(f"{path},{path.parent.name}" for path in sorted(loose.rglob("*.png")))
+    (tmp_path / "a b&c.csv").write_text(f"path,label\n{rows}\n")
+    code, out, err = cli("fit", "a b&c.csv", "--allow-outside", *options(tiny))
+    assert code == 0, err
+    assert "saved to runs/a-b-c-1" in out
+
+
+def test_a_folder_for_the_run_is_not_in_the_data_nor_left_by_an_error(
+    cli, loose, tiny, tmp_path, monkeypatch
+):
+    data = shutil.copytree(loose, tmp_path / "data")
+    monkeypatch.chdir(data / "plain")
+    code, out, err = cli("fit", "..", *options(tiny), "--penalty", "-1")
+    assert code == 2
+    assert sorted(os.listdir(tmp_path)) == ["data"]
+    code, out, err = cli("fit", "..", *options(tiny))
+    assert code == 0, err
+    assert f"saved to {tmp_path / 'runs/data-1'}" in out
+    assert sorted(os.listdir(data)) == ["blobs", "plain", "stripes"]
 
 
 def test_the_command_that_has_no_pipe_says_so(cli, monkeypatch, tiny_run):
@@ -207,9 +298,9 @@ def test_a_signal_ends_fit_soon(number, code, photos, tmp_path):
 
 SLOW_ENGINE = """
 import time
-import headstart.cli, headstart.features
-headstart.features.make_engine = lambda *a, **k: time.sleep(60)
-headstart.cli.main()
+import headstart.cli.app, headstart.features.extraction
+headstart.features.extraction.make_engine = lambda *a, **k: time.sleep(60)
+headstart.cli.app.main()
 """
 
 
@@ -299,7 +390,7 @@ def test_figures_that_are_not_defined_are_null(cli, tiny_run, plant, tmp_path):
     code, out, _ = cli("evaluate", tiny_run.folder, data, "--json", "--device", "cpu")
     found = json.loads(out, parse_constant=lambda name: pytest.fail(name))
     assert code == 0
-    assert found["metrics"]["recall blobs"] == {"value": None, "low": None, "high": None}
+    assert found["recall"]["blobs"] == {"value": None, "low": None, "high": None}
 
 
 def test_predict_prints_an_object_a_line(cli, tiny_run, photos, tmp_path):
@@ -410,7 +501,7 @@ def test_backbones_are_listed(cli, tmp_path):
     code, out, err = cli("backbones", "lenet5", "--cache-dir", tmp_path)
     assert code == 0
     assert re.search(r"^lenet5 +headstart +0\.06 +32 +none +none", out, re.MULTILINE)
-    assert err == "1 networks\n"
+    assert err == "1 network\n"
     code, out, err = cli("backbones", "lenet5", "--json", "--cache-dir", tmp_path)
     assert (code, err) == (0, "")
     assert json.loads(out) == {

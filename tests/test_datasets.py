@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import json
 import os
 import re
@@ -16,17 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.datasets import (
-    Dataset,
-    add_validation,
-    choose,
-    draw,
-    list_files,
-    load_dataset,
-    match_classes,
-    nearest,
-    split_dataset,
-)
+from headstart.choices import choose, nearest
+from headstart.data.dataset import Dataset, add_validation, match_classes
+from headstart.data.folders import list_files
+from headstart.data.loading import load_dataset
+from headstart.data.splits import split_dataset
+from headstart.draws import draw
 from headstart.errors import HeadstartError, InputError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and odd names")
@@ -58,14 +52,6 @@ def rows(dataset):
     labels = [dataset.classes[k] if k >= 0 else "-" for k in dataset.labels]
     columns = zip(dataset.ids, labels, dataset.splits, dataset.errors, strict=True)
     return {i: c + (f" / {s}" if s else "") + (f": {e}" if e else "") for i, c, s, e in columns}
-
-
-def make(labels, groups=None, errors=None, splits=None):
-    """A data set without files, one row a label."""
-    columns = [tuple(column or [""] * len(labels)) for column in (splits, groups, errors)]
-    names = tuple(f"c{k}" for k in range(max(labels) + 1))
-    ids = tuple(f"{n:04}.png" for n in range(len(labels)))
-    return Dataset(Path("root"), names, ids, np.array(labels, dtype=np.int64), *columns)
 
 
 # ---------------------------------------------------------------- folders
@@ -145,6 +131,20 @@ def test_split_names(train, other, tmp_path):
     assert [dataset.splits[i] for i in dataset.rows(split)] == [split]
 
 
+UNSEEN = "differs from another only in characters that cannot be seen"
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    ["\u200b", "\u200d", "\ufeff", "\u00ad", "\u202e", "\u2066", "\ufe0f", "\u3164", "\xa0", " "],
+)
+def test_classes_that_look_the_same_are_told(hidden, tmp_path):
+    dataset = load_dataset(plant(tmp_path, "cat/1", f"cat{hidden}/1", "cats/1", "c at/1"))
+    told = [w for w in dataset.warnings if "cannot be seen" in w]
+    assert len(told) == 2
+    assert any(ascii(f"cat{hidden}") in w for w in told)
+
+
 @pytest.mark.parametrize(
     ("entries", "ignored", "warnings"),
     [
@@ -159,7 +159,11 @@ def test_split_names(train, other, tmp_path):
             {},
             ["passed over 1 file in train/ outside"],
         ),
-        (["Cat/1", "cat/1"], {}, [f"class '{c}at' differs from another only in" for c in "Cc"]),
+        (
+            ["Cat/1", "cat/1"],
+            {},
+            [f"class '{c}at' differs from another only in upper" for c in "Cc"],
+        ),
         (["é/1", "e\u0301/2"], {}, ["class 'é' stands twice in different Unicode forms"]),
     ],
 )
@@ -175,15 +179,20 @@ def test_what_is_passed_over_is_told(entries, ignored, warnings, tmp_path):
     [
         ([], "no images in class folders; put each class's images in a folder of its name"),
         (["a/", "b/"], "no images in class folders"),
-        (["1.png", "2.png"], "no images in class folders"),
+        (["1.png", "2.png"], "no images in class folders; put each class's images in a folder of"),
+        (
+            ["a.zip", "b.zip", "c/d.TAR"],
+            "no images in class folders; there are archives (1 .tar, 2 ",
+        ),
         (["train/a/1", "Train/a/1"], "Train and train both mean the split 'train'; keep one"),
         (["train/a/1", "val/a/1", "valid/a/1"], "val and valid both mean the split 'val'"),
     ],
 )
 def test_bad_tree(entries, message, tmp_path):
+    root = plant(tmp_path / "data", "./", *entries)
     with pytest.raises(InputError) as caught:
-        load_dataset(plant(tmp_path, *entries))
-    assert str(caught.value).startswith(f"{tmp_path}: {message}")
+        load_dataset(root)
+    assert str(caught.value).startswith(f"{root}: {message}")
 
 
 @pytest.mark.parametrize(
@@ -191,9 +200,40 @@ def test_bad_tree(entries, message, tmp_path):
 )
 def test_what_is_no_data_is_refused(name, tmp_path):
     plant(tmp_path, name)
-    message = "no such file" if "->" in name else "a folder of class folders or a .csv.*unpack an"
+    message = "a folder of class folders or a .csv, .tsv or .jsonl manifest$"
+    if "->" in name:
+        message = "no such file"
+    elif name in ("a.zip", "a.tar.gz", "a.tgz"):
+        message = "an archive is not read; unpack it and give the folder$"
     with pytest.raises(InputError, match=message):
         load_dataset(tmp_path / name.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "advised"),
+    [
+        ("photos/train/bees", "photos"),
+        ("photos/val/bees", "photos"),
+        ("plain/bees", "plain"),
+    ],
+)
+def test_the_folder_of_one_class_names_the_one_to_give(given, advised, tmp_path, monkeypatch):
+    places = [f"{top}/{k}/1.jpg" for k in ("ants", "bees") for top in ("plain", "train")]
+    places += [f"photos/{part}/{k}/1.jpg" for k in ("ants", "bees") for part in ("train", "val")]
+    plant(tmp_path, *places)
+    message = "it looks like the images of one class; give the folder of all classes: "
+    with pytest.raises(InputError, match=re.escape(f"{message}{tmp_path / advised}") + "$"):
+        load_dataset(tmp_path / given)
+    monkeypatch.chdir(tmp_path / given)
+    with pytest.raises(InputError, match=re.escape(message + os.path.relpath(tmp_path / advised))):
+        load_dataset(".")
+    assert load_dataset(tmp_path / advised).classes == ("ants", "bees")
+
+
+def test_loose_images_alone_are_no_class_among_others(tmp_path):
+    plant(tmp_path, "loose/1.jpg", "documents/notes.txt", "empty/")
+    with pytest.raises(InputError, match="put each class's images in a folder of its name"):
+        load_dataset(tmp_path / "loose")
 
 
 @pytest.mark.parametrize("folder", ["train/a", "val"])
@@ -316,7 +356,7 @@ def test_hostile_values_make_a_row_or_one_line(row, tmp_path):
     refused = ""
     try:
         dataset = manifest(tmp_path, json.dumps({"path": path, "label": label}), ".jsonl")
-        "".join(split_dataset(dataset).classes).encode()
+        "".join((*split_dataset(dataset).splits, *dataset.classes)).encode()
     except InputError as exc:
         refused = str(exc)
     assert "\n" not in refused
@@ -387,11 +427,33 @@ def test_groups_by_pattern(tmp_path):
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("(", "is not a regular"), ("a", "captures nothing; put"), ("(zz)", "matches no image; the")],
+    [
+        ("(", "is not a regular"),
+        ("(" * 5000 + ")" * 5000, "is not a regular"),
+        ("a", "captures nothing; put"),
+        ("(zz)", "matches no image; the"),
+        ("()", "captures nothing of 'a/1_1', nor of any other image; put the parentheses"),
+        ("(zz)?", "captures nothing of 'a/1_1'"),
+        (r"[0-9](_)", "puts all 4 images into one group, '_', so none could be held out"),
+        ("^([a-z]+)/", "puts all images of a class into one group, in every class"),
+    ],
 )
 def test_bad_group_pattern(pattern, message, tmp_path):
+    plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/1_2")
     with pytest.raises(UsageError, match=re.escape(f"group '{pattern}' {message}")):
-        load_dataset(plant(tmp_path, "a/1"), group=pattern)
+        load_dataset(tmp_path, group=pattern)
+
+
+def test_groups_that_leave_a_class_whole_are_told(tmp_path):
+    plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/2_1", "c/1_1", "d/1_1", "d/1_2")
+    dataset = load_dataset(tmp_path, group="(./[0-9]+)_")
+    whole = "all images of class 'a' are one group, so none of it, nor of 1 more classes can be held out"
+    assert dataset.warnings == (whole,)
+    text = "path,label,group\na,x,g\nb,x,g\nc,y,1\nd,y,2\n"
+    whole = "all images of class 'x' are one group, so none of it can be held out"
+    assert manifest(tmp_path, text).warnings == (whole,)
+    text = "path,label,group,split\na,x,g,train\nb,x,g,train\nc,x,h,val\nd,y,i,train\n"
+    assert manifest(tmp_path, text).warnings == ()
 
 
 def test_groups_of_a_manifest(tmp_path):
@@ -404,7 +466,9 @@ def test_groups_of_a_manifest(tmp_path):
 
 
 def test_match_classes():
-    dataset = dataclasses.replace(make([0, 2]), classes=("cat", "unused", "dog"))
+    columns = [("", "")] * 3
+    labels = np.array([0, 2])
+    dataset = Dataset(Path("root"), ("cat", "unused", "dog"), ("0", "1"), labels, *columns)
     assert match_classes(dataset, ("dog", "cat")).tolist() == [1, -1, 0, -1]
     with pytest.raises(InputError, match=r"class 'cat' is .* \(nearest: Cat\); it knows Cat"):
         match_classes(dataset, ("Cat", "dog"))
@@ -456,67 +520,3 @@ def test_draw_is_uniform():
     assert (values >= 0).all()
     assert (values < 1).all()
     assert np.abs(values - np.arange(10_000) / 10_000).max() < 1.63 / 100  # Kolmogorov, 1 %
-
-
-# ---------------------------------------------------------------- splits
-
-LABELLED = st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 5)), min_size=1, max_size=40)
-SHARES = st.floats(0.05, 0.6)
-
-
-def grouped(table, *, spanning):
-    """A data set of (class, group or -1); groups span classes, or not."""
-    groups = ["" if g < 0 else f"g{g}" if spanning else f"g{c}-{g}" for c, g in table]
-    return make([c for c, _ in table], groups)
-
-
-def sides(dataset, share, seed=0):
-    """{unit: {its splits}}."""
-    found = {}
-    done = split_dataset(dataset, val=share, seed=seed)
-    for unit, split in zip(done.units(), done.splits, strict=True):
-        found.setdefault(unit, set()).add(split)
-    return found
-
-
-@settings(max_examples=100, deadline=None)
-@given(LABELLED, SHARES, st.integers(0, 99), st.booleans(), st.randoms())
-def test_split_keeps_groups_whole_in_any_order(table, share, seed, spanning, random):
-    dataset = grouped(table, spanning=spanning)
-    found = sides(dataset, share, seed)
-    assert all(len(side) == 1 for side in found.values())
-    order = list(range(len(dataset)))
-    random.shuffle(order)
-    assert sides(dataset.select(np.array(order)), share, seed) == found
-    units = np.array(dataset.units())
-    for label in set(dataset.labels.tolist()):
-        mine = set(units[dataset.labels == label])
-        both = {"train"} if spanning or len(mine) == 1 else {"train", "val"}
-        assert both <= set.union(*(found[unit] for unit in mine))
-
-
-@settings(max_examples=100, deadline=None)
-@given(LABELLED, st.data(), SHARES)
-def test_adding_images_moves_no_other(table, data, share):
-    whole = grouped(table, spanning=False)
-    kept = data.draw(st.sets(st.sampled_from(range(len(whole))), min_size=1).map(sorted))
-    held = {unit: draw(0, "split", unit) < share for unit in whole.units()}
-    for dataset in (whole.select(np.array(kept)), whole):
-        found = sides(dataset, share)
-        for label in set(dataset.labels.tolist()):
-            mine = {u for u, k in zip(dataset.units(), dataset.labels, strict=True) if k == label}
-            moved = {u for u in mine if (found[u] == {"val"}) != held[u]}
-            one_sided = len({held[u] for u in mine}) == 1
-            assert len(moved) <= one_sided
-
-
-def test_split_respects_what_the_source_says():
-    said = ("train", "val", "test", "")
-    assert split_dataset(make([0] * 4, splits=said)).splits == ("train", "val", "test", "train")
-    assert set(split_dataset(make([0] * 50), val=0).splits) == {"train"}
-    errors = ["", "", "broken link", "broken link"]
-    done = split_dataset(make([0] * 4, errors=errors), val=0.01)
-    assert set(done.splits[:2]) == {"train", "val"}
-    for share in (-0.1, 1, float("nan")):
-        with pytest.raises(UsageError, match=r"val must be a fraction in \[0, 1\), got"):
-            split_dataset(make([0]), val=share)

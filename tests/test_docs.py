@@ -1,6 +1,7 @@
 """The documents keep their word: commands run or are accepted, Python runs, tables are those of the code."""
 
 import dataclasses
+import inspect
 import os
 import re
 import shlex
@@ -10,14 +11,16 @@ import pytest
 import typer
 
 import headstart
-from headstart.architectures import find_network
-from headstart.backbones import list_layers
-from headstart.cli import app
-from headstart.demo import write_digits
+import headstart.cli.app
+from headstart.cli.app import app
+from headstart.cli.demo import write_digits
+from headstart.data.groups import capture_groups
 from headstart.errors import UsageError
-from headstart.finetune import Recipe
-from headstart.settings import make_settings
-from headstart.strategies import RECIPES, STRATEGIES
+from headstart.networks.architectures import find_network
+from headstart.networks.catalogue import list_layers
+from headstart.training.loop import Recipe
+from headstart.training.settings import make_settings
+from headstart.training.strategies import RECIPES, STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,7 +130,7 @@ def test_the_other_commands_of_the_guide_are_accepted():
     for command in commands:
         words = shlex.split(command)[1:]
         context = group.commands[words[0]].make_context(words[0], words[1:])
-        model = context.params.get("model") or context.params.get("name")
+        model = context.params.get("words", [context.params.get("name")])[0]
         if model is not None:  # evaluate takes a run alone
             find_network(model.removeprefix("pretrained:"))
 
@@ -175,3 +178,39 @@ def test_the_table_of_recipes_is_that_of_the_code():
     ]
     assert rows[0][1:5] == ["MLP head", *list(kinds)[1:]]
     assert {row[0]: row[1:5] for row in rows[2:]} == wanted
+
+
+SOURCES = [
+    README,
+    GUIDE,
+    inspect.getdoc(headstart.load_dataset),
+    inspect.getsource(headstart.cli.app),
+]
+PATTERNS = sorted(
+    {p for text in SOURCES for p in re.findall(r"['`](\([^'`\s]+_[^'`\s]*)['`]", text)}
+)
+
+
+@pytest.mark.parametrize("top", ["", "train/", "data/val/"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_documented_patterns_group_frames_and_not_classes(pattern, top):
+    """The frames of a track are one group, also where names of classes have numbers and underscores."""
+    tracks = {
+        "100_kmh/00008": ["00008_00013.ppm", "00008_00019.ppm"],
+        "100_kmh/00009": ["00009_00013.ppm"],
+        "30_kmh/00008": ["00008_00013.ppm"],
+        "stop-sign/track7": ["track7_1.jpg", "track7_22.jpg"],
+        "stop-sign/my_dog": ["my_dog_1.jpg", "my_dog_2.jpg"],
+        "grün/a b": ["a b_1.png"],
+    }
+    ids, wanted = [], []
+    for track, names in tracks.items():
+        ids += [f"{top}{track.split('/')[0]}/{name}" for name in names]
+        wanted += [track] * len(names)
+    assert capture_groups(pattern, ids) == tuple(wanted)
+
+
+def test_every_documented_pattern_is_looked_at():
+    text = "".join(SOURCES)
+    assert len(re.findall(r"--group '", README + GUIDE)) >= 3
+    assert set(re.findall(r"--group '([^']+)'", text)) <= set(PATTERNS)

@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from headstart import engines
-from headstart.backbones import load_backbone
-from headstart.engines import DEVICES, choose_device, choose_engine, count_cpus, make_engine
-from headstart.errors import UsageError
-from headstart.features import extract
-from headstart.images import prepare_image
+from headstart.data.decoding import prepare_image
+from headstart.errors import ResourceError, UsageError
+from headstart.features import engines
+from headstart.features.engines import DEVICES, choose_device, choose_engine, make_engine
+from headstart.features.extraction import extract
+from headstart.networks.backbones import load_backbone
+from headstart.parallel import count_cpus
 
 LIBRARIES = ("openvino", "torch")
 
@@ -109,8 +110,8 @@ def test_the_same_bits_in_another_process(backbone, tiny, run, pixels, tmp_path)
     weights = tiny["weights"] if backbone.name == "test_vit" else None
     code = f"""if True:
         import hashlib, numpy as np
-        from headstart.backbones import load_backbone
-        from headstart.engines import choose_engine, make_engine
+        from headstart.networks.backbones import load_backbone
+        from headstart.features.engines import choose_engine, make_engine
         backbone = load_backbone({backbone.name!r}, weights={weights!r})
         choice = choose_engine(backbone, engine="openvino", precision="bf16", device="cpu")
         found = make_engine(backbone, choice).run(np.load({str(tmp_path / "pixels.npy")!r}))
@@ -221,12 +222,12 @@ def refused(monkeypatch):
         attempts.append(1)
         raise RuntimeError("no such\noperation: twirl")
 
-    monkeypatch.setattr(openvino, "convert_model", refuse)
+    monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", refuse)
     return attempts
 
 
 def test_auto_falls_back_says_why_and_remembers(vit, photos, tmp_path, refused):
-    from headstart.datasets import load_dataset
+    from headstart.data.loading import load_dataset
 
     dataset = load_dataset(photos)
     first = extract(dataset, vit, device="cpu", cache_dir=tmp_path)
@@ -240,8 +241,19 @@ def test_auto_falls_back_says_why_and_remembers(vit, photos, tmp_path, refused):
     assert all((again.values[c] == first.values[c]).all() for c in first.values)
 
 
+def test_a_lack_of_memory_is_not_remembered_as_a_refusal(vit, tmp_path, monkeypatch):
+    def short(*arguments, **options):
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", short)
+    choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)
+    with pytest.raises(ResourceError, match="out of memory; close other programs"):
+        make_engine(vit, choice, cache_dir=tmp_path)
+    assert choose_engine(vit, device="cpu", cache_dir=tmp_path).library == "openvino"
+
+
 def test_openvino_by_name_does_not_fall_back(vit, photos, tmp_path, refused):
-    from headstart.datasets import load_dataset
+    from headstart.data.loading import load_dataset
 
     with pytest.raises(UsageError, match="test_vit: no such operation: twirl; use --engine torch"):
         extract(load_dataset(photos), vit, engine="openvino", cache_dir=tmp_path)
@@ -261,3 +273,48 @@ def test_a_damaged_converted_network_is_made_again(kind, harm, vit, tmp_path):
         blob.unlink()
     found = make_engine(vit, choice, cache_dir=tmp_path).run(pixels)
     assert all((found[cut] == right[cut]).all() for cut in right)
+
+
+def test_a_cache_that_fills_while_a_network_is_converted_is_one_line(tiny, photos, tmp_path):
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+import headstart.cli.app
+sys.argv = ["headstart", *sys.argv[1:]]
+headstart.cli.app.main()
+"""
+    cache = tmp_path / "cache"
+    options = ["--backbone", "test_vit", "--weights", tiny["weights"], "--engine", "openvino"]
+    words = ["fit", photos, "-o", tmp_path / "run", *options, "--cache-dir", cache]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    (line,) = [ln for ln in done.stderr.splitlines() if ln.startswith("error: ")]
+    assert "cannot be written; free space, or name another place with --cache-dir" in line
+    assert list(cache.glob("backbones/*/.openvino*")) == []
+
+
+def test_a_compiler_that_cannot_write_its_cache_is_not_taken_for_a_refusal(
+    vit, tmp_path, monkeypatch
+):
+    compile_model = openvino.Core.compile_model
+
+    def full(core, model, device, settings):
+        if "CACHE_DIR" in settings:
+            raise RuntimeError("basic_ios::clear: iostream error")
+        return compile_model(core, model, device, settings)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", full)
+    choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)
+    with pytest.raises(ResourceError, match="a compiled network cannot be written; free space"):
+        make_engine(vit, choice, cache_dir=tmp_path)
+
+    def short(core, model, device, settings):
+        raise RuntimeError("iostream error" if "CACHE_DIR" in settings else "std::bad_alloc")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", short)
+    with pytest.raises(ResourceError, match="out of memory"):
+        make_engine(vit, choice, cache_dir=tmp_path)
+    assert choose_engine(vit, device="cpu", cache_dir=tmp_path).library == "openvino"

@@ -17,20 +17,24 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
-import headstart.features
-from headstart.backbones import load_backbone
-from headstart.datasets import load_dataset
-from headstart.engines import choose_engine, make_engine
+import headstart.features.extraction
+import headstart.features.shards
+from headstart.data.loading import load_dataset
 from headstart.errors import ResourceError, VerificationError
-from headstart.features import extract
-from headstart.store import Store, list_stores, prune, verify
+from headstart.features.cache import list_stores, verify
+from headstart.features.engines import choose_engine, make_engine
+from headstart.features.extraction import extract
+from headstart.features.store import Store
+from headstart.networks.backbones import load_backbone
 
 KILLS = int(os.environ.get("HEADSTART_TEST_KILLS", "20"))
 REPEATS = int(os.environ.get("HEADSTART_TEST_REPEATS", "2"))
 DAMAGES = int(os.environ.get("HEADSTART_TEST_DAMAGES", "60"))
 WRITERS = int(os.environ.get("HEADSTART_TEST_WRITERS", "4"))
 ROUNDS = int(os.environ.get("HEADSTART_TEST_ROUNDS", "5"))
+FILES = int(os.environ.get("HEADSTART_TEST_FILES", "3000"))
 MEMORY = [int(n) for n in os.environ.get("HEADSTART_TEST_MEMORY", "300,3000").split(",")]
 
 STEPS = ("written", "synced", "renamed", "done")
@@ -40,15 +44,16 @@ FILE_POINTS = [f"file-{step}" for step in STEPS]
 # An extraction as its own process: says when it starts, gives its result's hash and its memory.
 WORKER = """if True:
     import hashlib, json, resource, sys
-    import headstart.features
-    from headstart.backbones import load_backbone
-    from headstart.datasets import load_dataset
+    import headstart.features.extraction
+    import headstart.features.shards
+    from headstart.networks.backbones import load_backbone
+    from headstart.data.loading import load_dataset
     cache, photos, weights, shard_rows = sys.argv[1:]
-    headstart.features.SHARD_ROWS = int(shard_rows)
+    headstart.features.shards.SHARD_ROWS = int(shard_rows)
     backbone = load_backbone("test_vit", weights=weights, cache_dir=cache)
     dataset = load_dataset(photos)
     print("start", flush=True)
-    found = headstart.features.extract(
+    found = headstart.features.extraction.extract(
         dataset, backbone, engine="openvino", precision="fp32", device="cpu", cache_dir=cache
     )
     digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
@@ -58,13 +63,48 @@ WORKER = """if True:
     print(json.dumps([digest.hexdigest(), found.computed, found.warnings, peak_mb]))
 """
 
+# An extraction with less memory than one of its images takes, then one with enough.
+STARVED = """if True:
+    import hashlib, json, resource, sys
+    from pathlib import Path
+    import headstart.features.extraction
+    import headstart.features.shards
+    from headstart.networks.backbones import load_backbone
+    from headstart.data.loading import load_dataset
+    from headstart.features.engines import choose_engine, make_engine
+    from headstart.errors import ResourceError
+    from headstart.features.cache import list_stores
+    cache, photos, weights, shard_rows = sys.argv[1:]
+    headstart.features.shards.SHARD_ROWS = int(shard_rows)
+    backbone = load_backbone("test_vit", weights=weights, cache_dir=cache)
+    choice = choose_engine(backbone, engine="openvino", precision="fp32", cache_dir=cache)
+    engine = make_engine(backbone, choice, threads=1, cache_dir=Path(cache))
+    headstart.features.extraction.make_engine = lambda *_, **__: engine
+    options = {"engine": "openvino", "precision": "fp32", "device": "cpu", "cache_dir": cache}
+    dataset = load_dataset(photos)
+    used = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
+    try:
+        headstart.features.extraction.extract(dataset, backbone, workers=1, **options)
+        said = ""
+    except ResourceError as exc:
+        said = str(exc)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    kept = sum(info.rows for info in list_stores(Path(cache)))
+    found = headstart.features.extraction.extract(dataset, backbone, **options)
+    digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
+    for cut in found.values:
+        digest.update(found.values[cut].tobytes())
+    print(json.dumps([said, kept, digest.hexdigest()]))
+"""
+
 # Rows added to a store by its own process, which says how many shards are committed. The point of
 # failure is set after some of them.
 ADDER = """if True:
     import hashlib, os, sys
     from pathlib import Path
     import numpy as np
-    from headstart.store import Store
+    from headstart.features.store import Store
     cache, point, after = sys.argv[1:]
     if after == "-1":
         os.environ["HEADSTART_FAIL_AT"] = point
@@ -107,8 +147,8 @@ def template(few, tiny, tmp_path_factory):
     options = {"engine": "openvino", "device": "cpu", "cache_dir": cache}
     for precision in ("fp32", "bf16"):
         extract(load_dataset(few), backbone, precision=precision, **options)
-    prune(cache, max_bytes=0)
-    shutil.rmtree(cache / "files", ignore_errors=True)
+    for part in ("features", "files"):
+        shutil.rmtree(cache / part, ignore_errors=True)
     return cache
 
 
@@ -128,8 +168,8 @@ def engine(template, tiny):
 def look(engine, monkeypatch):
     """A function (cache, photos) -> (hash of the result, images computed, warnings), in this process."""
     backbone, made = engine
-    monkeypatch.setattr(headstart.features, "make_engine", lambda *_, **__: made)
-    monkeypatch.setattr(headstart.features, "SHARD_ROWS", 8)
+    monkeypatch.setattr(headstart.features.extraction, "make_engine", lambda *_, **__: made)
+    monkeypatch.setattr(headstart.features.shards, "SHARD_ROWS", 8)
 
     def call(cache, photos, rows=slice(None)):
         dataset = load_dataset(photos)
@@ -144,14 +184,14 @@ def look(engine, monkeypatch):
     return call
 
 
-def start(cache, photos, tiny, shard_rows=8, **options):
-    command = [sys.executable, "-c", WORKER, cache, photos, tiny["weights"], str(shard_rows)]
+def start(cache, photos, tiny, shard_rows=8, code=WORKER, **options):
+    command = [sys.executable, "-c", code, cache, photos, tiny["weights"], str(shard_rows)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 
 
 def finish(process):
     """What a worker printed at its end."""
-    lines = process.communicate(timeout=120)[0].splitlines()
+    lines = process.communicate(timeout=3600)[0].splitlines()
     assert process.returncode == 0
     return json.loads(lines[-1])
 
@@ -212,7 +252,13 @@ def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path):
     photos = write_images(tmp_path / "photos/a", 3000)
     cache = shutil.copytree(template, tmp_path / "cache")
     command = [
-        *(sys.executable, "-c", "import headstart.cli; headstart.cli.main()", "extract", photos),
+        *(
+            sys.executable,
+            "-c",
+            "import headstart.cli.app; headstart.cli.app.main()",
+            "extract",
+            photos,
+        ),
         *("--backbone", "test_vit", "--weights", tiny["weights"], "--cache-dir", cache),
         *("--engine", "openvino", "--precision", "fp32", "--max-bad", "0.1", "--workers", "1"),
     ]
@@ -306,7 +352,7 @@ def test_features_that_are_no_numbers_are_not_kept(few, template, cache, engine,
             return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(headstart.features, "make_engine", lambda *_, **__: Broken())
+        patch.setattr(headstart.features.extraction, "make_engine", lambda *_, **__: Broken())
         with pytest.raises(VerificationError, match="NaN or infinite features at head"):
             look(cache, few)
     assert committed(cache) == 0
@@ -325,6 +371,98 @@ def test_several_writers_give_what_one_gives(photos, template, tiny, look, tmp_p
         assert list(cache.rglob("*.partial")) == []
 
 
+def test_32_file_handles_are_enough(photos, template, tiny, look, tmp_path):
+    right = look(shutil.copytree(template, tmp_path / "right"), photos)[0]
+    cache = shutil.copytree(template, tmp_path / "cache")
+    few = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+    for computed in (294, 0):  # 38 shards
+        found = finish(start(cache, photos, tiny, code=few + WORKER))
+        assert found[:3] == [right, computed, []]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS knows no limit of addresses")
+def test_out_of_memory_is_said_and_loses_nothing(few, template, tiny, look, tmp_path):
+    photos = shutil.copytree(few, tmp_path / "photos")
+    Image.new("L", (7000, 7000)).save(photos / "a/zz.png")  # 49 MB, 245 as RGB
+    right = look(shutil.copytree(template, tmp_path / "right"), photos)[0]
+    cache = shutil.copytree(template, tmp_path / "cache")
+    done = finish(start(cache, photos, tiny, code=STARVED))
+    assert "out of memory while decoding an image" in done[0]
+    assert done[1] >= 32  # of 41 were committed
+    assert done[2] == right
+
+
+class Clock:
+    """Jumps by up to a year, forwards and backwards, whenever it is read."""
+
+    def __init__(self):
+        self._jumps, self._time_ns = random.Random(0), time.time_ns
+
+    def time_ns(self):
+        return self._time_ns() + self._jumps.randrange(-(10**9), 10**9) * 31_556_952
+
+    def time(self):
+        return self.time_ns() / 1e9
+
+
+def test_a_clock_that_jumps_changes_nothing(few, template, look, tmp_path, monkeypatch):
+    right = look(shutil.copytree(template, tmp_path / "right"), few)[0]
+    photos = shutil.copytree(few, tmp_path / "few")
+    files = sorted(photos.glob("a/*.ppm"))
+    for number, file in enumerate(files):
+        moment = time.time() + (number - 20) * 30 * 24 * 3600
+        os.utime(file, (moment, moment))
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock.time)
+    monkeypatch.setattr(time, "time_ns", clock.time_ns)
+    cache = shutil.copytree(template, tmp_path / "cache")
+    for computed in (39, 0, 0):
+        assert look(cache, photos) == (right, computed, ())
+    # Another content of the same size, at the same time: seen by the time of change, or read anyway.
+    info, data = files[3].stat(), bytearray(files[3].read_bytes())
+    data[-1] ^= 255
+    files[3].write_bytes(data)
+    os.utime(files[3], ns=(info.st_atime_ns, info.st_mtime_ns))
+    digest, computed, warnings = look(cache, photos)
+    assert (digest != right, computed, warnings) == (True, 1, ())
+    assert committed(cache) == 41
+
+
+# ---------------------------------------------------------------- many
+
+
+def test_a_thousand_classes_of_two_images(tiny, tmp_path, cli):
+    rng = np.random.default_rng(0)
+    for number in range(1000):
+        folder = tmp_path / f"photos/{number}"
+        folder.mkdir(parents=True)
+        for copy in range(2):
+            pixels = rng.integers(0, 256, 12 * 12 * 3, dtype=np.uint8).tobytes()
+            (folder / f"{copy}.ppm").write_bytes(b"P6 12 12 255\n" + pixels)
+    options = ["--backbone", tiny["backbone"], "--weights", tiny["weights"], "--device", "cpu"]
+    code, out, stderr = cli("fit", tmp_path / "photos", "-o", tmp_path / "run", *options, "--json")
+    assert (code, "Traceback" in stderr) == (0, False)
+    assert len(json.loads(out)["metrics"]) > 0
+    config = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
+    assert len(config["label_names"]) == config["num_classes"] == 1000
+
+
+def test_many_files_take_little_time_each(template, tiny, tmp_path):
+    """Of all images but a few the bytes are the same, so what is measured is the care of files."""
+    photos = write_images(tmp_path / "photos/a", 100)
+    for number in range(100, FILES):
+        shutil.copy(photos / f"a/{number % 100:05}.ppm", photos / f"a/{number:06}.ppm")
+    cache = shutil.copytree(template, tmp_path / "cache")
+    for computed in (98, 0):
+        started = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = finish(start(cache, photos, tiny, shard_rows=512))
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
+        assert found[1:3] == [computed, []]
+        assert seconds < 60 + FILES / 100
+    assert committed(cache) == 100
+
+
 # ---------------------------------------------------------------- damage
 
 
@@ -334,8 +472,8 @@ def stored(few, template, engine, tmp_path_factory):
     cache = shutil.copytree(template, tmp_path_factory.mktemp("stored") / "cache")
     backbone, made = engine
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(headstart.features, "make_engine", lambda *_, **__: made)
-        patch.setattr(headstart.features, "SHARD_ROWS", 8)
+        patch.setattr(headstart.features.extraction, "make_engine", lambda *_, **__: made)
+        patch.setattr(headstart.features.shards, "SHARD_ROWS", 8)
         options = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
         extract(load_dataset(few), backbone, cache_dir=cache, **options)
     return cache

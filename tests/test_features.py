@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import headstart.features
-from headstart.backbones import load_backbone
-from headstart.datasets import Dataset, load_dataset
+import headstart.features.extraction
+import headstart.features.reading
+from headstart.data.dataset import Dataset
+from headstart.data.decoding import Preprocessing
+from headstart.data.loading import load_dataset
 from headstart.errors import ResourceError, TooManyBadImagesError
-from headstart.features import check_bad_images, extract, run_images
-from headstart.images import Preprocessing
-from headstart.store import prune
+from headstart.features.cache import prune
+from headstart.features.extraction import extract
+from headstart.features.reading import Refused, check_bad_images, run_images
+from headstart.networks.backbones import load_backbone
+from headstart.parallel import PREPARING, READING
 
 HOW = Preprocessing((16, 16), 1.0, "center", "bilinear", (0, 0, 0), (1, 1, 1))
 CUTS = ("blocks.2", "head")
@@ -48,7 +52,7 @@ def engine():
 @pytest.fixture
 def look(tiny, engine, tmp_path, monkeypatch):
     """A function (data set, **options) -> Features of `engine`, with a store of the test's own."""
-    monkeypatch.setattr(headstart.features, "make_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(headstart.features.extraction, "make_engine", lambda *_, **__: engine)
     vit = load_backbone(tiny["backbone"], weights=tiny["weights"])
     cuts = [dataclasses.replace(vit.cut(n), channels=c) for n, c in zip(CUTS, (6, 3), strict=True)]
     backbone = dataclasses.replace(vit, preprocessing=HOW, cuts=tuple(cuts))
@@ -95,7 +99,8 @@ def test_every_image_has_its_row(grey, look):
     }
     digests = [hashlib.sha256(grey.path(n).read_bytes()).hexdigest() for n in range(30)]
     assert found.sha256 == (*digests, "")
-    assert {stage for stage, _, _ in steps} == {"features"}
+    assert [stage for stage, _, _ in steps[:2]] == [PREPARING, READING]
+    assert steps[0][1:] == (0, 0)
     counts = [done for _, done, _ in steps]
     assert counts == sorted(counts)
     assert counts[-1] == steps[-1][2] == 31
@@ -172,7 +177,7 @@ def test_reading_runs_ahead_within_bounds(grey):
 
 
 def test_what_must_not_be_read_is_passed_on(grey):
-    sources = [grey.path(1), "no class", grey.path(2), grey.path(0)]
+    sources = [grey.path(1), Refused("no class"), grey.path(2), grey.path(0)]
     ((readings, outputs),) = run_images(sources, Means(), HOW)
     assert [r.error for r in readings] == ["", "no class", "", "not an image: text"]
     assert outputs["head"][:, 0].tolist() == [8, 16]

@@ -16,17 +16,13 @@ import torch
 from torch import nn
 
 import headstart
-from headstart.backbones import load_backbone, with_state
-from headstart.classifier import Classifier
 from headstart.errors import InputError, ResourceError, TrainingError, UsageError
-from headstart.finetune import (
-    Recipe,
-    learning_rate_factor,
-    train_network,
-)
-from headstart.heads import LinearHead, parse_head
-from headstart.sources import MatrixSource, view_of
-from headstart.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
+from headstart.networks.backbones import load_backbone, with_state
+from headstart.runs.classifier import Classifier
+from headstart.training.heads import LinearHead, parse_head
+from headstart.training.inputs import MatrixSource, view_of
+from headstart.training.loop import Recipe, learning_rate_factor, train_network
+from headstart.training.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
 
 KILLS = int(os.environ.get("HEADSTART_TEST_TRAINING_KILLS", "6"))
 STEPS = ("written", "synced", "renamed", "done")
@@ -292,7 +288,7 @@ OPTIONS = ["--strategy", "partial-fine-tune", "--cut", "blocks.3", "--views", "2
 @pytest.fixture(scope="module")
 def command(tiny):
     """The command of a fit, without data and output."""
-    code = "import headstart.cli; headstart.cli.main()"
+    code = "import headstart.cli.app; headstart.cli.app.main()"
     network = ["--backbone", tiny["backbone"], "--weights", tiny["weights"], "--device", "cpu"]
     return [sys.executable, "-c", code, "fit"], [*OPTIONS, *network]
 

@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 import headstart
+import headstart.data.splits
+import headstart.runs.fitting
 from headstart import Classifier, InputError, ResourceError, UsageError, evaluate, fit, load_dataset
 from headstart.errors import TooManyBadImagesError
 
+KINDS = ("blobs", "plain", "stripes")
 FILES = ("config.json", "headstart.json", "metrics.json", "model.safetensors", "settings.json")
 
 
@@ -46,6 +49,7 @@ def test_a_run_holds_what_it_did(name, request, photos):
     )
     assert run.metrics["accuracy"].value > 0.9
     assert read(run, "metrics.json")["metrics"]["accuracy"]["value"] > 0.9
+    assert list(run.recall) == list(read(run, "metrics.json")["recall"]) == list(KINDS)
     assert set(parts(run).values()) == {"train"}
     assert len(parts(run)) == 24
     settings = read(run, "settings.json")
@@ -110,7 +114,7 @@ def test_a_folder_is_measured_on(loose, plant, tiny, tmp_path):
     more = plant(tmp_path / "more", {"plain": 2, "blobs": 3}, first=70)
     run = fit(loose, tmp_path / "run", val=str(more), **tiny)
     assert (run.measured_on, run.images) == ("val", {"train": 24, "val": 5, "unreadable": 0})
-    assert np.isnan(run.metrics["recall stripes"].value)
+    assert np.isnan(run.recall["stripes"].value)
     assert sum(split == "val" for split in parts(run).values()) == 5
 
 
@@ -128,6 +132,18 @@ def test_the_datas_own_validation_images_are_measured_on(plant, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"cut": "nowhere"}, UsageError, "cut point 'nowhere' is not one of test_vit"),
+        (
+            {"strategy": "shallow-probe", "cut": "head"},
+            UsageError,
+            "cut 'head' is not before the last",
+        ),
+        ({"strategy": "partial-fine-tune", "cut": "blocks.77"}, UsageError, "'blocks.77' is not"),
+        (
+            {"strategy": "partial-fine-tune", "freeze_until": "x"},
+            UsageError,
+            "layer 'x' does not exist",
+        ),
         ({"val": 1.5}, UsageError, "val"),
         ({"val": "nowhere"}, InputError, "nowhere: no such file or folder"),
         ({"device": "cudo"}, UsageError, "device 'cudo' is unknown"),
@@ -139,9 +155,35 @@ def test_the_datas_own_validation_images_are_measured_on(plant, tiny, tmp_path):
     ],
 )
 def test_wrong_settings_leave_nothing_behind(options, error, message, loose, tiny, tmp_path):
+    def report(dataset, scan):
+        raise AssertionError("images were read before this was told")
+
     with pytest.raises(error, match=message):
-        fit(loose, tmp_path / "run", **{**tiny, **options})
+        fit(loose, tmp_path / "run", report=report, **{**tiny, **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_any_work(
+    loose, tiny, tiny_run, tmp_path, monkeypatch, cli
+):
+    (tmp_path / "file").write_text("")
+    cache = {"cache_dir": str(tmp_path / "file")}
+
+    def load(*_args, **_options):
+        raise AssertionError("work began")
+
+    for name in ("load_backbone", "load_dataset"):  # not headstart.fit, which is the function
+        monkeypatch.setattr(headstart.runs.fitting, name, load)
+    monkeypatch.setattr(headstart, "load_dataset", load)
+    with pytest.raises(
+        ResourceError, match=r"file: .*; free space, or name another place with --ca"
+    ):
+        fit(loose, tmp_path / "run", **tiny, **cache)
+    with pytest.raises(ResourceError, match="name another place"):
+        evaluate(tiny_run.folder, loose, **cache)
+    code, _, err = cli("extract", loose, "--cache-dir", tmp_path / "file")
+    assert (code, err.count("\n")) == (5, 1)
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- manifests and groups
@@ -254,7 +296,7 @@ def test_duplicates_are_warned_of(loose, tiny, tmp_path):
     shutil.copy(data / "plain/00.png", data / "blobs/copy.png")
     run = fit(data, tmp_path / "run", **tiny)
     (warning,) = run.warnings
-    assert "1 identical" in warning
+    assert "1 set of identical" in warning
     assert "different labels" in warning
     assert "'blobs/copy.png' and 'plain/00.png'" in warning
     split = tmp_path / "split"
@@ -263,7 +305,7 @@ def test_duplicates_are_warned_of(loose, tiny, tmp_path):
         (split / "val" / kind).mkdir(parents=True)
         shutil.copy(loose / kind / "00.png", split / "val" / kind / "again.png")
     (warning,) = fit(split, tmp_path / "leak", **tiny).warnings
-    assert "3 identical" in warning
+    assert "3 sets of identical" in warning
     assert "in the training and in the validation part" in warning
 
 
@@ -348,10 +390,14 @@ class Died(BaseException):
 @pytest.mark.parametrize(
     "error", [Died(), OSError(errno.ENOSPC, "No space left on device")], ids=repr
 )
-def test_a_crash_at_any_step_leaves_an_incomplete_run(error, loose, tiny, tmp_path, monkeypatch):
+def test_a_crash_at_any_step_leaves_an_incomplete_run_or_a_whole_one(
+    error, loose, tiny, tmp_path, monkeypatch
+):
     replace, tiny = os.replace, {**tiny, "penalty": 1.0}
-    for last in range(20):
-        folder, steps = tmp_path / str(last), iter(range(20))
+    fit(loose, tmp_path / "first", **tiny)  # writes what is kept of images and network
+    outcomes = []
+    for last in range(30):
+        folder, steps = tmp_path / str(last), iter(range(30))
 
         def fail(source, target, last=last, steps=steps):
             if next(steps) >= last:
@@ -367,13 +413,20 @@ def test_a_crash_at_any_step_leaves_an_incomplete_run(error, loose, tiny, tmp_pa
                 outcome = exc
         assert isinstance(outcome, Died) == isinstance(error, Died)
         assert isinstance(error, Died) or "No space left on device" in str(outcome)
-        with pytest.raises(InputError, match="incomplete" if last else "not a run|no such run"):
-            Classifier.load(folder)
-        assert [p.name for p in folder.iterdir() if p.name not in (*FILES, "split.jsonl")] == []
-        if isinstance(error, Died):
+        try:
+            assert len(Classifier.load(folder).classes) == 3
+            outcomes.append("whole")
+            kept = {*FILES, "split.jsonl"}
+        except InputError as exc:
+            outcomes.append("incomplete" if "incomplete" in str(exc) else "nothing")
+            kept = {"headstart.json"} if last else set()
+            kept |= {".next"} if last and isinstance(error, Died) else set()
+        assert {p.name for p in folder.iterdir()} == kept
+        if isinstance(error, Died) and outcomes[-1] != "whole":
             fit(loose, folder, **tiny)
             assert Classifier.load(folder)
-    assert last >= 6
+    # The card, six files and their record, and as many moves.
+    assert outcomes == ["nothing", *["incomplete"] * 7, *["whole"] * 6]
     assert Classifier.load(run.folder)
 
 
@@ -397,8 +450,8 @@ def test_classes_are_matched_by_name(tiny_run, plant, photos, tmp_path):
     assert (result.split, result.classes) == ("all", ("blobs", "plain", "stripes"))
     assert result.confusion.sum(axis=1).tolist() == [0, 4, 3]
     assert result.metrics["accuracy"].value >= 6 / 7
-    assert np.isnan(result.metrics["recall blobs"].value)
-    assert any("no image of 1 classes here" in w or "'blobs'" in w for w in result.warnings)
+    assert np.isnan(result.recall["blobs"].value)
+    assert result.warnings == ("no image of class 'blobs' here",)
     lines = [{"path": f"test/{k}/50.png", "label": k} for k in ("stripes", "blobs", "plain")]
     manifest = tmp_path / "m.jsonl"
     manifest.write_text("\n".join(map(json.dumps, lines)))
@@ -406,11 +459,43 @@ def test_classes_are_matched_by_name(tiny_run, plant, photos, tmp_path):
     assert other.confusion.sum(axis=1).tolist() == [1, 1, 1]
 
 
+def test_unknown_classes_count_as_wrong_or_are_left_out(tiny_run, plant, tmp_path, cli):
+    data = plant(tmp_path / "data", {"plain": 4, "blobs": 2}, first=80)
+    (data / "plain").rename(data / "zebra")
+    known = evaluate(tiny_run.folder, plant(tmp_path / "known", {"blobs": 2}, first=80))
+    skipped = evaluate(tiny_run.folder, data, unknown_classes="skip")
+    assert skipped.images["evaluated"] == 2
+    assert skipped.metrics == known.metrics
+    assert (skipped.unknown, skipped.classes) == (4, KINDS)
+    assert "4 images of classes that the model does not know ('zebra') left out" in skipped.warnings
+    wrong = evaluate(tiny_run, data, unknown_classes="wrong")
+    assert (wrong.unknown, wrong.images["evaluated"]) == (4, 6)
+    assert wrong.classes == (*KINDS, "zebra")
+    assert wrong.metrics["accuracy"].value == known.metrics["accuracy"].value * 2 / 6
+    assert wrong.recall["zebra"].value == 0
+    assert wrong.confusion.sum(axis=1).tolist() == [2, 0, 0, 4]
+    assert wrong.confusion[:, 3].sum() == 0
+    lost = 2 * known.metrics["log_loss"].value + 4 * -np.log(1e-12)
+    assert wrong.metrics["log_loss"].value == pytest.approx(lost / 6)
+    (told,) = [w for w in wrong.warnings if "does not know" in w]
+    assert told.startswith("4 images")
+    assert told.endswith("counted as wrong")
+    (data / "blobs").rename(data / "gnu")
+    with pytest.raises(InputError, match="no readable labelled images to evaluate"):
+        evaluate(tiny_run.folder, data, unknown_classes="skip")
+    with pytest.raises(UsageError, match=r"unknown_classes 'rong' is unknown \(nearest: wrong\)"):
+        evaluate(tiny_run.folder, data, unknown_classes="rong")
+    code, out, _ = cli("evaluate", tiny_run.folder, data, "--unknown-classes", "wrong", "--json")
+    found = json.loads(out)
+    assert (code, found["unknown"], found["recall"]["gnu"]["value"]) == (0, 6, 0)
+
+
 def test_an_unknown_class_is_refused(tiny_run, plant, tmp_path):
     data = plant(tmp_path / "data", {"plain": 1})
     (data / "plain").rename(data / "plane")
     with pytest.raises(
-        InputError, match=r"class 'plane' is not one that the model knows \(nearest"
+        InputError,
+        match=r"class 'plane' is not one that the model knows \(nearest.*or pass --unknown-classes wrong",
     ):
         evaluate(tiny_run.folder, data, device="cpu")
 
@@ -485,3 +570,67 @@ def test_a_setting_without_effect_on_a_dataset_is_refused(loose, tiny, tmp_path)
     dataset = headstart.load_dataset(loose)
     with pytest.raises(UsageError, match="group has no effect on a Dataset"):
         headstart.fit(dataset, tmp_path / "run", **{**tiny, "group": "(x)"})
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"], [np.zeros(3)]], ids=repr)
+def test_what_is_no_data_or_no_run_is_refused_in_one_line(value, tiny, tiny_run, loose, tmp_path):
+    if value is not None:
+        with pytest.raises(UsageError, match=r"the data are of type (int|list); give a folder"):
+            fit(value, tmp_path / "run", **tiny)
+    with pytest.raises(UsageError, match="the data are of type"):
+        evaluate(tiny_run.folder, value)
+    with pytest.raises(
+        UsageError, match=r"run is of type .*; give the folder of a run, a Run or a"
+    ):
+        evaluate(value, loose)
+    with pytest.raises(
+        UsageError, match=r"model is of type .*; give the folder of a run, a Run or a"
+    ):
+        headstart.predict(value, loose)
+
+
+def test_what_is_shown_is_one_short_line(tiny_run, loose, photos, tiny):
+    dataset = load_dataset(photos)
+    backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
+    features = headstart.extract(dataset, backbone, device="cpu")
+    activations = headstart.extract_activations(dataset, backbone, "blocks.4", device="cpu")
+    result = evaluate(tiny_run, photos)
+    for value, words in (
+        (tiny_run, ("linear-probe", "test_vit", "3 classes", "accuracy", "tiny")),
+        (tiny_run.classifier, ("linear-probe", "test_vit", "3 classes")),
+        (dataset, ("photos", "33 images", "24 train", "9 test", "3 classes")),
+        (backbone, ("test_vit", "cut points", ".pth")),
+        (features, ("33 images", "blocks.4")),
+        (activations, ("33 images", "blocks.4", "1 view")),
+        (result, ("9 images of test", "accuracy")),
+    ):
+        text = repr(value)
+        assert len(text) < 300
+        assert "\n" not in text
+        assert [w for w in words if w not in text] == []
+
+
+def test_features_say_what_they_are_of(photos, tiny):
+    dataset = load_dataset(photos)
+    backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
+    features = headstart.extract(dataset, backbone, device="cpu")
+    assert (features.labels == dataset.labels).all()
+    assert (features.splits, features.classes) == (dataset.splits, dataset.classes)
+    part = features.select(np.array([5, 30]))
+    assert part.labels.tolist() == dataset.labels[[5, 30]].tolist()
+    assert part.splits == (dataset.splits[5], dataset.splits[30])
+    assert part.values["head"].shape[0] == 2
+
+
+def test_nothing_is_read_before_what_can_be_told_without(loose, tiny, tiny_run, monkeypatch):
+    monkeypatch.setattr(headstart.data.splits, "read_image_bytes", None)
+    for folder, message in (("new", "cut point 'nowhere'"), (tiny_run.folder, "holds a run")):
+        with pytest.raises(UsageError, match=message):
+            fit(loose, folder, val=0.2, cut="nowhere", **tiny)
+
+
+def test_events_of_a_run_that_was_replaced_go_with_it(loose, tiny, tmp_path):
+    for events in (True, False):
+        fit(loose, tmp_path, head="8", epochs=1, tensorboard=events, overwrite=True, **tiny)
+        assert (tmp_path / "tensorboard").exists() == events
+        assert (tmp_path / "history.jsonl").exists()

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from headstart.errors import InputError, UsageError
-from headstart.heads import (
+from headstart.training.heads import (
     CutScore,
     HeadShape,
     LinearHead,
@@ -28,7 +28,7 @@ from headstart.heads import (
     parse_head,
     suggest_cuts,
 )
-from headstart.logistic import fold_standardisation, softmax, standardise
+from headstart.training.logistic import fold_standardisation, softmax, standardise
 
 
 def problem(count, width, classes, seed=0, noise=1.0):
@@ -278,6 +278,24 @@ def test_folds(table, folds, seed, grouped, random):
     random.shuffle(order)
     mixed = assign_folds(labels[order], tuple(groups[i] for i in order), folds, seed)
     assert (mixed == found[order]).all()
+
+
+def test_folds_are_even_in_every_class_where_groups_span_classes():
+    """40 patients with one to six images each; the rarest class has a twentieth of the images."""
+    rng = np.random.default_rng(0)
+    uneven = []
+    for seed in range(40):
+        table = [
+            (int(label), f"patient {patient}")
+            for patient in range(40)
+            for label in rng.choice(4, rng.integers(1, 7), p=[0.6, 0.2, 0.15, 0.05])
+        ]
+        labels = np.array([label for label, _ in table])
+        fold = assign_folds(labels, tuple(patient for _, patient in table), 5, seed)
+        for label in range(4):
+            counts = np.bincount(fold[labels == label], minlength=5)
+            uneven.append((counts.max() - counts.min()) / counts.sum())
+    assert np.mean(uneven) < 0.1
 
 
 # ---------------------------------------------------------------- cut points

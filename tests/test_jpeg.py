@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headstart.data.decoding import Preprocessing, decode_and_prepare
 from headstart.errors import BadImageError
-from headstart.images import Preprocessing, decode_and_prepare
 
 # The filter that the library sets on import, which pytest replaces with its own.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")

@@ -5,7 +5,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from headstart.errors import InputError
-from headstart.logistic import fold_standardisation, softmax, standardise
+from headstart.training.logistic import fold_standardisation, softmax, standardise
 
 
 def test_softmax_never_overflows():

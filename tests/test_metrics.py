@@ -1,13 +1,21 @@
 """Figures equal scikit-learn's, and their intervals hold what they say."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from headstart.metrics import Estimate, confusion_matrix, log_loss, measure, wilson_interval
+from headstart.metrics import (
+    Estimate,
+    confusion_matrix,
+    log_loss,
+    measure,
+    measure_recall,
+    wilson_interval,
+)
 
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
@@ -18,6 +26,17 @@ def random_case(seed, count, classes):
     logits = rng.normal(size=(count, classes)) + 1.5 * np.eye(classes)[labels]
     odds = np.exp(logits)
     return labels, (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_thousand_classes_take_little_memory():
+    labels = np.arange(3000) % 1000
+    probabilities = random_case(0, 3000, 1000)[1]
+    tracemalloc.start()
+    try:
+        measure(labels, probabilities, names(1000))
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
 
 
 def names(classes):
@@ -31,7 +50,10 @@ def test_figures_are_scikit_learns(seed, count, classes):
     labels, probabilities = random_case(seed, count, classes)
     predicted = probabilities.argmax(axis=1)
     found = measure(labels, probabilities, names(classes))
-    assert list(found) == [*FIGURES, *(f"recall c{k}" for k in range(classes))]
+    assert tuple(found) == FIGURES
+    recall = measure_recall(labels, probabilities, names(classes))
+    assert tuple(recall) == names(classes)
+    found |= recall
     present = np.unique(labels)
     scores = {
         "accuracy": sk.accuracy_score(labels, predicted),
@@ -46,14 +68,14 @@ def test_figures_are_scikit_learns(seed, count, classes):
     recalls = sk.recall_score(
         labels, predicted, labels=range(classes), average=None, zero_division=0
     )
-    scores |= {f"recall c{k}": recalls[k] for k in present}
+    scores |= {f"c{k}": recalls[k] for k in present}
     assert {name: found[name].value for name in scores} == pytest.approx(scores, abs=1e-6)
     for estimate in (found[name] for name in scores):
         assert estimate.low <= estimate.value <= estimate.high
     assert all(found[n].low >= 0 and found[n].high <= 1 for n in scores if n != "log_loss")
     counts = confusion_matrix(labels, predicted, classes)
     assert (counts == sk.confusion_matrix(labels, predicted, labels=range(classes))).all()
-    assert repr(found) == repr(measure(labels, probabilities, names(classes)))
+    assert repr(found) == repr(measure(labels, probabilities, names(classes)) | recall)
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 30, 1000])
@@ -115,6 +137,7 @@ def test_intervals_cover_the_truth(name):
 def test_a_perfect_classifier_is_not_certain():
     labels = np.repeat([0, 1, 2], [10, 5, 3])
     found = measure(labels, np.eye(3)[labels], names(3))
+    found |= measure_recall(labels, np.eye(3)[labels], names(3))
     for name, estimate in found.items():
         if name != "log_loss":
             assert (estimate.value, estimate.high) == (1, 1)
@@ -126,9 +149,10 @@ def test_a_perfect_classifier_is_not_certain():
 def test_a_class_without_images_has_no_figure():
     labels = np.array([0, 0, 2, 2])
     found = measure(labels, np.eye(3)[[0, 1, 2, 2]], names(3))
+    recall = measure_recall(labels, np.eye(3)[[0, 1, 2, 2]], names(3))
     assert found["balanced_accuracy"].value == 0.75
     assert found["macro_f1"].value == pytest.approx((2 / 3 + 1) / 2)
-    assert all(math.isnan(v) for v in vars(found["recall c1"]).values())
+    assert all(math.isnan(v) for v in vars(recall["c1"]).values())
 
 
 def test_one_image():

@@ -3,20 +3,17 @@
 import pytest
 import torch
 
-from headstart.architectures import SMALL
 from headstart.errors import InputError, UsageError
-from headstart.networks import (
+from headstart.networks.architectures import SMALL
+from headstart.networks.building import (
     build_network,
     build_pretrained,
     build_random,
     count_parameters,
     find_classifier,
-    find_cuts,
-    find_layers,
-    measure_cuts,
-    resolve_cut,
     sketch_network,
 )
+from headstart.networks.graphs import find_cuts, find_layers, measure_cuts, resolve_cut
 
 PARAMETERS = {
     "lenet5": 62_006,

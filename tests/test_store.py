@@ -17,11 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart.backbones import load_backbone
-from headstart.datasets import load_dataset
+from headstart.data.loading import load_dataset
 from headstart.errors import InputError, ResourceError, UsageError
-from headstart.features import export_features, extract
-from headstart.store import FileMemory, Store, list_stores, prune, verify, write_atomically
+from headstart.features.cache import list_networks, list_stores, prune, verify
+from headstart.features.extraction import extract
+from headstart.features.file_hashes import FileMemory
+from headstart.features.store import Store
+from headstart.features.tables import export_features
+from headstart.files import write_atomically
+from headstart.networks.backbones import load_backbone
 
 EXAMPLES = int(os.environ.get("HEADSTART_TEST_EXAMPLES", "100"))
 DAY = 86400
@@ -121,7 +125,7 @@ def test_many_shards_need_few_file_handles(tmp_path):
     code = f"""if True:
         import hashlib, os, resource, numpy as np
         from pathlib import Path
-        from headstart.store import Store
+        from headstart.features.store import Store
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         store = Store.open(Path({str(tmp_path)!r}), {{}})
         names = [hashlib.sha256(b"%d" % i).digest() for i in range(100)]
@@ -295,20 +299,21 @@ def test_an_image_that_vanishes_on_the_way_is_a_row_with_a_reason(
     look, plant, tmp_path, monkeypatch
 ):
     """Also one whose hash is remembered and whose features were pruned."""
-    import headstart.features
+    import headstart.features.extraction
+    import headstart.features.reading
 
     root = plant(tmp_path / "photos", {"blobs": 3})
     memory = FileMemory(tmp_path / "cache", root)
     path = root / "blobs/01.png"
     memory.remember("blobs/01.png", path.stat(), time.time_ns() + 10**11, name_of(1))
     memory.save()
-    read = headstart.features.read_image_bytes
+    read = headstart.features.reading.read_image_bytes
 
     def vanish(path):
         (root / "blobs/01.png").unlink(missing_ok=True)
         return read(path)
 
-    monkeypatch.setattr(headstart.features, "read_image_bytes", vanish)
+    monkeypatch.setattr(headstart.features.reading, "read_image_bytes", vanish)
     found = look(root)
     assert found.errors == ("", "no such file or directory", "")
     assert np.isnan(found.values["head"]).all(axis=1).tolist() == [False, True, False]
@@ -390,6 +395,58 @@ def test_pruning_by_size_keeps_the_last_used(stores):
     assert list_stores(stores) == [last]
     with pytest.raises(InputError, match="holds no features of 'c'"):
         prune(stores, backbone="c")
+
+
+@pytest.fixture
+def networks(stores):
+    """Beside the stores: networks "a" used 8 days ago and "c" now, with weights, and a compiled form."""
+    for name, days in (("a", 8), ("c", 0)):
+        folder = stores / "backbones" / (name * 64)
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(json.dumps({"name": name}))
+        (folder / "state.safetensors").write_bytes(bytes(1000))
+        (folder / "openvino-1.bin").write_bytes(bytes(500))
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (time.time() - days * DAY,) * 2)
+    (stores / "openvino").mkdir()
+    (stores / "openvino/1.blob").write_bytes(bytes(300))
+    os.utime(stores / "openvino/1.blob", (time.time() - 9 * DAY,) * 2)
+    (stores / "backbones/parameters-timm-1.json").write_text("{}")
+    return stores
+
+
+def test_networks_are_counted_and_pruned_too(networks, cli):
+    found = {n.key["backbone"]: n.size_bytes for n in list_networks(networks)}
+    assert list(found) == ["c", "a", "compiled"]
+    assert found["c"] == found["a"] == 1500 + len('{"name": "a"}')
+    code, out, _ = cli("cache", "list", "--cache-dir", networks, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(rows)) == (0, 6)
+    assert [r["what"] for r in rows].count("network") == 3
+    _, out, _ = cli("cache", "size", "--cache-dir", networks, "--json")
+    assert json.loads(out)["bytes"] >= sum(r["bytes"] for r in rows)
+    prune(networks, unused_days=8.5)
+    assert [n.key["backbone"] for n in list_networks(networks)] == ["c", "a"]
+    prune(networks, unused_days=6)
+    assert [n.key["backbone"] for n in list_networks(networks)] == ["c"]
+    code, out, _ = cli("cache", "prune", "--backbone", "c", "--cache-dir", networks)
+    assert (code, out) == (0, "removed 1 entry, 0.0 MB\n")
+    assert list_networks(networks) == []
+    assert (networks / "backbones/parameters-timm-1.json").exists()
+    prune(networks, max_bytes=0)
+    assert list_stores(networks) == []
+
+
+def test_a_network_in_use_stays(tmp_path, tiny):
+    """Loading one counts as use, and a pruned one is found anew."""
+    options = {"weights": tiny["weights"], "cache_dir": tmp_path}
+    first = load_backbone("test_vit", **options)
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (0, 0))
+    load_backbone("test_vit", **options)
+    assert prune(tmp_path, unused_days=1)[0] == 0
+    assert prune(tmp_path, max_bytes=0)[0] == 1
+    assert load_backbone("test_vit", **options).fingerprint == first.fingerprint
 
 
 def test_a_store_at_work_counts_as_used(stores):
@@ -491,7 +548,7 @@ def test_what_cannot_be_exported_is_refused(odd, tmp_path):
     dataset, features = odd
     with pytest.raises(UsageError, match=r"'.csv' is unknown; known: .parquet, .npz"):
         export_features(features, dataset, tmp_path / "table.csv")
-    with pytest.raises(ResourceError, match="cannot be written: No such file"):
+    with pytest.raises(ResourceError, match="cannot be written: no such folder"):
         export_features(features, dataset, tmp_path / "absent/table.npz")
 
 
@@ -547,7 +604,7 @@ def test_a_passing_fault_of_the_system_is_no_damage(tmp_path, monkeypatch):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.store.mmap.mmap", refuse)
+        patch.setattr("headstart.features.store.mmap.mmap", refuse)
         with pytest.raises(ResourceError, match=r"(?i)too many open files"):
             Store.open(tmp_path, {"a": 1})
     again = Store.open(tmp_path, {"a": 1})

@@ -1,7 +1,9 @@
 """Every strategy keeps the same contract, on networks of four families."""
 
 import json
+import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,20 @@ import torch
 from PIL import Image
 
 import headstart
-from headstart.classifier import Classifier
 from headstart.errors import InputError, UsageError
-from headstart.networks import build_network
-from headstart.strategies import STRATEGIES, CutCost, plan_cut
+from headstart.networks.building import build_network
+from headstart.runs.classifier import Classifier
+from headstart.training.cuts import VIEWS, CutCost, plan_cut
+from headstart.training.heads import COMPARED_UNITS
+from headstart.training.strategies import (
+    DISK_SHARE,
+    FLIP_ERRORS,
+    FLIP_IMAGES,
+    FLIP_LOSS,
+    IMBALANCE,
+    MINUTES,
+    STRATEGIES,
+)
 
 KINDS = ["blobs", "plain", "stripes"]
 
@@ -264,6 +276,113 @@ def test_letting_batchnorm_drift_ruins_the_result(plant, tmp_path):
     assert last["frozen"]["val_accuracy"] > 0.9
     assert last["adapt"]["val_loss"] > last["frozen"]["val_loss"] + 0.2
     assert last["adapt"]["val_accuracy"] < last["frozen"]["val_accuracy"]
+
+
+def test_only_what_was_measured_is_called_so(loose, plant, tiny, tmp_path, cli):
+    short = {**tiny, **SHORT, "strategy": "partial-fine-tune"}
+    run = headstart.fit(
+        loose, tmp_path / "named", freeze_until="blocks.4.norm1", augment="none", **short
+    )
+    settings = run.settings
+    assert settings["freeze_until"] == {"value": "blocks.4.norm1", "origin": "user"}
+    assert settings["cut"] == {"value": "blocks.4.norm1", "origin": "user"}
+    assert settings["views"] == {"value": 1, "origin": "default"}
+    assert settings["flip"] == {"value": "no", "origin": "default"}
+    assert settings["penalty"]["origin"] == "measured"
+    run = headstart.fit(loose, tmp_path / "given", cut="blocks.4", **short)
+    assert run.settings["cut"]["origin"] == "user"
+    assert run.settings["views"] == {"value": VIEWS, "origin": "default"}
+    assert run.settings["flip"]["origin"] == "measured"
+
+    few = plant(tmp_path / "few", dict.fromkeys(KINDS, 1))
+    run = headstart.fit(few, tmp_path / "probe", **tiny)
+    assert run.settings["penalty"] == {"value": 0.01, "origin": "default"}
+    run = headstart.fit(few, tmp_path / "shallow", strategy="shallow-probe", **tiny)
+    assert run.settings["cut"]["origin"] == "default"
+    run = headstart.fit(few, tmp_path / "partial", val=0, cut="blocks.4", **short)
+    assert run.settings["flip"] == {"value": "yes", "origin": "default"}
+    code, out, _ = cli(
+        *("fit", few, "-o", tmp_path / "told", "--backbone", "test_vit"),
+        *("--weights", tiny["weights"], "--device", "cpu"),
+    )
+    assert code == 0
+    assert "penalty 0.01 (default)" in out
+
+
+def test_random_weights_that_learned_nothing_are_told(loose, tiny, tmp_path, cli):
+    options = {"backbone": "small_cnn", "strategy": "scratch", "device": "cpu", "augment": "none"}
+    run = headstart.fit(loose, tmp_path / "run", epochs=1, lr=1e-12, **options)
+    assert run.evidence["training"]["best_epoch"] == 0
+    assert any(
+        "no epoch was better on the validation images than the random" in w for w in run.warnings
+    )
+    head = headstart.fit(
+        loose, tmp_path / "head", head="4", epochs=1, lr=1e-12, min_delta=9, **tiny
+    )
+    assert any("the random weights that the head started with" in w for w in head.warnings)
+    code, out, err = cli(
+        *(
+            "fit",
+            loose,
+            "-o",
+            tmp_path / "again",
+            "--backbone",
+            "small_cnn",
+            "--strategy",
+            "scratch",
+        ),
+        *("--epochs", "3", "--device", "cpu", "--flip", "no"),
+    )
+    assert code == 0
+    assert "trained on cpu" in out
+    assert "store" not in out
+    assert "learned nothing" not in err
+
+
+def test_epochs_tell_the_log_loss_of_the_figures_where_classes_are_weighted(plant, tiny, tmp_path):
+    counts = {"train/blobs": 9, "train/plain": 2, "val/blobs": 6, "val/plain": 2}
+    data = plant(tmp_path / "data", counts)
+    histories = {}
+    for weights in ("balanced", "none"):
+        histories[weights] = []
+        run = headstart.fit(
+            data, tmp_path / weights, strategy="fine-tune", class_weights=weights,
+            on_epoch=histories[weights].append, **SHORT, **tiny,
+        )  # fmt: skip
+        best = histories[weights][run.evidence["training"]["best_epoch"]]
+        told = best["val_log_loss" if weights == "balanced" else "val_loss"]
+        assert told == pytest.approx(run.metrics["log_loss"].value, rel=1e-4)
+    assert all(e["val_loss"] != e["val_log_loss"] for e in histories["balanced"])
+    assert not any("val_log_loss" in e for e in histories["none"])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "values"),
+    [
+        (r"more than (two) standard errors and more than ([0-9.]+) of accuracy",
+         ({"two": FLIP_ERRORS}, FLIP_LOSS)),
+        (r"one half of the training images \(([0-9,]+) at most\)", (FLIP_IMAGES,)),
+        (r"whose training takes at most `--minutes` \(([0-9]+) by default\)", (MINUTES,)),
+        (r"fit into (a quarter) of the free disk", ({"a quarter": DISK_SHARE},)),
+        (r"as many views as fit, ([0-9]+) at most", (VIEWS,)),
+        (r"with more than ([0-9,]+) images or groups, on a stratified sample", (COMPARED_UNITS,)),
+        (r"largest class has (three) times the images of the smallest", ({"three": IMBALANCE},)),
+    ],
+    ids=lambda v: str(v)[:30],
+)  # fmt: skip
+def test_the_guide_has_the_numbers_of_the_code(sentence, values):
+    root = Path(__file__).parent.parent
+    text = " ".join(
+        (root / name).read_text(encoding="utf-8") for name in ("docs/strategies.md", "README.md")
+    )
+    found = re.search(sentence.replace(" ", r"\s+"), text)
+    assert found, sentence
+    for told, value in zip(found.groups(), values, strict=True):
+        word = " ".join(told.split())
+        if isinstance(value, dict):
+            assert value[word] == {"two": 2, "three": 3, "a quarter": 0.25}[word]
+        else:
+            assert float(word.replace(",", "")) == value
 
 
 COSTS = [CutCost("a", 0.2, 50.0), CutCost("b", 0.1, 20.0), CutCost("c", 0.05, 5.0)]

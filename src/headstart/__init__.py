@@ -5,16 +5,15 @@ The public names, in the order of the pipeline. They are imported when first use
 """
 
 import importlib
-import sys
-from types import ModuleType
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.activations import Activations, extract_activations
-    from headstart.backbones import Backbone, load_backbone
-    from headstart.classifier import Classifier, Prediction
-    from headstart.datasets import Dataset, load_dataset, split_dataset
-    from headstart.engines import choose_engine, make_engine
+    from headstart.data.dataset import Dataset
+    from headstart.data.decoding import Preprocessing
+    from headstart.data.loading import load_dataset
+    from headstart.data.scan import scan_images
+    from headstart.data.splits import split_dataset
     from headstart.errors import (
         HeadstartError,
         InputError,
@@ -22,13 +21,21 @@ if TYPE_CHECKING:
         TrainingError,
         UsageError,
     )
-    from headstart.features import Features, export_features, extract
-    from headstart.fit import Evaluation, Run, evaluate, fit, predict
-    from headstart.images import Preprocessing, scan_images
-    from headstart.metrics import Estimate, measure
-    from headstart.settings import Settings
+    from headstart.features.activations import Activations, extract_activations
+    from headstart.features.engines import choose_engine, make_engine
+    from headstart.features.extraction import Features, extract
+    from headstart.features.tables import export_features
+    from headstart.metrics import Estimate, measure, measure_recall
+    from headstart.networks.backbones import Backbone, load_backbone
+    from headstart.runs.classifier import Classifier, Prediction
+    from headstart.runs.evaluation import Evaluation, evaluate, predict
+    from headstart.runs.fitting import Run, fit
+    from headstart.training.settings import Settings
 
 __version__ = "0.1.0"
+
+# No library that is imported from here on reports who uses it.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Activations",
@@ -57,41 +64,52 @@ __all__ = [
     "load_dataset",
     "make_engine",
     "measure",
+    "measure_recall",
     "predict",
     "scan_images",
     "split_dataset",
 ]
 
-_MODULES = {
-    "errors": ("HeadstartError", "InputError", "ResourceError", "TrainingError", "UsageError"),
-    "datasets": ("Dataset", "load_dataset", "split_dataset"),
-    "images": ("Preprocessing", "scan_images"),
-    "backbones": ("Backbone", "load_backbone"),
-    "engines": ("choose_engine", "make_engine"),
-    "features": ("Features", "export_features", "extract"),
-    "activations": ("Activations", "extract_activations"),
-    "metrics": ("Estimate", "measure"),
-    "settings": ("Settings",),
-    "classifier": ("Classifier", "Prediction"),
-    "fit": ("Evaluation", "Run", "evaluate", "fit", "predict"),
+# The house from the ground floor up, each wing with its files: a file imports only what stands before it.
+ORDER = {
+    "": "errors process choices draws files parallel metrics",
+    "data": "groups dataset folders manifests loading bounds decoding views scan splits",
+    "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
+    "features": (
+        "file_hashes store cache engine engine_torch engine_openvino engines shards reading "
+        "extraction tables activations near_copies"
+    ),
+    "training": "logistic heads trainable inputs loop settings cuts outputs strategies",
+    "runs": "record classifier fitting evaluation",
+    "cli": "demo terminal commands app",
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+_HOMES = {
+    "errors": ("HeadstartError", "InputError", "ResourceError", "TrainingError", "UsageError"),
+    "metrics": ("Estimate", "measure", "measure_recall"),
+    "data.dataset": ("Dataset",),
+    "data.loading": ("load_dataset",),
+    "data.decoding": ("Preprocessing",),
+    "data.scan": ("scan_images",),
+    "data.splits": ("split_dataset",),
+    "networks.backbones": ("Backbone", "load_backbone"),
+    "features.engines": ("choose_engine", "make_engine"),
+    "features.extraction": ("Features", "extract"),
+    "features.tables": ("export_features",),
+    "features.activations": ("Activations", "extract_activations"),
+    "training.settings": ("Settings",),
+    "runs.classifier": ("Classifier", "Prediction"),
+    "runs.fitting": ("Run", "fit"),
+    "runs.evaluation": ("Evaluation", "evaluate", "predict"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
-class _Package(ModuleType):
-    """Importing the file fit.py must not put that module in the place of the function `fit`."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module 'headstart' has no attribute '{name}'")
-        return getattr(importlib.import_module(f"headstart.{_HOME[name]}"), name)
-
-    def __dir__(self) -> list[str]:
-        return sorted([*__all__, "__version__"])
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'headstart' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"headstart.{_HOME[name]}"), name)
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

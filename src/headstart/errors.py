@@ -1,6 +1,6 @@
 """The tree of exceptions: each class carries the exit code with which the command line ends.
 
-Place in the flow: first; imports nothing. A message says what was required, what was given and what
+A message says what was required, what was given and what
 to do next, and names the element (the image, the row, the setting) on one line, whatever characters
 the element's name has.
 """

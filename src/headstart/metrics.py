@@ -1,6 +1,5 @@
 """Takes labels and probabilities, gives figures with 95 % intervals; pure functions on arrays.
 
-Place in the flow: after `features`; `heads` and `fit` measure with these alone.
 Shape letters: N images, C classes.
 
 Intervals. A proportion (accuracy, recall) has Wilson's score interval (Wilson 1927), which stays honest
@@ -16,7 +15,14 @@ import math
 
 import numpy as np
 
-__all__ = ["Estimate", "confusion_matrix", "log_loss", "measure", "wilson_interval"]
+__all__ = [
+    "Estimate",
+    "confusion_matrix",
+    "log_loss",
+    "measure",
+    "measure_recall",
+    "wilson_interval",
+]
 
 Z95 = 1.959963984540054
 STUDENT95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
@@ -36,7 +42,7 @@ class Estimate:
 def measure(
     labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Every figure of a classifier on labelled images.
+    """Figures of a classifier on labelled images.
 
     Args:
         labels: int array (N,), N at least 1, indices into `classes`.
@@ -44,8 +50,8 @@ def measure(
         seed: of the bootstrap.
 
     Returns:
-        accuracy, balanced_accuracy, macro_f1, log_loss, and "recall CLASS" for each class. Balanced
-        accuracy and macro F1 run over the classes that occur in `labels`.
+        accuracy, balanced_accuracy, macro_f1 and log_loss. Balanced accuracy and macro F1 run over the
+        classes that occur in `labels`.
     """
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
     per_class = counts.sum(axis=1)
@@ -54,16 +60,24 @@ def measure(
     recalls = correct[present] / per_class[present]
     balanced = float(recalls.mean())
     effective = present.sum() ** 2 / (1 / per_class[present]).sum()
-    f1 = float(_macro_f1(counts[None])[0])
-    figures = {
+    f1 = float(_macro_f1(correct, counts.sum(axis=0), per_class))
+    return {
         "accuracy": wilson_interval(correct.sum(), counts.sum()),
         "balanced_accuracy": wilson_interval(balanced * effective, effective),
         "macro_f1": _f1_interval(counts, f1, effective, seed),
         "log_loss": log_loss(labels, probabilities),
     }
-    for name, hit, total in zip(classes, correct, per_class, strict=True):
-        figures[f"recall {name}"] = wilson_interval(hit, total)
-    return figures
+
+
+def measure_recall(
+    labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, Estimate]:
+    """{class: the share of its images that were taken for it}; arguments as of `measure`."""
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    return {
+        name: wilson_interval(hit, total)
+        for name, hit, total in zip(classes, counts.diagonal(), counts.sum(axis=1), strict=True)
+    }
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -113,22 +127,26 @@ def _student_quantile(freedom: int) -> float:
     return z + first / n + second / n**2 + third / n**3
 
 
-def _macro_f1(counts: np.ndarray) -> np.ndarray:
-    """(B, C, C) confusion matrices -> (B,) means of F1 = 2 TP / (2 TP + FP + FN) over true classes."""
-    hit = np.diagonal(counts, axis1=1, axis2=2)
-    total = counts.sum(axis=1) + counts.sum(axis=2)
-    present = counts.sum(axis=2) > 0
+def _macro_f1(hit: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """How often each class was right, predicted and true, (…, C), (…, C) and (C,), -> the mean of
+    F1 = 2 TP / (2 TP + FP + FN) over the classes that are true, (…)."""
+    total, present = predicted + true, true > 0
     f1 = np.divide(2 * hit, total, out=np.zeros(hit.shape), where=total > 0)
-    return np.asarray((f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1))
+    return np.asarray((f1 * present).sum(axis=-1) / max(present.sum(), 1))
 
 
 def _f1_interval(counts: np.ndarray, f1: float, effective: float, seed: int) -> Estimate:
     generator = np.random.default_rng(seed)
     # Classes are resampled within themselves: the test set's make-up is given, not drawn.
-    drawn = np.zeros((BOOTSTRAP_DRAWS, *counts.shape), dtype=np.int32)
-    for row, total in enumerate(counts.sum(axis=1)):
-        if total > 0:
-            drawn[:, row] = generator.multinomial(total, counts[row] / total, BOOTSTRAP_DRAWS)
-    low, high = np.quantile(_macro_f1(drawn), [0.025, 0.975])
+    true = counts.sum(axis=1)
+    hit, predicted = np.zeros((2, BOOTSTRAP_DRAWS, len(counts)), dtype=np.int64)
+    for row, total in enumerate(true):
+        if total > 0:  # whole matrices of 1,000 classes would take 8 GB
+            # The last class takes what is left, so it is always among them.
+            columns = np.union1d(counts[row].nonzero()[0], [len(counts) - 1])
+            drawn = generator.multinomial(total, counts[row, columns] / total, BOOTSTRAP_DRAWS)
+            hit[:, row] = drawn[:, columns == row].sum(axis=1)
+            predicted[:, columns] += drawn
+    low, high = np.quantile(_macro_f1(hit, predicted, true), [0.025, 0.975])
     score = wilson_interval(f1 * effective, effective)
     return Estimate(f1, min(float(low), score.low), max(float(high), score.high))

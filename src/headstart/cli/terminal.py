@@ -1,0 +1,547 @@
+"""What people see: reports, tables and progress on the terminal, JSON and CSV cells for programs.
+
+Results go to stdout, messages and progress to stderr. Text that came from files is escaped before a
+terminal sees it.
+"""
+
+import contextlib
+import csv
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import rich.table
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Column
+from rich.text import Text
+
+from headstart.errors import printable
+
+if TYPE_CHECKING:
+    from headstart.data.dataset import Dataset
+    from headstart.data.scan import Scan
+    from headstart.features.engine import EngineChoice
+    from headstart.metrics import Estimate
+    from headstart.parallel import Progress as Told
+    from headstart.runs.classifier import Prediction
+    from headstart.runs.evaluation import Evaluation
+    from headstart.runs.fitting import Run
+
+__all__ = [
+    "PRINTERS",
+    "PredictionPrinter",
+    "State",
+    "Table",
+    "count",
+    "csv_cell",
+    "err",
+    "is_doubtful",
+    "note",
+    "out",
+    "print_json",
+    "show_epoch",
+    "show_evaluation",
+    "show_metrics",
+    "show_next",
+    "show_progress",
+    "show_run",
+    "show_scan",
+    "warn",
+]
+
+
+class State:
+    """What the options common to all commands decided."""
+
+    quiet = False
+    verbose = False
+    json = False
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError being handled; rich would exit with 1
+
+
+# No line is broken: a terminal does that, and what reads a file or a pipe wants lines whole.
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Table(rich.table.Table):
+    """Columns with a line a row however narrow the terminal, so that a row can be searched for."""
+
+    def __init__(self, *headers: str) -> None:
+        super().__init__(*headers, box=None, pad_edge=False, header_style="dim")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = options.update(width=100_000, no_wrap=True, overflow="ignore")
+        segments = (s for s in super().__rich_console__(console, whole) if isinstance(s, Segment))
+        for words in Segment.split_lines(segments):
+            while words and not words[-1].text.strip():  # a terminal would wrap what pads the last
+                words.pop()
+            if words:
+                words[-1] = Segment(words[-1].text.rstrip(), words[-1].style)
+            yield from words
+            yield Segment.line()
+
+
+def show_scan(dataset: "Dataset", scan: "Scan") -> None:
+    """The report before any work, on stderr."""
+    if State.quiet or State.json:
+        return
+    classes = len(dataset.classes)
+    low, middle, high = zip(scan.width_px, scan.height_px, strict=True)
+    note(
+        f"{scan.images:,} images in {classes} classes at {printable(str(dataset.root))}, "
+        f"{low[0]} x {low[1]} to {high[0]} x {high[1]} px, median {middle[0]} x {middle[1]}"
+    )
+    table = Table()
+    splits = [s for s in ("all", "train", "val", "test") if s in scan.counts]
+    table.add_column("class")
+    for split in splits:
+        table.add_column(split, justify="right")
+    shown = dataset.classes if classes <= 12 else dataset.classes[:10]
+    for name in shown:
+        table.add_row(Text(printable(name)), *(f"{scan.counts[s].get(name, 0):,}" for s in splits))
+    if len(shown) < classes:
+        rest = [sum(v for k, v in scan.counts[s].items() if k not in shown) for s in splits]
+        table.add_row(f"… {classes - len(shown)} more", *(f"{n:,}" for n in rest))
+    err.print(table)
+    if dataset.ignored:
+        passed = ", ".join(f"{n} {printable(kind)}" for kind, n in sorted(dataset.ignored.items()))
+        note(f"passed over, not images: {passed}")
+    if scan.unreadable:
+        first = "; ".join(f"{printable(i)}: {printable(e)}" for i, e in scan.unreadable[:3])
+        more = f"; and {len(scan.unreadable) - 3} more" if len(scan.unreadable) > 3 else ""
+        warn(f"{len(scan.unreadable)} unreadable: {first}{more}")
+
+
+def show_run(run: "Run") -> None:
+    """The outcome of fit."""
+    for warning in run.warnings:
+        warn(warning)
+    images = run.images
+    if run.metrics:
+        chosen = ", by which the best epoch was chosen too" if "training" in run.evidence else ""
+        how = {
+            "val": f"on {images['val']:,} validation images{chosen}",
+            "cross-validation": f"by cross-validation on {images['train']:,} training images",
+        }[run.measured_on]
+        out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
+        show_metrics(run.metrics, run.recall)
+    if State.verbose:
+        table = Table("setting", "value", "origin")
+        for name, entry in run.settings.items():
+            table.add_row(name, Text(printable(str(entry["value"]))), entry["origin"])
+        err.print(table)
+    out.print(
+        Text(
+            f"{run.classifier.strategy} on {printable(run.classifier.backbone.name)}"
+            f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
+        )
+    )
+    from_scratch = run.classifier.strategy == "scratch"
+    where = (
+        f"trained on {run.engine.device}" if from_scratch else _where_from(run.computed, run.engine)
+    )
+    out.print(Text(where, style="dim"))
+    out.print(Text(f"saved to {printable(str(run.folder))}"))
+
+
+def _decisions(run: "Run") -> str:
+    """What was decided on the way, in a few words."""
+    settings = run.settings
+    words = []
+    if settings["cut"]["value"] not in (None, "last"):
+        words.append(f"cut {settings['cut']['value']} ({settings['cut']['origin']})")
+    training = run.evidence.get("training")
+    if training is not None:
+        best, epochs = training["best_epoch"], training["epochs"]
+        words.append(
+            f"epoch {best} of {epochs} kept" if best else "no epoch was better than the start"
+        )
+    elif settings["penalty"]["value"] is not None:
+        penalty = settings["penalty"]
+        words.append(f"penalty {penalty['value']:g} ({penalty['origin']})")
+    saved = run.evidence.get("saved")
+    if saved is not None:
+        whole, shallow = saved["whole"], saved["shallow"]
+        words.append(
+            f"{shallow['megabytes']:g} of {whole['megabytes']:g} MB, "
+            f"{shallow['images_per_s'] / whole['images_per_s']:.1f} times as fast"
+        )
+    return "".join(f", {printable(w)}" for w in words)
+
+
+def show_epoch(entry: dict[str, Any]) -> None:
+    """A line an epoch on stderr."""
+    parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
+    for name in ("train", "val"):
+        if f"{name}_loss" in entry:
+            text = f"{name} loss {entry[f'{name}_loss']:.3f}"
+            if f"{name}_log_loss" in entry:
+                text += f" log loss {entry[f'{name}_log_loss']:.3f}"
+            parts.append(f"{text} accuracy {entry[f'{name}_accuracy']:.3f}")
+    if "images_per_s" in entry:
+        parts.append(f"{entry['images_per_s']:,.0f} images/s")
+    note("  ".join(parts))
+
+
+def _where_from(computed: int, engine: "EngineChoice") -> str:
+    if computed == 0:
+        return "features from the store"
+    return f"features of {computed:,} images computed with {engine} ({engine.reason})"
+
+
+def show_evaluation(result: "Evaluation") -> None:
+    """The outcome of evaluate."""
+    for warning in result.warnings:
+        warn(warning)
+    for image, reason in result.bad[:5]:
+        warn(f"unreadable: {image}: {reason}")
+    where = "all images" if result.split == "all" else f"the split {result.split}"
+    out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
+    show_metrics(result.metrics, result.recall)
+    confused = [
+        (int(n), result.classes[i], result.classes[j])
+        for i, row in enumerate(result.confusion)
+        for j, n in enumerate(row)
+        if i != j and n > 0
+    ]
+    if State.verbose:
+        note(_where_from(result.computed, result.engine))
+    for n, true, predicted in sorted(confused, reverse=True)[:5]:
+        out.print(Text(f"  {n} x {printable(true)} taken for {printable(predicted)}"))
+
+
+def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") -> None:
+    """Figures with intervals; of many classes the five with the lowest recall."""
+    table = Table()
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    known = {n: e for n, e in recall.items() if e.value == e.value}
+    lowest = sorted(known, key=lambda n: known[n].value)[: 10 if len(known) <= 10 else 5]
+    shown = [(name.replace("_", " "), e) for name, e in metrics.items()]
+    shown += [(f"recall {name}", e) for name, e in known.items() if name in lowest]
+    for label, e in shown:
+        style = "bold" if label == "accuracy" else ""
+        table.add_row(
+            Text(printable(label), style=style),
+            Text(f"{e.value:.3f}", style=style),
+            "" if e.low != e.low else f"{e.low:.3f} to {e.high:.3f}",
+        )
+    out.print(table)
+    if len(lowest) < len(known):
+        out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
+
+
+# A strategy that may be better than another, and at what price.
+BETTER = {
+    "linear-probe": ("partial-fine-tune", "trains the network too, in minutes"),
+    "shallow-probe": ("linear-probe", "reads the whole network"),
+    "partial-fine-tune": ("fine-tune", "trains all weights, and wants a GPU"),
+    "scratch": ("partial-fine-tune", "starts from pre-trained weights"),
+}
+# Settings of a run that go with the same data whatever the strategy.
+KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
+NETWORK = ("backbone", "weights", "input_px", "head")
+
+
+def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
+    """The commands that make sense after fit, on stderr; `data` is None where a resume knew them."""
+    strategy, folder = run.classifier.strategy, str(run.folder)
+
+    def given(*names: str) -> list[str]:
+        words = []
+        for name in names:
+            setting = run.settings[name]
+            if setting["origin"] == "user":
+                option = "--" + name.replace("_", "-")
+                words += [option] if setting["value"] is True else [option, str(setting["value"])]
+        return words
+
+    steps = []
+    if data is not None and "test" in dataset.splits:
+        words = ["evaluate", folder, data, *given("root", "allow_outside")]
+        steps.append((words, "measures on the test split"))
+    steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
+    if data is not None and strategy in BETTER:
+        better, why = BETTER[strategy]
+        network = () if strategy == "scratch" else NETWORK
+        words = ["fit", data, "--strategy", better, *given(*KEPT, *network)]
+        steps.append((words, why))
+    lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]
+    width = max(len(line) for line in lines)
+    short = all(2 + width + 4 + len(why) <= 80 for _, why in steps)
+    note("next:")
+    for line, (_, why) in zip(lines, steps, strict=True):
+        note(f"  {line:<{width}}  # {why}" if short else f"  # {why}:\n  {line}")
+
+
+# The table's mark: the first class is not likely, or the next one is not much less so.
+DOUBTFUL_PROBABILITY, DOUBTFUL_SHARE = 1 / 2, 1 / 3
+CLASSES_COUNTED = 20
+
+
+class PredictionPrinter(Protocol):
+    """Prints predictions; `top` is how many classes of each it wants."""
+
+    top: int
+
+    def add(self, prediction: "Prediction") -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _TablePrinter:
+    """A table at the end, the doubtful ones marked, and a count a class."""
+
+    def __init__(self, top: int) -> None:
+        self._shown, self.top = top, max(top, 2)  # the next class tells what is doubtful
+        self._table = Table("image", "label", "prob.", "", "next")
+        self._labels: Counter[str] = Counter()
+        self._doubtful: Counter[str] = Counter()
+        self._unreadable = 0
+
+    def add(self, prediction: "Prediction") -> None:
+        image = Text(printable(prediction.image))
+        if prediction.error:
+            self._unreadable += 1
+            self._table.add_row(image, "", "", "", Text(printable(prediction.error), style="red"))
+            return
+        first, *others = _label(prediction)
+        doubtful = is_doubtful(prediction)
+        self._labels[first] += 1
+        self._doubtful[first] += doubtful
+        pairs = zip(others, prediction.top[1:], strict=True)
+        more = [f"{label} {p:.3f}" for label, (_, p) in pairs][: self._shown - 1]
+        self._table.add_row(
+            image,
+            Text(first, style="bold"),
+            f"{prediction.probability:.3f}",
+            Text("?" if doubtful else "", style="yellow"),
+            Text(", ".join(more)),
+        )
+
+    def close(self) -> None:
+        out.print(self._table)
+        doubtful = sum(self._doubtful.values())
+        if self._table.row_count > 1:
+            table = Table("label", "images", "doubtful")
+            for label, count in self._labels.most_common(CLASSES_COUNTED):
+                table.add_row(Text(label), f"{count:,}", f"{self._doubtful[label]:,}")
+            rest = self._labels.most_common()[CLASSES_COUNTED:]
+            if rest:
+                unsure = sum(self._doubtful[label] for label, _ in rest)
+                count = sum(count for _, count in rest)
+                table.add_row(f"… {len(rest)} more", f"{count:,}", f"{unsure:,}")
+            if self._unreadable:
+                table.add_row(Text("unreadable", style="red"), f"{self._unreadable:,}", "")
+            for column in table.columns[1:]:
+                column.justify = "right"
+            out.print()
+            out.print(table)
+        if doubtful:
+            out.print(
+                Text(
+                    "? doubtful: probability below a half, or the next class more than a third as "
+                    "probable",
+                    style="dim",
+                )
+            )
+
+
+class _JsonPrinter:
+    """An object a line."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def add(self, prediction: "Prediction") -> None:
+        names: dict[str, Any] = {}
+        if prediction.names:
+            first, *_ = prediction.names
+            names = {"synset": prediction.label, "name": first, "names": prediction.names}
+        print_json(
+            {
+                "image": prediction.image,
+                "label": prediction.label or None,
+                "probability": prediction.probability,
+                "top": prediction.top,
+                "error": prediction.error or None,
+                **names,
+            }
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class _CsvPrinter:
+    """A row an image."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        self._writer.writerow(["image", "label", "probability", "top", "error"])
+
+    def add(self, prediction: "Prediction") -> None:
+        labels = _label(prediction)
+        pairs = zip(labels, prediction.top, strict=True)
+        top = "; ".join(f"{label} {p:.6f}" for label, (_, p) in pairs)
+        probability = "" if prediction.error else f"{prediction.probability:.6f}"
+        label = "".join(labels[:1])
+        texts = [csv_cell(t) for t in (prediction.image, label, top, prediction.error)]
+        self._writer.writerow([*texts[:2], probability, *texts[2:]])
+
+    def close(self) -> None:
+        pass
+
+
+PRINTERS: dict[str, Callable[[int], PredictionPrinter]] = {
+    "table": _TablePrinter,
+    "json": _JsonPrinter,
+    "csv": _CsvPrinter,
+}
+
+
+def is_doubtful(prediction: "Prediction") -> bool:
+    """Whether a person should look: of a readable image with the two most probable classes."""
+    (_, first), *others = prediction.top
+    return first < DOUBTFUL_PROBABILITY or any(p > DOUBTFUL_SHARE * first for _, p in others[:1])
+
+
+def _label(prediction: "Prediction") -> list[str]:
+    """What to call the classes of `top`."""
+    if not prediction.names:
+        return [printable(c) for c, _ in prediction.top]
+    return [
+        printable(f"{name} ({c})")
+        for name, (c, _) in zip(prediction.names, prediction.top, strict=True)
+    ]
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: 1 network, 2 networks."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def csv_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula, and that is one line of valid UTF-8."""
+    text = printable(text)
+    return "'" + text if text[:1] in tuple("=+-@") else text
+
+
+def print_json(value: dict[str, Any]) -> None:
+    from headstart.runs.record import to_json
+
+    # ASCII escapes carry file names that are not valid UTF-8 and cannot steer a terminal.
+    sys.stdout.write(json.dumps(to_json(value)) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    if not (State.quiet or State.json):
+        err.print(Text(text))
+
+
+def warn(text: str) -> None:
+    if not (State.quiet or State.json):
+        err.print(Text.assemble(("warning: ", "yellow"), printable(text)))
+
+
+# Seconds between lines about progress where there is no terminal to show it on.
+LINE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator["Told"]:
+    """What is going on, on one line of a terminal; elsewhere a line a minute, or none with --quiet."""
+    if State.quiet or (State.json and not err.is_terminal):
+        yield lambda stage, done, total: None
+        return
+    if not err.is_terminal:
+        yield _LineAMinute()
+        return
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        _Bar(),
+        _Figures(),
+        console=err,
+        transient=True,
+        # Else rich sends what is written to stdout to the bar's console, which is stderr.
+        redirect_stdout=out.is_terminal,
+    )
+    shown: list[object] = [None]
+
+    def show(stage: str, done: int, total: int) -> None:
+        if shown[0] == (stage, total):
+            bar.update(bar.task_ids[0], completed=done)
+            return
+        shown[0] = (stage, total)
+        for old in bar.task_ids:
+            bar.remove_task(old)
+        bar.add_task(stage, total=total or None, completed=done)
+        bar.refresh()  # what comes next may keep the thread that does this from running
+
+    with bar:
+        show("starting", 0, 0)
+        yield show
+
+
+class _Bar(ProgressColumn):
+    """A bar where there is something to count."""
+
+    def render(self, task: Task) -> RenderableType:
+        if task.total is None:
+            return Text()
+        return ProgressBar(total=max(1, task.total), completed=task.completed, width=20)
+
+
+class _Figures(ProgressColumn):
+    """How much is done, how fast, and the time left; else the time since the stage began."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(_minutes(task.elapsed or 0), style="dim")
+        words = [f"{task.completed:,.0f} of {task.total:,.0f}"]
+        # The first images come in a burst.
+        if task.speed and not task.finished and (task.elapsed or 0) > 1:
+            rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
+            words += [f"{rate}/s", f"{_minutes(task.time_remaining or 0)} left"]
+        return Text("  ".join(words), style="dim")
+
+
+class _LineAMinute:
+    """The `Progress` of what writes to a file: nothing of what is done within a minute."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+        self._stage, self._before = "", 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began, self._before = stage, now, done
+        if now - self._told < LINE_SECONDS:
+            return
+        self._told = now
+        rate = (done - self._before) / max(now - self._began, 1e-9)
+        count = f": {done:,} of {total:,}" if total else ""
+        note(stage + count + (f", {_minutes((total - done) / rate)} left" if rate > 0 else ""))
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,236 @@
+"""The engine for CPUs: OpenVINO, which runs its own graph of a built-in network and converts others."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.errors import ResourceError, UsageError
+from headstart.features.engine import EngineChoice
+from headstart.files import default_cache_dir, hash_file, write_atomically
+from headstart.networks.backbones import Backbone
+from headstart.networks.lite import build_lite_graph, covers_cuts
+from headstart.networks.openvino_library import import_openvino
+from headstart.process import find_shortage
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ["OpenVinoEngine", "has_own_graph", "read_failure"]
+
+_FIRST_USE = threading.Lock()
+
+
+class OpenVinoEngine:
+    """OpenVINO on a CPU: one stream a thread, so that threads do not wait for one another and an
+    image's numbers do not depend on how many there are."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        cuts: tuple[str, ...],
+        choice: EngineChoice,
+        pooled: bool,
+        threads: int,
+        cache_dir: Path,
+    ) -> None:
+
+        self.cuts, self.micro_batch = cuts, choice.micro_batch
+        self._compiled = _compile(backbone, cuts, choice, pooled, threads, cache_dir)
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        # What OpenVINO's Python layer sets up at its first use can stop two threads for ever, each of
+        # which holds what the other waits for (seen with 2026.4); one thread goes through it alone.
+        with _FIRST_USE:
+            self.run(np.zeros((1, *backbone.preprocessing.input_px, 3), dtype=np.uint8))
+
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
+        if not hasattr(self._local, "request"):
+            with self._lock:
+                self._local.request = self._compiled.create_infer_request()
+            self._local.input = self._local.request.get_input_tensor(0).data
+        request = self._local.request
+        # Copied into the request's own memory, so that OpenVINO never holds memory of NumPy's, which
+        # it could only release with Python's global lock in hand.
+        self._local.input[: len(pixels)] = pixels
+        self._local.input[len(pixels) :] = pixels[-1]
+        request.start_async()
+        request.wait()
+        return {
+            cut: request.get_output_tensor(i).data[: len(pixels)].copy()
+            for i, cut in enumerate(self.cuts)
+        }
+
+
+def _compile(
+    backbone: Backbone,
+    cuts: tuple[str, ...],
+    choice: EngineChoice,
+    pooled: bool,
+    threads: int,
+    cache_dir: Path,
+) -> "openvino.CompiledModel":
+    """The network as OpenVINO runs it.
+
+    Raises:
+        UsageError: OpenVINO cannot take the network.
+        ResourceError: the cache is full or cannot be written.
+    """
+    core = import_openvino().Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[choice.precision],
+        "NUM_STREAMS": threads,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    kept: dict[str, Any] = {}
+    if has_own_graph(backbone):  # made and compiled in half a second, so nothing is kept
+        model = build_lite_graph(
+            backbone.name, backbone.state, cuts, backbone.preprocessing,
+            pooled=pooled, micro_batch=choice.micro_batch,
+        )  # fmt: skip
+    else:
+        model = core.read_model(_convert(backbone, cuts, choice, pooled, cache_dir))
+        kept = {"CACHE_DIR": str(cache_dir / "openvino")}
+    try:
+        return core.compile_model(model, "CPU", {**settings, **kept})
+    except RuntimeError as exc:
+        _raise_shortage(exc)
+        reason = exc
+    try:
+        if not kept:
+            raise reason
+        core.compile_model(model, "CPU", settings)
+    except RuntimeError as exc:
+        _raise_shortage(exc)
+        _remember_failure(backbone, cache_dir, _first_line(exc))
+        raise UsageError(f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}") from exc
+    raise _full_cache(cache_dir) from reason  # it can where nothing has to be written
+
+
+def has_own_graph(backbone: Backbone) -> bool:
+    """Whether OpenVINO runs a graph that is built here, not one converted from PyTorch."""
+    return covers_cuts(backbone.name, [cut.name for cut in backbone.cuts])
+
+
+def _raise_shortage(exc: Exception) -> None:
+    """What the machine lacks says nothing about the network, and is not remembered."""
+    if shortage := find_shortage(exc):
+        raise ResourceError(shortage) from exc
+
+
+def _full_cache(cache_dir: Path) -> ResourceError:
+    return ResourceError(
+        f"{cache_dir}: a compiled network cannot be written; free space, or name another place "
+        "with --cache-dir"
+    )
+
+
+def _convert(
+    backbone: Backbone, cuts: tuple[str, ...], choice: EngineChoice, pooled: bool, cache_dir: Path
+) -> Path:
+    """The network in OpenVINO's format, from the cache or converted."""
+    folder = cache_dir / "backbones" / backbone.fingerprint
+    # Outputs of a network are the same however long the list of cut points is, but what is compiled
+    # differs, so each list has its own file.
+    text = f"{choice.version} {choice.micro_batch} {pooled} {' '.join(cuts)}"
+    path = folder / f"openvino-{hashlib.sha256(text.encode()).hexdigest()[:16]}.xml"
+    if _is_whole(path):
+        return path
+    try:
+        model = _trace(backbone, cuts, choice, pooled)
+    except (MemoryError, OSError):  # of the machine, not of the network
+        raise
+    except Exception as exc:  # the converter raises many kinds on an operation that it lacks
+        _raise_shortage(exc)
+        reason = _first_line(exc)
+        _remember_failure(backbone, cache_dir, reason)
+        raise UsageError(
+            f"OpenVINO cannot take {backbone.name}: {reason}; use --engine torch"
+        ) from exc
+    # Under another name first, the .xml last, so that a pair is whole or not there.
+    part = folder / f".{path.stem}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        import_openvino().save_model(model, f"{part}.xml", compress_to_fp16=False)
+        sums = {kind: hash_file(Path(f"{part}{kind}")) for kind in (".bin", ".xml")}
+        for kind in sums:
+            os.replace(f"{part}{kind}", path.with_suffix(kind))
+        write_atomically(path.with_suffix(".sums.json"), json.dumps(sums).encode())
+    except (OSError, RuntimeError) as exc:  # OpenVINO's own streams raise the latter
+        for kind in (".bin", ".xml"):
+            with contextlib.suppress(OSError):
+                Path(f"{part}{kind}").unlink(missing_ok=True)
+        raise _full_cache(cache_dir) from exc
+    return path
+
+
+def _trace(
+    backbone: Backbone, cuts: tuple[str, ...], choice: EngineChoice, pooled: bool
+) -> "openvino.Model":
+    """The network as OpenVINO's converter makes it of PyTorch's trace.
+
+    The converter's front end is called directly, since `openvino.convert_model` around it reports its use
+    where the program has imported OpenVINO by itself.
+    """
+    openvino = import_openvino()
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    from headstart.networks.graphs import FeatureNetwork
+
+    points = [(name, backbone.cut(name).axis) for name in cuts]
+    network = FeatureNetwork(backbone.network, points, backbone.preprocessing, pooled=pooled).eval()
+    height, width = backbone.preprocessing.input_px
+    shape = (choice.micro_batch, height, width, 3)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch announces changes to its own tracer
+        example = torch.zeros(shape, dtype=torch.uint8)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(network, example_input=(example,))
+        model = frontend.convert(frontend.load(decoder))
+    model.inputs[0].get_node().set_element_type(openvino.Type.u8)
+    model.reshape(list(shape))
+    return model
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a converted network is there as it was written; a flipped bit would change features."""
+    try:
+        sums = json.loads(path.with_suffix(".sums.json").read_bytes())
+        return all(hash_file(path.with_suffix(kind)) == sums[kind] for kind in (".bin", ".xml"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _first_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:160] or type(exc).__name__
+
+
+def _failure_file(backbone: Backbone, cache_dir: Path | None) -> Path:
+    version = importlib.metadata.version("openvino")
+    folder = (cache_dir or default_cache_dir()) / "backbones" / backbone.fingerprint
+    return folder / f"openvino-{version}.failed"
+
+
+def _remember_failure(backbone: Backbone, cache_dir: Path | None, reason: str) -> None:
+    path = _failure_file(backbone, cache_dir)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, reason.encode())
+
+
+def read_failure(backbone: Backbone, cache_dir: Path | None) -> str:
+    try:
+        return _failure_file(backbone, cache_dir).read_text()
+    except (OSError, importlib.metadata.PackageNotFoundError):
+        return ""

@@ -1,0 +1,162 @@
+"""Takes features and units, gives the pairs of images that are near copies of one another across units.
+
+`fit` warns where such pairs lie on both sides of what it measures on. Shape letters: N images, D
+features, K neighbours.
+
+Two kinds are looked for within each class, neither by a distance that would have to suit the data:
+
+- Copies (crops, re-encoded, retouched): an image whose 1 to 8 nearest are less than half as far as the next
+  one, where chance would not bring that about. Among independent images, in whatever number of dimensions m
+  they vary, k * log(r[k + 1] / r[k]) of the distance r[k] to the k-th nearest is exponential with the mean
+  1 / m (Rényi's spacings, and the estimator of Levina and Bickel, NIPS 2004); m comes from the median of the
+  class, which a few copies do not move. So a class that varies little, but evenly, has none.
+- Series (frames of a film, shots of one object): the nearest image is the one next to it by name, for far
+  more of the images than the order of names would bring about by chance.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from headstart.choices import natural_key
+from headstart.draws import draw
+
+__all__ = ["find_near_copies"]
+
+NEIGHBOURS = 24  # to learn from how distances grow
+MOST_COPIES = 8  # of one image
+CLOSER = 2.0  # copies are so many times as near as what comes next
+BY_CHANCE = 0.01  # probability of one false finding or more in a data set
+SERIES = 0.25  # share of images with the next by name as the nearest, beyond chance, in a series
+FEWEST_SPACINGS = 3  # of a class that tells in how many dimensions it varies
+FEWEST_IMAGES = 4  # of a class whose order of names tells anything
+
+# Of more images a class, so many are compared with all others of it.
+COMPARED_IMAGES = 2000
+BLOCK_NUMBERS = 2**23  # distances at a time, 32 MB
+
+# float32 products of unit vectors are right to about 1e-7 times the square root of D.
+LEAST_SQUARE = 1e-6
+
+
+def find_near_copies(
+    features: np.ndarray,
+    labels: np.ndarray,
+    units: Sequence[str],
+    ids: Sequence[str],
+    *,
+    seed: int = 0,
+) -> np.ndarray:
+    """int64 (P, 2): rows of near copies, the smaller one first; of one class, in different units.
+
+    Args:
+        features: float (N, D), finite; compared by their direction.
+        labels: int (N,).
+        units: N names of what stays together anyway.
+        ids: N names, whose natural order may be that of a series.
+        seed: of the draw of images in classes of more than `COMPARED_IMAGES`.
+    """
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    directions = (features / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    numbers = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
+    of_unit = np.array([numbers[unit] for unit in units], dtype=np.int64)
+    pairs: list[tuple[int, int]] = []
+    orders: list[_Order] = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(np.unique(of_unit[rows])) < FEWEST_IMAGES:
+            continue
+        by_name = sorted(rows.tolist(), key=lambda row: (natural_key(ids[row]), row))
+        rows = np.array(by_name)
+        asked = np.arange(len(rows))
+        if len(rows) > COMPARED_IMAGES:
+            draws = [draw(seed, "near copies", ids[row]) for row in by_name]
+            asked = np.sort(np.argsort(draws, kind="stable")[:COMPARED_IMAGES])
+        distances, nearest = _neighbours(directions[rows], of_unit[rows], asked)
+        counts = _count_copies(distances, len(labels))
+        for place, count in enumerate(counts):
+            pairs += [(rows[asked[place]], rows[other]) for other in nearest[place, :count]]
+        follows = (np.abs(nearest[:, 0] - asked) == 1) & np.isfinite(distances[:, 0])
+        places = np.flatnonzero(follows)
+        found = list(zip(rows[asked[places]], rows[nearest[places, 0]], strict=True))
+        orders.append(_Order(found, len(asked), len(asked) * 2 / len(rows)))
+    tests = len(orders) + 1
+    alone = [order for order in orders if _is_series([order], tests)]
+    others = [order for order in orders if order not in alone]
+    together = others if _is_series(others, tests) else []  # small classes are sure together alone
+    for order in alone + together:
+        pairs += order.pairs
+    unique = sorted({(int(min(pair)), int(max(pair))) for pair in pairs})
+    return np.array(unique, dtype=np.int64).reshape(-1, 2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Order:
+    """How the nearest images of a class lie in the order of names.
+
+    Attributes:
+        pairs: images whose nearest is the next by name, with it.
+        images: that were looked at.
+        expected: pairs in an order that says nothing.
+    """
+
+    pairs: list[tuple[int, int]]
+    images: int
+    expected: float
+
+
+def _neighbours(
+    directions: np.ndarray, of_unit: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and places of the nearest in other units, both (len(asked), K + 1), nearest first.
+
+    A distance is infinite where there are too few other units.
+    """
+    count = len(directions)
+    columns = min(NEIGHBOURS, max(1, count // 3)) + 1
+    distances = np.empty((len(asked), columns), dtype=np.float32)
+    nearest = np.empty((len(asked), columns), dtype=np.int64)
+    step = max(1, BLOCK_NUMBERS // count)
+    for start in range(0, len(asked), step):
+        some = asked[start : start + step]
+        squares = np.maximum(2 - 2 * (directions[some] @ directions.T), LEAST_SQUARE)
+        squares[of_unit[some][:, None] == of_unit] = np.inf
+        near = np.argpartition(squares, columns - 1, axis=1)[:, :columns]
+        found = np.take_along_axis(squares, near, axis=1)
+        order = np.lexsort((near, found), axis=1)
+        nearest[start : start + step] = np.take_along_axis(near, order, axis=1)
+        distances[start : start + step] = np.sqrt(np.take_along_axis(found, order, axis=1))
+    return distances, nearest
+
+
+def _count_copies(distances: np.ndarray, images: int) -> np.ndarray:
+    """int64 (q,): how many of the nearest are copies, for each row of distances (q, K + 1)."""
+    counts = np.zeros(len(distances), dtype=np.int64)
+    whole = np.isfinite(distances).all(axis=1)
+    if distances.shape[1] <= FEWEST_SPACINGS or not whole.any():
+        return counts
+    ratios = np.log(distances[whole, 1:] / distances[whole, :-1])
+    spacings = ratios * np.arange(1, ratios.shape[1] + 1)
+    mean = np.median(spacings) / math.log(2)  # of an exponential, by its median
+    least = mean * math.log(images * MOST_COPIES / BY_CHANCE)
+    far = ((spacings >= least) & (ratios >= math.log(CLOSER)))[:, :MOST_COPIES]
+    counts[whole] = np.where(far.any(axis=1), far.shape[1] - far[:, ::-1].argmax(axis=1), 0)
+    return counts
+
+
+def _is_series(orders: Sequence[_Order], tests: int) -> bool:
+    """Whether the next by name is the nearest so often that names are in the order of a series."""
+    images = sum(order.images for order in orders)
+    if images == 0:
+        return False
+    share = sum(len(order.pairs) for order in orders) / images
+    chance = min(sum(order.expected for order in orders) / images, 0.5)
+    if share <= chance or (share - chance) / (1 - chance) < SERIES:
+        return False
+    # Chernoff's bound. Two images may be each other's nearest, so half of the findings are independent.
+    divergence = share * math.log(share / chance)
+    if share < 1:
+        divergence += (1 - share) * math.log((1 - share) / (1 - chance))
+    return images / 2 * divergence >= math.log(tests / BY_CHANCE)

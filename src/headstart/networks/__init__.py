@@ -1,0 +1,1 @@
+"""Pre-trained networks by name: architecture, weights, cut points, graph."""

@@ -1,0 +1,273 @@
+"""Takes a run and labelled images, gives an `Evaluation`; and predictions of images without labels."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.choices import choose, nearest
+from headstart.data.dataset import Dataset, match_classes
+from headstart.data.loading import load_dataset
+from headstart.errors import InputError, UsageError
+from headstart.features.engine import EngineChoice
+from headstart.features.extraction import Features
+from headstart.features.reading import check_bad_images
+from headstart.files import check_cache, read_json
+from headstart.metrics import Estimate, confusion_matrix, measure, measure_recall
+from headstart.parallel import Progress, no_progress
+from headstart.runs.classifier import Classifier, ImageLike, Prediction, list_images
+from headstart.runs.fitting import Run, Source, check_source, extract_with
+from headstart.runs.record import MEMBERS, SETTINGS
+from headstart.training.settings import make_settings
+
+__all__ = ["Evaluation", "evaluate", "predict"]
+
+# The settings that `evaluate` heeds; the others concern training.
+EVALUATE_SETTINGS = (
+    "root allow_outside max_bad max_pixels engine precision device workers cache_dir rehash".split()
+)
+
+UNKNOWN_CLASSES = ("refuse", "wrong", "skip")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A classifier measured on labelled images.
+
+    Attributes:
+        metrics: {name: Estimate} as `metrics.measure` names them.
+        recall: {class: Estimate}, the share of its images that were taken for it.
+        classes: the model's C classes; after them those that it does not know, where they count.
+        confusion: int64 (C, C), row true class, column predicted class.
+        split: the split that was measured, or "all".
+        images: {"evaluated": n, "unreadable": n}.
+        computed: images whose features were computed; the others' came from the store.
+        engine: what ran the frozen network, and why.
+        bad: (image id, reason) of the unreadable ones.
+        warnings: one line each, for people.
+        unknown: images of classes that the model does not know.
+    """
+
+    metrics: dict[str, Estimate]
+    recall: dict[str, Estimate]
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+    split: str
+    images: dict[str, int]
+    computed: int
+    engine: EngineChoice
+    bad: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    unknown: int = 0
+
+    def __repr__(self) -> str:
+        accuracy = self.metrics["accuracy"]
+        return (
+            f"Evaluation({self.images['evaluated']:,} images of {self.split}, accuracy "
+            f"{accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f}))"
+        )
+
+
+def evaluate(
+    run: str | os.PathLike[str] | Run | Classifier,
+    data: Source,
+    *,
+    split: str | None = None,
+    unknown_classes: str = "refuse",
+    progress: Progress = no_progress,
+    **options: Any,
+) -> Evaluation:
+    """Measure a classifier on labelled images, matched to its classes by name.
+
+    Args:
+        run: the folder of a run, a run as `fit` gives it, or a classifier.
+        split: train, val, test or all; by default test, else val, else all. On the data that the run
+            was trained on, "train" and "val" are the run's own parts.
+        unknown_classes: what becomes of images of a class that the model does not know: "refuse" to go
+            on, count them as "wrong", or "skip" them. Counted as wrong, their classes are added to
+            the model's with a recall of 0 and, in the log loss, a probability of 1e-12.
+        progress: told how far the work is.
+        **options: those fields of `Settings` that concern reading and extraction.
+
+    Raises:
+        UsageError: the data have no such split, or an option is wrong.
+        InputError: the data cannot be used, or have a class that the model does not know.
+        TooManyBadImagesError: more unreadable images than `max_bad`.
+    """
+    check_source(data)
+    choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
+    unused = [name for name in options if name not in EVALUATE_SETTINGS]
+    if unused:
+        raise UsageError(
+            f"setting '{unused[0]}' has no effect on evaluate; "
+            f"those that have: {', '.join(EVALUATE_SETTINGS)}"
+        )
+    progress("loading the run", 0, 0)
+    classifier = _classifier_of("run", run)
+    members, choices = {}, {}
+    if not isinstance(run, Classifier):
+        folder = run.folder if isinstance(run, Run) else Path(run)
+        members, choices = _read_members(folder), _read_choices(folder)
+    settings = make_settings({**choices, **options})
+    check_cache(settings.cache_dir)
+    progress("listing images", 0, 0)
+    dataset = (
+        data
+        if isinstance(data, Dataset)
+        else load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
+    )
+    dataset, chosen = _choose_split(dataset, split, members)
+    labels, classes = _match_labels(dataset, classifier.classes, unknown_classes)
+    features = extract_with(settings, dataset, classifier.backbone, progress)
+    check_bad_images(features.bad(), len(dataset), settings.max_bad)
+    progress("measuring", 0, 0)
+    rows = np.flatnonzero(features.good() & (labels >= 0))
+    strange = labels[rows] >= len(classifier.classes)
+    warnings = [*dataset.warnings, *features.warnings]
+    if strange.any():
+        warnings.append(_tell_unknown(strange, classes[len(classifier.classes) :], unknown_classes))
+    if unknown_classes == "skip":
+        rows, classes = rows[~strange], classifier.classes
+    if len(rows) == 0:
+        raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
+    probabilities = classifier.predict_proba(features.select(rows).values)
+    extra = len(classes) - len(classifier.classes)
+    probabilities = np.pad(probabilities, ((0, 0), (0, extra)))
+    labels = labels[rows]
+    return Evaluation(
+        metrics=measure(labels, probabilities, classes),
+        recall=measure_recall(labels, probabilities, classes),
+        classes=classes,
+        confusion=confusion_matrix(labels, probabilities.argmax(axis=1), len(classes)),
+        split=chosen,
+        images={"evaluated": len(rows), "unreadable": len(features.bad())},
+        computed=features.computed,
+        engine=features.engine,
+        bad=tuple(features.bad()),
+        warnings=(*warnings, *_tell_flaws(labels, classes, features.select(rows), members)),
+        unknown=int(strange.sum()),
+    )
+
+
+def predict(
+    model: str | os.PathLike[str] | Run | Classifier,
+    images: ImageLike | Iterable[ImageLike],
+    **options: Any,
+) -> Iterator[Prediction]:
+    """Classify images: paths of files and folders, bytes, arrays, images of Pillow's; one or many.
+
+    Args:
+        model: the folder of a run, "pretrained:NAME" for a network that knows ImageNet's classes, a run
+            as `fit` gives it, or a classifier.
+        images, **options: as `Classifier.predict`.
+
+    Raises:
+        UsageError: an option is out of range, or an argument of a kind that is not taken.
+        InputError: the model cannot be loaded, a folder holds no image, or there is none at all.
+    """
+    given = list_images(images)
+    if not given:
+        raise InputError("no images given; name files or folders, or - to read names from stdin")
+    return _classifier_of("model", model).predict(given, **options)
+
+
+def _classifier_of(what: str, model: str | os.PathLike[str] | Run | Classifier) -> Classifier:
+    if isinstance(model, Run):
+        return model.classifier
+    if isinstance(model, Classifier):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"{what} is of type {type(model).__name__}; give the folder of a run, a Run or a Classifier"
+        )
+    return Classifier.load(model)
+
+
+def _match_labels(
+    dataset: Dataset, known: tuple[str, ...], unknown_classes: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(labels as indices into the classes, the model's classes and those that it does not know)."""
+    labels, unknown = dataset.labels, tuple[str, ...]()
+    if unknown_classes != "refuse":
+        used = [c for k, c in enumerate(dataset.classes) if (labels == k).any()]
+        unknown = tuple(c for c in used if c not in known)
+    try:
+        return match_classes(dataset, known + unknown)[labels], known + unknown
+    except InputError as exc:
+        raise InputError(f"{exc}, or pass --unknown-classes wrong or skip") from exc
+
+
+def _tell_unknown(strange: np.ndarray, classes: tuple[str, ...], unknown_classes: str) -> str:
+    images = f"{strange.sum()} image{'s' if strange.sum() > 1 else ''}"
+    names = ", ".join(f"'{c}'" for c in classes[:3]) + (", …" if len(classes) > 3 else "")
+    if unknown_classes == "skip":
+        return f"{images} of classes that the model does not know ({names}) left out"
+    return f"{images} of classes that the model does not know ({names}) counted as wrong"
+
+
+def _tell_flaws(
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    features: Features,
+    members: dict[str, tuple[str, str]],
+) -> Iterator[str]:
+    trained_on = {digest for digest, part in members.values() if part == "train" and digest}
+    seen = sum(digest in trained_on for digest in features.sha256)
+    if seen:
+        yield (
+            f"{seen} of these {len(labels)} images were trained on, so the figures flatter the model"
+        )
+    absent = [c for i, c in enumerate(classes) if not (labels == i).any()]
+    if absent:
+        more = f" and of {len(absent) - 1} more" if len(absent) > 1 else ""
+        yield f"no image of class '{absent[0]}'{more} here"
+
+
+def _read_members(folder: Path) -> dict[str, tuple[str, str]]:
+    """{image id: (SHA-256, split)} of the images that a run used; empty where it was not kept."""
+    path = folder / MEMBERS
+    if not path.is_file():
+        return {}
+    members = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            members[str(row["id"])] = (str(row["sha256"] or ""), str(row["split"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise InputError(f"{path}: damaged; remove it to evaluate without it") from exc
+    return members
+
+
+def _read_choices(folder: Path) -> dict[str, str]:
+    """The engine and precision that the user chose for a run; its head was trained on those features."""
+    try:
+        recorded = read_json(folder / SETTINGS)
+        chosen = {name: recorded[name] for name in ("engine", "precision")}
+        return {n: str(c["value"]) for n, c in chosen.items() if c["origin"] == "user"}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _choose_split(
+    dataset: Dataset, split: str | None, members: dict[str, tuple[str, str]]
+) -> tuple[Dataset, str]:
+    """The rows to evaluate, and what they are."""
+    splits = [
+        given or (members[i][1] if i in members else "")
+        for given, i in zip(dataset.splits, dataset.ids, strict=True)
+    ]
+    present = {s for s in splits if s}
+    chosen = split or next((s for s in ("test", "val") if s in present), "all")
+    if chosen == "all":
+        return dataset, chosen
+    known = [s for s in ("train", "val", "test") if s in present]
+    if chosen not in known:
+        raise UsageError(
+            f"split '{chosen}' is not in the data{nearest(chosen, known)}; "
+            f"there {'is' if len(known) == 1 else 'are'} {', '.join([*known, 'all'])}"
+        )
+    return dataset.select(np.flatnonzero([s == chosen for s in splits])), chosen

@@ -1,0 +1,1 @@
+"""Features, activations or pixels become a trained classifier: settings, heads, the loop, strategies."""

@@ -1,0 +1,544 @@
+"""Takes a matrix of features and labels, gives a classifier on them: multinomial logistic regression.
+
+Also holds the shape and the arithmetic of MLP heads, which `finetune` trains.
+
+`strategies` trains heads here. Shape letters: N images, D features, C classes.
+
+The penalty is chosen by stratified, group-aware cross-validation on the training part alone: from a
+penalty of 1 in steps of half a decade, to where the loss gets no lower.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from headstart.choices import nearest
+from headstart.draws import draw
+from headstart.errors import InputError, UsageError
+from headstart.parallel import Progress, no_progress
+from headstart.training.logistic import CV_GAP, GAP, Problem, side_by_side, softmax
+
+__all__ = [
+    "CutChoice",
+    "CutScore",
+    "Head",
+    "HeadShape",
+    "LinearHead",
+    "MlpHead",
+    "Penalty",
+    "assign_folds",
+    "choose_cuts",
+    "choose_penalty",
+    "choose_shallow",
+    "fit_linear",
+    "head_of_arrays",
+    "parse_head",
+    "suggest_cuts",
+]
+
+# From strongly to weakly regularised, two steps a decade. On standardised features the best value
+# was inside this range on every data set tried (8 to 10,000 images a class, 2 to 100 classes).
+PENALTIES = tuple(float(10 ** (e / 2)) for e in range(4, -11, -1))
+FIRST_TRIED = PENALTIES.index(1.0)
+PENALTY_WITHOUT_FOLDS = 1e-2
+MAX_FOLDS = 5
+
+# The choice is made on as many folds as hold out this many units; the loss of neighbouring penalties
+# then differs by more than its error wherever the difference matters.
+JUDGED_UNITS = 1000
+
+# What lowers the loss by less is not worth a weaker penalty, in nats an image.
+RESOLUTION = 0.001
+
+# Cut points are compared on a sample of about so many units: among thousands of images the differences
+# that matter are many times their error.
+COMPARED_UNITS = 2000
+
+MAX_HIDDEN = 65_536
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearHead:
+    """Logits = features @ weight.T + bias; standardisation is folded in.
+
+    Attributes:
+        weight: float32 (C, D).
+        bias: float32 (C,).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.weight)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.weight.shape[1])
+
+    @property
+    def layers(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """As `MlpHead.layers`; of one."""
+        return ((self.weight, self.bias),)
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """float (N, D) -> float32 (N, C); rows sum to one."""
+        logits = features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+        return softmax(logits).astype(np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For `head_of_arrays`, by the names of the tensors in a file."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MlpHead:
+    """Dense layers with max(x, 0) between them; standardisation is folded into the first.
+
+    Attributes:
+        layers: (weight float32 (out, in), bias float32 (out,)), from the features to the logits.
+    """
+
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.layers[-1][0])
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.layers[0][0].shape[1])
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """float (N, D) -> float32 (N, C); rows sum to one."""
+        # In float64, since a folded standardisation may subtract two large numbers.
+        values = features.astype(np.float64)
+        for place, (weight, bias) in enumerate(self.layers):
+            values = np.maximum(values, 0) if place else values
+            values = values @ weight.T.astype(np.float64) + bias
+        return softmax(values).astype(np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For `head_of_arrays`, by the names of the tensors in a file."""
+        return {
+            f"layers.{place}.{kind}": array
+            for place, layer in enumerate(self.layers)
+            for kind, array in zip(("weight", "bias"), layer, strict=True)
+        }
+
+
+Head = LinearHead | MlpHead
+
+
+def head_of_arrays(arrays: Mapping[str, np.ndarray]) -> Head:
+    """The head whose `arrays()` these are.
+
+    Raises:
+        InputError: names the tensor that is missing, unknown, no finite float32, or of a shape that
+            does not fit.
+    """
+    places = [("weight", "bias")]
+    if "weight" not in arrays:
+        count = max(1, sum(name.endswith(".weight") for name in arrays))
+        places = [(f"layers.{n}.weight", f"layers.{n}.bias") for n in range(count)]
+    names = [name for pair in places for name in pair]
+    for name in names:
+        if name not in arrays:
+            raise InputError(
+                f"head: tensor '{name}' is missing; has: {', '.join(arrays) or 'none'}"
+            )
+    for name in arrays:
+        if name not in names:
+            raise InputError(f"head: tensor '{name}' is unknown; needs: {', '.join(names)}")
+    layers: list[tuple[np.ndarray, np.ndarray]] = []
+    for weight_name, bias_name in places:
+        weight, bias = arrays[weight_name], arrays[bias_name]
+        into = layers[-1][0].shape[0] if layers else None
+        if weight.ndim != 2 or 0 in weight.shape or weight.shape[1] != (into or weight.shape[1]):
+            raise InputError(
+                f"head: tensor '{weight_name}' has the shape {weight.shape}, needs "
+                f"(out, {into or 'in'})"
+            )
+        if bias.shape != weight.shape[:1]:
+            raise InputError(
+                f"head: tensor '{bias_name}' has the shape {bias.shape}, needs {weight.shape[:1]}, "
+                f"one for each row of '{weight_name}'"
+            )
+        for name, array in ((weight_name, weight), (bias_name, bias)):
+            if array.dtype != np.float32:
+                raise InputError(f"head: tensor '{name}' is of {array.dtype}, needs float32")
+            if not np.isfinite(array).all():
+                raise InputError(f"head: tensor '{name}' has NaN or infinite values")
+        layers.append((weight, bias))
+    return LinearHead(*layers[0]) if "weight" in arrays else MlpHead(tuple(layers))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadShape:
+    """What a head is made of; `str()` gives its notation.
+
+    Attributes:
+        widths: of the hidden layers, each followed by max(x, 0); none for a linear head.
+        dropouts: probability in [0, 1) before each layer, the output's last; one more than widths.
+    """
+
+    widths: tuple[int, ...] = ()
+    dropouts: tuple[float, ...] = (0.0,)
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        for width, dropout in zip((*self.widths, None), self.dropouts, strict=True):
+            if dropout:
+                parts.append(f"d{np.format_float_positional(dropout)}")
+            if width is not None:
+                parts.append(str(width))
+        return "-".join(parts) or "linear"
+
+
+def parse_head(notation: str) -> HeadShape:
+    """A head from its notation: "linear", or widths of hidden layers and dropouts joined by "-".
+
+    "d0.5-480-d0.5" is dropout of one half, a hidden layer of 480, dropout, and the output layer, which
+    is always there and never written.
+
+    Raises:
+        UsageError: says which part cannot be read, and how a head is written.
+    """
+
+    def wrong(problem: str) -> UsageError:
+        return UsageError(
+            f"head '{notation}': {problem}; write linear, or hidden layers (1 to {MAX_HIDDEN}) and "
+            "dropouts (d and a number between 0 and 1) joined by '-', such as 512 or d0.5-480-d0.5; "
+            "the output layer is implied"
+        )
+
+    if notation == "linear":
+        return HeadShape()
+    widths: list[int] = []
+    dropouts = [0.0]
+    for part in notation.split("-"):
+        if re.fullmatch("[1-9][0-9]{0,9}", part) and int(part) <= MAX_HIDDEN:
+            widths.append(int(part))
+            dropouts.append(0.0)
+        elif re.fullmatch(r"d0?\.[0-9]+", part) and 0 < float(part[1:]) < 1:
+            if dropouts[-1]:
+                raise wrong(f"'{part}' follows another dropout")
+            dropouts[-1] = float(part[1:])
+        else:
+            raise wrong(f"'{part}' is neither a width nor a dropout")
+    return HeadShape(tuple(widths), tuple(dropouts))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Penalty:
+    """The outcome of choosing the penalty.
+
+    Attributes:
+        value: the chosen penalty.
+        path: (penalty, log loss on the folds that were judged by) of every one tried, strong to weak.
+        folds: 0 where there were too few images a class for cross-validation.
+        probabilities: float32 (N, C), out of fold at the chosen penalty; None without folds.
+    """
+
+    value: float
+    path: tuple[tuple[float, float], ...]
+    folds: int
+    probabilities: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CutScore:
+    """A head on the features of some cut points together, measured by cross-validation.
+
+    Attributes:
+        cuts: names of the cut points.
+        log_loss: mean over the images, by their weights.
+        accuracy: share of the images, by their weights.
+        error: standard error of the log loss; units are independent, images of one are not.
+        losses: float64 (U,) of each unit, of which `log_loss` is the mean; in the same order in all
+            the scores of a choice, for paired comparisons.
+    """
+
+    cuts: tuple[str, ...]
+    log_loss: float
+    accuracy: float
+    error: float
+    losses: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CutChoice:
+    """The outcome of choosing among cut points.
+
+    Attributes:
+        cuts: the chosen ones; the matrix to train on has their features side by side in this order.
+        penalty: for a head on them, chosen on all images.
+        scores: of all candidates, in their order; empty where there were too few images a class.
+    """
+
+    cuts: tuple[str, ...]
+    penalty: Penalty
+    scores: tuple[CutScore, ...]
+
+
+def assign_folds(labels: np.ndarray, units: tuple[str, ...], folds: int, seed: int) -> np.ndarray:
+    """int64 (N,): the fold of each image; every unit (group) in one fold, classes spread evenly.
+
+    Units are dealt from the largest to the smallest, among equals in the order of a draw of their names,
+    each to the fold that holds the least of the unit's classes, in shares of the class, then the fewest
+    images.
+    """
+    members: dict[str, list[int]] = {}
+    for row, unit in enumerate(units):
+        members.setdefault(unit, []).append(row)
+    of_class = labels.tolist()
+    images = Counter(of_class)
+    held = {c: [0.0] * folds for c in images}  # share of each class in each fold
+    totals = [0] * folds
+    result = np.zeros(len(labels), dtype=np.int64)
+    order = sorted(members, key=lambda u: (-len(members[u]), draw(seed, "fold", u), u))
+    for unit in order:
+        rows = members[unit]
+        counts = sorted(Counter(of_class[row] for row in rows).items())
+        shares = held[counts[0][0]]
+        if len(counts) > 1:
+            shares = [sum(n * held[c][f] for c, n in counts) for f in range(folds)]
+        keys = list(zip(shares, totals, strict=True))
+        fold = keys.index(min(keys))
+        for c, n in counts:
+            held[c][fold] += n / images[c]
+        totals[fold] += len(rows)
+        result[rows] = fold
+    return result
+
+
+def fit_linear(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    *,
+    penalty: float,
+    weights: np.ndarray | None = None,
+) -> LinearHead:
+    """Multinomial logistic regression on standardised features.
+
+    Minimises  sum_i w_i * -log p(y_i | x_i) / sum_i w_i  +  penalty / 2 * |W|^2 ; the bias is not
+    penalised. scikit-learn's LogisticRegression has C = 1 / (penalty * N).
+
+    Args:
+        features: float (N, D), finite.
+        labels: int (N,), each class at least once.
+        penalty: above 0.
+        weights: float (N,) weight of each image; 1 by default.
+
+    Raises:
+        InputError: NaN or infinite features.
+    """
+    with side_by_side(features.size * classes) as run:
+        problem = Problem(features, labels, classes, weights, np.zeros_like(labels), run)
+        return LinearHead(*problem.layer(problem.approach([None], penalty, GAP)[0]))
+
+
+def choose_penalty(
+    features: np.ndarray,
+    labels: np.ndarray,
+    units: tuple[str, ...],
+    classes: int,
+    *,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Penalty:
+    """The penalty with the lowest cross-validated log loss, or one within 0.001 of it.
+
+    Args:
+        features: float (N, D); labels: int (N,); units: N names of what stays in one fold.
+        weights: float (N,) weight of each image, in training and in the loss.
+
+    Raises:
+        InputError: NaN or infinite features.
+    """
+    folds = min(MAX_FOLDS, min(_units_per_class(labels, units, classes)))
+    if folds < 2:
+        return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
+    fold = assign_folds(labels, units, folds, seed)
+    judged = range(min(folds, -(-JUDGED_UNITS * folds // len(set(units)))))
+    with side_by_side(features.size * classes) as run:
+        problem = Problem(features, labels, classes, weights, fold, run)
+        solutions: dict[int, list[np.ndarray]] = {}
+        to = problem.precondition(PENALTIES[FIRST_TRIED])
+
+        def loss_at(step: int) -> float:
+            progress("cross-validation", len(solutions), len(PENALTIES))
+            starts: list[np.ndarray | None] = [None] * folds
+            near = min(solutions, key=lambda s: abs(s - step), default=step)
+            if near in solutions:
+                starts = [*solutions[near]]
+            if 2 * near - step in solutions:
+                # The solution moves smoothly: going on in a straight line saves half of the steps.
+                before = solutions[2 * near - step]
+                starts = [2 * a - b for a, b in zip(solutions[near], before, strict=True)]
+            # Coordinates take as long as several steps to make, and do for the next penalty too.
+            nonlocal to
+            if solutions and step % 2 == FIRST_TRIED % 2:
+                to = problem.precondition(PENALTIES[step], starts[0])
+            solutions[step] = [
+                problem.solve(k, PENALTIES[step], to, starts[k], CV_GAP) for k in judged
+            ]
+            return problem.held_out_loss(solutions[step])
+
+        losses, best = _search(loss_at)
+        # The others start from nothing, since a start that has seen their images would flatter them.
+        others = range(len(judged), folds)
+        solutions[best] += problem.approach(others, PENALTIES[best], CV_GAP)
+        probabilities = problem.held_out_probabilities(solutions[best])
+    progress("cross-validation", len(PENALTIES), len(PENALTIES))
+    path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
+    return Penalty(PENALTIES[best], path, folds, probabilities)
+
+
+def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Candidates for `choose_cuts` of cut points in the order of the network.
+
+    Each alone; the last 2, 3 and 4 together; all together. What a network has learned that suits the
+    task may lie in any layer (Evci et al.: Head2Toe, ICML 2022).
+    """
+    together = [tuple(names[-n:]) for n in (2, 3, 4, len(names)) if n <= len(names)]
+    return tuple(dict.fromkeys([*((name,) for name in names), *together]))
+
+
+def choose_cuts(
+    values: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    units: tuple[str, ...],
+    classes: int,
+    *,
+    candidates: Sequence[tuple[str, ...]],
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> CutChoice:
+    """The candidate with the lowest cross-validated log loss, each at the best penalty for it.
+
+    All are judged on the same folds. Of many thousands of images a stratified sample of units is
+    judged on; the penalty of the chosen one is of all images in any case.
+
+    Args:
+        values: {name of a cut point: float (N, D)}; labels, units, weights: as `choose_penalty`.
+        candidates: tuples of names in `values`, from the first layers to the last; with too few
+            images a class to compare them, the last single one is chosen.
+
+    Raises:
+        InputError: NaN or infinite features.
+        UsageError: no candidates, or an unknown name among them.
+    """
+    if not candidates or not all(candidates):
+        raise UsageError("a choice of cut points needs candidates, each of at least one cut point")
+    for name in dict.fromkeys(name for cuts in candidates for name in cuts):
+        if name not in values:
+            raise UsageError(
+                f"cut point '{name}' is unknown{nearest(name, values)}; known: {', '.join(values)}"
+            )
+    weights = np.ones(len(labels)) if weights is None else weights
+
+    def penalty_of(cuts: tuple[str, ...], rows: np.ndarray) -> Penalty:
+        matrix = np.concatenate([values[name][rows] for name in cuts], axis=1)
+        some = tuple(units[row] for row in rows)
+        return choose_penalty(matrix, labels[rows], some, classes, weights=weights[rows], seed=seed)
+
+    everything = np.arange(len(labels))
+    rarest = min(_units_per_class(labels, units, classes))
+    if rarest < 2:
+        last = max(candidates, key=lambda cuts: (len(cuts) == 1, candidates.index(cuts)))
+        return CutChoice(last, penalty_of(last, everything), ())
+    # A fold is a stratified sample that keeps units together.
+    parts = max(1, min(len(set(units)) // COMPARED_UNITS, rarest // (2 * MAX_FOLDS)))
+    rows = np.flatnonzero(assign_folds(labels, units, parts, seed) == 0)
+    scores, penalties = [], []
+    for step, cuts in enumerate(candidates):
+        progress("choice of cut points", step, len(candidates))
+        penalty = penalty_of(cuts, rows)
+        assert penalty.probabilities is not None
+        some = tuple(units[row] for row in rows)
+        scores.append(_score(cuts, penalty.probabilities, labels[rows], some, weights[rows]))
+        penalties.append(penalty)
+    best = min(range(len(scores)), key=lambda i: scores[i].log_loss)
+    penalty = penalties[best] if parts == 1 else penalty_of(candidates[best], everything)
+    progress("choice of cut points", len(candidates), len(candidates))
+    return CutChoice(candidates[best], penalty, tuple(scores))
+
+
+def choose_shallow(scores: Sequence[CutScore]) -> str:
+    """The earliest cut point that is about as good as the best one before the last.
+
+    That is: its log loss is within one standard error, of the difference on the same images, of the
+    lowest among the single cut points but the last (the rule of Breiman et al.: CART, 1984).
+
+    Args:
+        scores: of `choose_cuts`, from the first layers to the last; others than of single cut points
+            are left out.
+
+    Raises:
+        UsageError: fewer than two single cut points.
+    """
+    early = [score for score in scores if len(score.cuts) == 1][:-1]
+    if not early:
+        raise UsageError(
+            "a shallow head needs the scores of at least two single cut points: those of a network "
+            "with more than one, on at least two images (or groups) of every class"
+        )
+    best = min(early, key=lambda score: score.log_loss)
+    for score in early:
+        worse = score.losses - best.losses
+        if worse.mean() <= _standard_error(worse):
+            return score.cuts[0]
+    return best.cuts[0]
+
+
+def _score(
+    cuts: tuple[str, ...],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    units: tuple[str, ...],
+    weights: np.ndarray,
+) -> CutScore:
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
+    of_image = np.array([places[unit] for unit in units])
+    losses = np.bincount(of_image, weights * -np.log(np.maximum(true, 1e-12)))
+    losses *= len(places) / weights.sum()
+    accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=weights)
+    return CutScore(cuts, float(losses.mean()), float(accuracy), _standard_error(losses), losses)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def _units_per_class(labels: np.ndarray, units: tuple[str, ...], classes: int) -> list[int]:
+    pairs = set(zip(units, labels.tolist(), strict=True))
+    counts = Counter(label for _, label in pairs)
+    return [counts[c] for c in range(classes)]
+
+
+def _search(loss_at: Callable[[int], float]) -> tuple[dict[int, float], int]:
+    """Downhill from the first: {index into PENALTIES: loss} of those tried, and the one chosen."""
+    losses = {FIRST_TRIED: loss_at(FIRST_TRIED)}
+    best = FIRST_TRIED
+    for way in (1, -1):
+        while 0 <= best + way < len(PENALTIES):
+            losses[best + way] = loss_at(best + way)
+            if losses[best + way] > losses[best] - RESOLUTION:
+                break
+            best += way
+        if best != FIRST_TRIED:
+            break
+    return losses, best

@@ -1,0 +1,697 @@
+"""Takes a network, labelled inputs and a `Recipe`, trains by gradient: the one loop.
+
+`strategies` trains with it whatever is not linear. The inputs come from a `Source`: a matrix of
+features, activations on disk, or pixels. Shape letters: N images, B images a batch, C classes, K views.
+
+Every random draw is a function of (seed, purpose, epoch, image or step), so a run that was killed
+goes on from its last checkpoint and ends with the bytes of one that was not.
+"""
+
+import collections
+import contextlib
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from headstart.draws import draw
+from headstart.errors import InputError, ResourceError, TrainingError
+from headstart.files import write_atomically
+from headstart.parallel import Progress, no_progress
+from headstart.training.inputs import Order, Source, view_of
+
+__all__ = ["Outcome", "Recipe", "learning_rate_factor", "measure_step", "train_network"]
+
+EVALUATION_BATCH = 64
+
+# bf16 must be this much faster than fp32 in the measurement to be worth its rounding.
+FASTER = 1.2
+# Steps below which the measurement costs more than it can gain.
+STEPS_WORTH_MEASURING = 100
+
+# Tables of a ViT that are as little to be decayed as a bias.
+POSITIONS = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
+
+WISE_FT_SHARES = (0.25, 0.5, 0.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train; every strategy fills in its own values.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch: images a step.
+        lr: the highest learning rate, of the head and of the body's last stage.
+        layer_decay: the learning rate of a stage is this times that of the one above (Clark et al.,
+            ELECTRA, 2020; for vision Bao et al., BEiT, 2022); 1 for none.
+        schedule: "cosine" to zero, "one-cycle" (Smith 2018: up over 30 % of the steps, then cosine) or
+            "constant".
+        warmup: share of the steps over which the rate rises from zero; without effect on one-cycle.
+        optimizer: "adamw", "adam", "amsgrad" (Reddi et al. 2018) or "sgd" (momentum 0.9).
+        weight_decay: not on biases, norms and other vectors.
+        label_smoothing: in [0, 1) (Szegedy et al. 2016).
+        mixup: alpha of the Beta distribution that images are mixed by, 0 for none (Zhang et al. 2018).
+        cutmix: as mixup, with a rectangle of the other image (Yun et al. 2019); mixup on tokens.
+        clip: largest norm of the gradient; 0 for none.
+        ema: decay a step of the averaged weights that are evaluated and kept; 0 for none.
+        wise_ft: average with the starting point, share chosen on validation (Wortsman et al. 2022).
+        monitor: "loss" or "accuracy" on the validation images, for the best epoch and for stopping.
+        min_delta: an improvement is more than this.
+        patience: stop after this many epochs without one; 0 never stops early.
+        precision: "fp32", "bf16", or "auto", found by a short measurement.
+        checkpoint_s: seconds between checkpoints.
+        seed: of every draw.
+    """
+
+    epochs: int
+    batch: int = 32
+    lr: float = 1e-3
+    layer_decay: float = 1.0
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.0
+    wise_ft: bool = False
+    monitor: str = "loss"
+    min_delta: float = 0.0
+    patience: int = 0
+    precision: str = "auto"
+    checkpoint_s: float = 60.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a training; the network holds the best weights.
+
+    Attributes:
+        history: one dict an epoch, 0 the starting point.
+        best_epoch: whose weights were kept.
+        probabilities: float32 (held, C) of the validation images with those weights; None without any.
+        precision: of the arithmetic.
+        wise_ft: the share of the trained weights that was chosen; None where that was not asked.
+        interrupted: stopped by Ctrl-C before its end.
+        seconds: of training, resumed parts included.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    best_epoch: int
+    probabilities: np.ndarray | None
+    precision: str
+    wise_ft: float | None
+    interrupted: bool
+    seconds: float
+
+
+def train_network(
+    network: nn.Module,
+    source: Source,
+    labels: np.ndarray,
+    ids: tuple[str, ...],
+    *,
+    rows: np.ndarray,
+    held: np.ndarray,
+    recipe: Recipe,
+    scales: dict[str, float] | None = None,
+    class_weights: np.ndarray | None = None,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    history: Path | None = None,
+    identity: str = "",
+    progress: Progress = no_progress,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> Outcome:
+    """Train all parameters of a network that require gradients; it ends with its best weights.
+
+    Args:
+        network: inputs -> logits (B, C); trained in place.
+        source: its inputs by row.
+        labels: int64 (N,); ids: N image ids, which the draws depend on.
+        rows, held: the rows to train on and to validate on; the latter may be empty, then the last
+            epoch is the best.
+        scales: {parameter's name: its share of the learning rate}; 1 by default.
+        class_weights: float (C,), in the loss.
+        checkpoint: the file to keep the state in and to go on from; None keeps none.
+        history: the file for one JSON object an epoch.
+        identity: of data and settings; a checkpoint of another one is refused.
+
+    Raises:
+        TrainingError: a loss is not finite; says at which step and images, and what to try.
+        InputError: the checkpoint in the folder is of other data or settings, or damaged.
+        ResourceError: out of memory.
+    """
+    start = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    network.to(device)
+    weights = torch.ones(int(labels.max()) + 1 if class_weights is None else len(class_weights))
+    if class_weights is not None:
+        weights = torch.from_numpy(class_weights.astype(np.float32))
+    weights = weights.to(device)
+    targets = torch.from_numpy(labels.astype(np.int64))
+    batches = max(1, round(len(rows) / recipe.batch))
+    total = batches * recipe.epochs
+    state = _State(network, recipe, scales or {})
+    kept = _Checkpoint(checkpoint, identity)
+    evaluate = functools.partial(_evaluate, source, targets, held, weights, device)
+    with _held_interrupts() as interrupted, torch.random.fork_rng():
+        began = time.monotonic()
+        if not kept.load(state):
+            progress("measuring where the training starts", 0, 0)
+            state.precision = _choose_precision(
+                network, source, rows, targets, recipe, total, device
+            )
+            first = evaluate(state.averaged(network), state.precision)
+            state.note({"epoch": 0, **first.entry()}, first, network, recipe)
+            on_epoch(state.history[0])
+        micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
+        progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
+        while state.epoch <= recipe.epochs and not state.stopped and not interrupted.is_set():
+            order = _order(rows, ids, batches, state.epoch, source.views, recipe.seed)
+            epoch_began, before = time.monotonic(), state.images
+            network.train()
+            for inputs in source.read(order[state.step :]):
+                members = order[state.step][0]
+                step = (state.epoch - 1) * batches + state.step
+                rate = recipe.lr * learning_rate_factor(step, total, recipe)
+                for group in state.optimizer.param_groups:
+                    group["lr"] = rate * group["scale"]
+                # Dropout draws from torch's generator.
+                torch.manual_seed(_hash(recipe.seed, "step", step))
+                known = nn.functional.one_hot(targets[members], len(weights)).float().to(device)
+                batch = _mix(inputs.to(device), source.axis, known, recipe, step)
+                loss, correct, micro = _accumulate(
+                    network, batch, weights, recipe, state.precision, micro
+                )
+                if not math.isfinite(loss):
+                    names = ", ".join(f"'{ids[i]}'" for i in members[:3])
+                    where = f"step {state.step + 1} of epoch {state.epoch} (images {names}, …)"
+                    raise _not_finite(f"the loss is {loss} at {where}", recipe)
+                if recipe.clip:
+                    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+                state.optimizer.step()
+                state.optimizer.zero_grad(set_to_none=True)
+                state.average(network, recipe.ema)
+                state.step += 1
+                state.images += len(members)
+                state.loss += loss * len(members)
+                state.correct += correct
+                progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
+                if interrupted.is_set():
+                    break
+                if state.step < batches:
+                    kept.save_if_due(state, began, recipe.checkpoint_s)
+            if state.step < batches:
+                break
+            found = evaluate(state.averaged(network), state.precision)
+            if found.probabilities is None and not _is_finite(network):
+                raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
+            entry = {
+                "epoch": state.epoch,
+                "train_loss": state.loss / len(rows),
+                "train_accuracy": state.correct / len(rows),
+                **found.entry(),
+                "lr": rate,
+                "images_per_s": (state.images - before) / max(time.monotonic() - epoch_began, 1e-9),
+            }
+            state.note(entry, found, network, recipe)
+            _write_history(history, state.history)
+            on_epoch(entry)
+            kept.save_if_due(state, began, recipe.checkpoint_s)
+        if interrupted.is_set():
+            kept.save(state, began)
+        state.seconds += time.monotonic() - began
+        unfinished = state.epoch <= recipe.epochs and not state.stopped
+        if unfinished and len(state.history) < 2:
+            raise KeyboardInterrupt
+        network.load_state_dict(state.best)
+        share = None
+        if recipe.wise_ft and len(held) and not unfinished:
+            share = _average_with_start(network, start, state, evaluate)
+    return Outcome(
+        history=tuple(state.history),
+        best_epoch=state.best_epoch,
+        probabilities=state.probabilities,
+        precision=state.precision,
+        wise_ft=share,
+        interrupted=unfinished,
+        seconds=state.seconds,
+    )
+
+
+def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
+    """The share of the highest learning rate at a step (0, 1, …) of so many, in [0, 1]."""
+    rise = 0.3 if recipe.schedule == "one-cycle" else recipe.warmup
+    rising = rise * total
+    if step < rising:
+        return (step + 1) / math.ceil(rising)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in network.parameters())
+
+
+def _not_finite(what: str, recipe: Recipe) -> TrainingError:
+    return TrainingError(
+        f"{what}; try a lower --lr than {recipe.lr:g}, --clip 1, or --train-precision fp32"
+    )
+
+
+def _order(
+    rows: np.ndarray, ids: tuple[str, ...], batches: int, epoch: int, views: int | None, seed: int
+) -> Order:
+    """The batches of an epoch, as even as can be: rows and the view of each."""
+    drawn = np.array([draw(seed, "order", ids[i], epoch) for i in rows])
+    shuffled = rows[np.argsort(drawn, kind="stable")]
+    seen = np.array([view_of(ids[i], epoch, views, seed) for i in shuffled], dtype=np.int64)
+    return list(zip(np.array_split(shuffled, batches), np.array_split(seen, batches), strict=True))
+
+
+def _hash(seed: int, purpose: str, step: int) -> int:
+    text = f"{seed}\0{purpose}\0{step}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    """Inputs (B, …) with the shares (B, C) of each class, and the class that weighs most."""
+
+    inputs: torch.Tensor
+    shares: torch.Tensor
+    labels: torch.Tensor
+
+
+def _mix(
+    inputs: torch.Tensor, axis: int, shares: torch.Tensor, recipe: Recipe, step: int
+) -> _Batch:
+    """mixup or cutmix, each on half of the steps where both are wanted; between cut activations
+    mixup is that of Verma et al., Manifold Mixup (ICML 2019)."""
+    labels = shares.argmax(dim=1)
+    kinds = [k for k in ("mixup", "cutmix") if getattr(recipe, k)]
+    if not kinds or len(labels) < 2:
+        return _Batch(inputs, shares, labels)
+    rng = np.random.default_rng(_hash(recipe.seed, "mix", step))
+    kind = kinds[int(rng.integers(len(kinds)))]
+    alpha = getattr(recipe, kind)
+    share = float(rng.beta(alpha, alpha))
+    other = torch.from_numpy(rng.permutation(len(labels))).to(inputs.device)
+    if kind == "mixup" or inputs.ndim < 4:
+        values = inputs.float()
+        inputs = share * values + (1 - share) * values[other]
+    else:
+        first = 2 if axis == 1 else 1  # (B, C, H, W), or (B, H, W, C)
+        sides = inputs.shape[first : first + 2]
+        cut = [max(0, round(side * math.sqrt(1 - share))) for side in sides]
+        corner = [int(rng.integers(side - c + 1)) for side, c in zip(sides, cut, strict=True)]
+        box = [slice(None)] * first + [slice(a, a + c) for a, c in zip(corner, cut, strict=True)]
+        inputs = inputs.clone()
+        inputs[tuple(box)] = inputs[other][tuple(box)]
+        share = 1 - math.prod(cut) / math.prod(sides)
+    mixed = share * shares + (1 - share) * shares[other]
+    return _Batch(inputs, mixed, labels if share >= 0.5 else labels[other])
+
+
+def _accumulate(
+    network: nn.Module,
+    batch: _Batch,
+    weights: torch.Tensor,
+    recipe: Recipe,
+    precision: str,
+    micro: int,
+) -> tuple[float, int, int]:
+    """Gradients of a batch, in parts where memory is short: (loss, correct, size of the parts)."""
+    while True:
+        try:
+            loss, correct = 0.0, 0
+            for part in range(0, len(batch.labels), micro):
+                some = slice(part, part + micro)
+                value, logits = _loss(network, batch, some, weights, recipe, precision)
+                share = len(batch.labels[some]) / len(batch.labels)
+                torch.autograd.backward(value * share)
+                loss += float(value.detach()) * share
+                correct += int((logits.argmax(dim=1) == batch.labels[some]).sum())
+            return loss, correct, micro
+        except torch.OutOfMemoryError as exc:
+            network.zero_grad(set_to_none=True)  # the step begins anew, in smaller parts
+            torch.cuda.empty_cache()
+            if micro == 1:
+                raise ResourceError(
+                    "out of memory with one image at a time; use --device cpu, a smaller "
+                    "--input-px, or a later --cut"
+                ) from exc
+            micro = max(1, micro // 2)
+
+
+def _loss(
+    network: nn.Module,
+    batch: _Batch,
+    some: slice,
+    weights: torch.Tensor,
+    recipe: Recipe,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy with soft targets, mean over the images: -sum_c w_c t_c log p_c."""
+    inputs = batch.inputs[some]
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = network(inputs)
+    value = nn.functional.cross_entropy(
+        logits.float(), batch.shares[some], weight=weights, label_smoothing=recipe.label_smoothing
+    )
+    return value, logits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Figures:
+    loss: float  # classes weighted as in the training
+    accuracy: float
+    probabilities: np.ndarray | None
+    log_loss: float | None = None  # every image alike; None where that is the same
+
+    def entry(self) -> dict[str, float]:
+        if self.probabilities is None:
+            return {}
+        plain = {} if self.log_loss is None else {"val_log_loss": self.log_loss}
+        return {"val_loss": self.loss, **plain, "val_accuracy": self.accuracy}
+
+    def score(self, monitor: str) -> float:
+        """Higher is better."""
+        return self.accuracy if monitor == "accuracy" else -self.loss
+
+
+def _evaluate(
+    source: Source,
+    targets: torch.Tensor,
+    held: np.ndarray,
+    weights: torch.Tensor,
+    device: str,
+    network: nn.Module,
+    precision: str,
+) -> _Figures:
+    """Losses, accuracy and probabilities on the plain view of the validation images."""
+    if not len(held):
+        return _Figures(math.nan, math.nan, None)
+    network.eval()
+    chunks = [held[i : i + EVALUATION_BATCH] for i in range(0, len(held), EVALUATION_BATCH)]
+    logits = []
+    with torch.inference_mode():
+        for inputs in source.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks]):
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                logits.append(network(inputs.to(device)).float().cpu())
+    found = torch.cat(logits)
+    if not bool(torch.isfinite(found).all()):
+        return _Figures(math.inf, 0.0, np.zeros(found.shape, dtype=np.float32))
+    loss = nn.functional.cross_entropy(found, targets[held], weight=weights.cpu())
+    plain = None
+    if not torch.all(weights == weights[0]):
+        plain = float(nn.functional.cross_entropy(found, targets[held]))
+    accuracy = (found.argmax(dim=1) == targets[held]).float().mean()
+    return _Figures(float(loss), float(accuracy), found.softmax(dim=1).numpy(), plain)
+
+
+def _average_with_start(
+    network: nn.Module,
+    start: dict[str, torch.Tensor],
+    state: "_State",
+    evaluate: Callable[[nn.Module, str], _Figures],
+) -> float:
+    """Leave the network with the share of trained weights that does best on validation."""
+    best, share = state.best_figures, 1.0
+    for candidate in WISE_FT_SHARES:
+        network.load_state_dict(_interpolate(start, state.best, candidate))
+        found = evaluate(network, state.precision)
+        if found.score("loss") > best.score("loss"):
+            best, share = found, candidate
+    network.load_state_dict(_interpolate(start, state.best, share))
+    state.probabilities = best.probabilities
+    return share
+
+
+def _interpolate(
+    start: dict[str, torch.Tensor], end: dict[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    return {
+        k: torch.lerp(start[k].to(v.device), v, share) if v.is_floating_point() else v
+        for k, v in end.items()
+    }
+
+
+def _choose_precision(
+    network: nn.Module,
+    source: Source,
+    rows: np.ndarray,
+    targets: torch.Tensor,
+    recipe: Recipe,
+    total: int,
+    device: str,
+) -> str:
+    """bf16 where a few steps of it are clearly faster, else fp32."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    small = sum(p.numel() for p in network.parameters()) < 1_000_000
+    if small or total < STEPS_WORTH_MEASURING or device == "mps":
+        return "fp32"
+    few = rows[: 8 if device == "cpu" else recipe.batch]
+    inputs = next(iter(source.read([(few, np.zeros(len(few), dtype=np.int64))]))).to(device)
+    trial = copy.deepcopy(network).train()
+    labels = targets[few].to(device)
+    seconds = {}
+    for precision in ("fp32", "bf16"):
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            try:
+                with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                    logits = trial(inputs)
+                torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
+            except torch.OutOfMemoryError:  # the training will take its steps in parts
+                torch.cuda.empty_cache()
+                return "bf16"
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        seconds[precision] = min(times)
+    return "bf16" if seconds["fp32"] > FASTER * seconds["bf16"] else "fp32"
+
+
+def measure_step(
+    network: nn.Module, shape: tuple[int, ...], device: str, images: int = 16
+) -> float:
+    """Seconds an image of a step of training on inputs of this shape; the network stays as it is."""
+    network = network.to(device).train()
+    inputs = torch.zeros(images, *shape, device=device)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        torch.autograd.backward(network(inputs).square().mean())
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    network.zero_grad(set_to_none=True)
+    return min(times) / images
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "adamw": lambda groups: torch.optim.AdamW(groups, fused=True),
+    "adam": lambda groups: torch.optim.Adam(groups, fused=True),
+    "amsgrad": lambda groups: torch.optim.Adam(groups, amsgrad=True, fused=True),
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True),
+}
+
+
+class _State:
+    """All that a resumed training needs; `tensors` and `values` are what a checkpoint holds."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, scales: dict[str, float]) -> None:
+        self.network = network
+        self.parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.parameters:
+            kept = parameter.ndim < 2 or name.endswith(POSITIONS)
+            decay = 0.0 if kept else recipe.weight_decay
+            groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
+        self.optimizer = OPTIMIZERS[recipe.optimizer](
+            [{"params": p, "scale": s, "weight_decay": d} for (s, d), p in groups.items()]
+        )
+        self.ema = copy.deepcopy(network) if recipe.ema else None
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_figures = _Figures(math.inf, 0.0, None)
+        self.probabilities: np.ndarray | None = None
+        self.epoch, self.step, self.images, self.loss, self.correct = 1, 0, 0, 0.0, 0
+        self.best_epoch, self.waited, self.stopped, self.seconds = 0, 0, False, 0.0
+        self.precision = "fp32"
+        self.history: list[dict[str, Any]] = []
+
+    def seen(self, batches: int, images: int) -> int:
+        return (self.epoch - 1) * images + round(self.step / batches * images)
+
+    def averaged(self, network: nn.Module) -> nn.Module:
+        """What is evaluated and kept."""
+        return network if self.ema is None else self.ema
+
+    def average(self, network: nn.Module, decay: float) -> None:
+        if self.ema is None:
+            return
+        with torch.no_grad():
+            current = network.state_dict()
+            for name, value in self.ema.state_dict().items():
+                if value.is_floating_point():
+                    value.lerp_(current[name], 1 - decay)
+                else:
+                    value.copy_(current[name])
+
+    def note(
+        self, entry: dict[str, Any], found: _Figures, network: nn.Module, recipe: Recipe
+    ) -> None:
+        """Take an epoch's figures, keep its weights where they are the best, and go to the next."""
+        self.history.append(entry)
+        epoch = int(entry["epoch"])
+        gain = found.score(recipe.monitor) - self.best_figures.score(recipe.monitor)
+        if found.probabilities is None or epoch == 0 or gain > recipe.min_delta:
+            kept = self.averaged(network).state_dict()
+            self.best = {k: v.detach().clone() for k, v in kept.items()}
+            self.best_figures, self.probabilities = found, found.probabilities
+            self.best_epoch, self.waited = epoch, 0
+        else:
+            self.waited += 1
+            self.stopped = bool(recipe.patience) and self.waited >= recipe.patience
+        if epoch > 0:
+            self.epoch, self.step = epoch + 1, 0
+            self.images, self.loss, self.correct = 0, 0.0, 0
+
+    # -------- as tensors and JSON
+
+    COUNTERS = (
+        "epoch step images loss correct best_epoch waited stopped seconds precision history".split()
+    )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        found = {f"network/{k}": v for k, v in self.network.state_dict().items()}
+        found |= {f"best/{k}": v for k, v in self.best.items()}
+        if self.ema is not None:
+            found |= {f"ema/{k}": v for k, v in self.ema.state_dict().items()}
+        for name, parameter in self.parameters:
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+        if self.probabilities is not None:
+            found["probabilities"] = torch.from_numpy(self.probabilities)
+        return {k: v.detach().cpu().contiguous().clone() for k, v in found.items()}
+
+    def values(self) -> dict[str, Any]:
+        best = {"loss": self.best_figures.loss, "accuracy": self.best_figures.accuracy}
+        return {"best": best, **{n: getattr(self, n) for n in self.COUNTERS}}
+
+    def restore(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        parts: dict[str, dict[str, torch.Tensor]] = collections.defaultdict(dict)
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = value
+        self.network.load_state_dict(parts["network"])
+        device = next(iter(self.network.parameters())).device
+        self.best = {k: v.to(device) for k, v in parts["best"].items()}
+        if self.ema is not None:
+            self.ema.load_state_dict(parts["ema"])
+        by_name = dict(self.parameters)
+        for key, value in parts["optimizer"].items():
+            kind, _, name = key.partition("/")
+            parameter = by_name[name]
+            layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
+            kept = value.to(device, memory_format=layout) if value.ndim == 4 else value.to(device)
+            self.optimizer.state[parameter][kind] = kept
+        if "probabilities" in tensors:
+            self.probabilities = tensors["probabilities"].numpy()
+        for name in self.COUNTERS:
+            setattr(self, name, values[name])
+        best = values["best"]
+        self.best_figures = _Figures(best["loss"], best["accuracy"], self.probabilities)
+
+
+class _Checkpoint:
+    """The file that a training goes on from."""
+
+    def __init__(self, path: Path | None, identity: str) -> None:
+        self._path, self._identity = path, identity
+        self._last = time.monotonic()
+
+    def load(self, state: _State) -> bool:
+        """Go on from the checkpoint, if there is one."""
+        path = self._path
+        if path is None or not path.exists():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if values["identity"] == self._identity:
+                state.restore(tensors, values)
+                return True
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
+            raise InputError(
+                f"{path}: damaged or of another network; remove it to train from the beginning"
+            ) from exc
+        raise InputError(
+            f"{path}: of other data or settings than these; put them back as they were, or fit "
+            "anew with --overwrite"
+        )
+
+    def save_if_due(self, state: _State, began: float, interval_s: float) -> None:
+        """Save when the last one is older than that."""
+        if self._path is not None and time.monotonic() - self._last >= interval_s:
+            self.save(state, began)
+
+    def save(self, state: _State, began: float) -> None:
+        """Write the state so that a death at any moment leaves this checkpoint or the one before."""
+        if self._path is None:
+            return
+        values = {**state.values(), "identity": self._identity}
+        values["seconds"] += time.monotonic() - began
+        data = save_tensors(state.tensors(), metadata={"state": json.dumps(values)})
+        write_atomically(self._path, data, kind="checkpoint")
+        self._last = time.monotonic()
+
+
+def _write_history(path: Path | None, history: list[dict[str, Any]]) -> None:
+    if path is not None:  # JSON has no infinity
+        known = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
+
+
+@contextlib.contextmanager
+def _held_interrupts() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that no step is cut in half; the second is as ever."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
