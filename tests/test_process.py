@@ -192,10 +192,24 @@ def test_threads_that_cannot_start_end_with_five(cli, loose, tmp_path, monkeypat
 
 
 @LINUX
-@pytest.mark.parametrize("megabytes", [400, 600])
+@pytest.mark.parametrize("megabytes", [200, 400, 600, 1000])
 def test_a_limit_of_memory_ends_with_five(megabytes, loose, tmp_path):
     line = f'ulimit -v {megabytes * 1024}; "$0" -m headstart "${{@}}"'
     code, out, err = shell(line, "extract", loose, "--cache-dir", tmp_path / "cache", "--quiet")
     assert (code, out) == (5, "")
-    assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: ")
+    assert f"limited to {megabytes} MiB, and at least 1024 MiB are needed" in only_error(err)
+
+
+def test_a_process_short_of_memory_waits_for_no_thread():
+    code = """
+import sys, threading, time
+import headstart.cli.app
+from headstart import __main__
+def run():
+    threading.Thread(target=time.sleep, args=(300,)).start()
+    sys.exit(5)
+headstart.cli.app.main = run
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (5, b"")

@@ -6,7 +6,8 @@ them would end in a traceback.
 
 from typing import NoReturn
 
-from headstart.process import catch_signals
+from headstart.errors import ResourceError
+from headstart.process import catch_signals, leave
 
 __all__ = ["main"]
 
@@ -16,7 +17,12 @@ def main() -> NoReturn:
     catch_signals()
     from headstart.cli.app import main
 
-    main()
+    try:
+        main()
+    except SystemExit as exc:
+        if exc.code == ResourceError.exit_code:
+            leave(ResourceError.exit_code)  # a thread that ran short of memory may never end
+        raise
 
 
 if __name__ == "__main__":

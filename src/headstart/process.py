@@ -12,7 +12,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["catch_signals", "find_shortage", "give_up_output", "leave", "run_process"]
+from headstart.errors import ResourceError
+
+__all__ = [
+    "catch_signals",
+    "check_address_space",
+    "find_shortage",
+    "give_up_output",
+    "leave",
+    "run_process",
+]
 
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141
 
@@ -146,6 +155,28 @@ _THREADS = ("can't start new thread", "resource temporarily unavailable")
 _MEMORY = (
     "allocate memory", "bad_alloc", "failed to map segment", "unable to allocate", "out of memory",
 )  # fmt: skip
+
+
+# What the libraries underneath need on two cores; with less they crash or wait for ever (seen at 400 MiB).
+LEAST_ADDRESS_SPACE = 2**30
+
+
+def check_address_space() -> None:
+    """Refuse to start where a limit leaves the libraries too little to be loaded.
+
+    Raises:
+        ResourceError: `ulimit -v` is below `LEAST_ADDRESS_SPACE`.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise ResourceError(
+            f"out of memory: the address space is limited to {limit >> 20} MiB, and at least "
+            f"{LEAST_ADDRESS_SPACE >> 20} MiB are needed; raise ulimit -v"
+        )
 
 
 def find_shortage(exc: BaseException) -> str:

@@ -37,7 +37,7 @@ from headstart.cli.commands import (
     extract_command,
     given_options,
     layers_command,
-    set_state,
+    begin_command,
 )
 from headstart.cli.terminal import (
     PRINTERS,
@@ -278,7 +278,7 @@ def fit_command(
 
     headstart fit --resume tuned
     """
-    set_state(quiet, verbose, as_json)
+    begin_command(quiet, verbose, as_json)
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
     if resume is None and data is None:
@@ -414,7 +414,7 @@ def evaluate_command(
 
     headstart evaluate run other-photos --unknown-classes wrong
     """
-    set_state(quiet, verbose, as_json)
+    begin_command(quiet, verbose, as_json)
     _evaluate(run, data, split=split, unknown_classes=unknown_classes, **given_options(context))
 
 
@@ -487,7 +487,7 @@ def predict_command(
 
     headstart predict pretrained:tf_efficientnet_lite0 cat.jpg
     """
-    set_state(quiet, verbose, as_json)
+    begin_command(quiet, verbose, as_json)
     if as_json and as_csv:
         raise UsageError("--json and --csv are both given; choose one")
     run, images = _name_model(words, model)
@@ -574,7 +574,7 @@ def demo_command(
     them, evaluates on the others and predicts some. Takes about a minute and
     needs no download.
     """
-    set_state(quiet, verbose, False)
+    begin_command(quiet, verbose, False)
     from headstart.cli.demo import write_digits
 
     data, run = output / "digits", output / "run"

@@ -28,6 +28,7 @@ from headstart.cli.terminal import (
     warn,
 )
 from headstart.errors import UsageError, printable
+from headstart.process import check_address_space
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
@@ -51,7 +52,7 @@ __all__ = [
     "extract_command",
     "given_options",
     "layers_command",
-    "set_state",
+    "begin_command",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, one object a line.")]
@@ -106,10 +107,12 @@ def given_options(context: typer.Context, names: Iterable[str] = COMMON) -> dict
     return given
 
 
-def set_state(quiet: bool, verbose: bool, as_json: bool) -> None:
+def begin_command(quiet: bool, verbose: bool, as_json: bool) -> None:
+    """Keep what the options common to all commands decide, and see that the libraries can be loaded."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose are both given; choose one")
     State.quiet, State.verbose, State.json = quiet, verbose, as_json
+    check_address_space()
 
 
 def extract_command(
@@ -171,7 +174,7 @@ def extract_command(
     """
     from headstart.files import check_cache
 
-    set_state(quiet, verbose, as_json)
+    begin_command(quiet, verbose, as_json)
     names = backbone or ["tf_efficientnet_lite0"]
     if len(names) > 1 and (weights or export or activations):
         raise UsageError("--weights, --export and --activations go with one --backbone")
@@ -327,7 +330,7 @@ def backbones_command(
     """
     from headstart.networks.catalogue import COUNTED, list_backbones
 
-    set_state(False, False, as_json)
+    begin_command(False, False, as_json)
     with show_progress() as progress:
         found = list_backbones(
             pattern,
@@ -379,7 +382,7 @@ def layers_command(
     """
     from headstart.networks.catalogue import list_layers
 
-    set_state(False, False, as_json)
+    begin_command(False, False, as_json)
     layers, told = list_layers(name, input_px=input_px, freeze_until=freeze_until)
     if as_json:
         for layer in layers:
