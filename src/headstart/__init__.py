@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from headstart.features.activations import Activations, extract_activations
     from headstart.features.engines import choose_engine, make_engine
     from headstart.features.extraction import Features, extract
+    from headstart.features.runtime import Runtime
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.classifier import Classifier, Prediction
     from headstart.runs.evaluation import Evaluation, evaluate, predict
     from headstart.runs.fitting import Run, fit
+    from headstart.training.decisions import Decision, Decisions
     from headstart.training.settings import Settings
 
 __version__ = "0.1.0"
@@ -42,6 +44,8 @@ __all__ = [
     "Backbone",
     "Classifier",
     "Dataset",
+    "Decision",
+    "Decisions",
     "Estimate",
     "Evaluation",
     "Features",
@@ -51,6 +55,7 @@ __all__ = [
     "Preprocessing",
     "ResourceError",
     "Run",
+    "Runtime",
     "Settings",
     "TrainingError",
     "UsageError",
@@ -72,14 +77,14 @@ __all__ = [
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
 ORDER = {
-    "": "errors process choices draws files parallel metrics",
+    "": "errors process choices options draws files parallel metrics",
     "data": "groups dataset folders manifests loading bounds decoding views scan splits",
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
-        "file_hashes store cache engine engine_torch engine_openvino engines shards reading "
+        "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
         "extraction tables activations near_copies"
     ),
-    "training": "logistic heads trainable inputs loop settings cuts outputs strategies",
+    "training": "decisions logistic heads trainable inputs loop settings cuts outputs strategies",
     "runs": "record classifier fitting evaluation",
     "cli": "demo terminal commands app",
 }
@@ -94,9 +99,11 @@ _HOMES = {
     "data.splits": ("split_dataset",),
     "networks.backbones": ("Backbone", "load_backbone"),
     "features.engines": ("choose_engine", "make_engine"),
+    "features.runtime": ("Runtime",),
     "features.extraction": ("Features", "extract"),
     "features.tables": ("export_features",),
     "features.activations": ("Activations", "extract_activations"),
+    "training.decisions": ("Decision", "Decisions"),
     "training.settings": ("Settings",),
     "runs.classifier": ("Classifier", "Prediction"),
     "runs.fitting": ("Run", "fit"),

@@ -33,11 +33,11 @@ from headstart.cli.commands import (
     Verbose,
     Workers,
     backbones_command,
+    begin_command,
     cache_app,
     extract_command,
     given_options,
     layers_command,
-    begin_command,
 )
 from headstart.cli.terminal import (
     PRINTERS,

@@ -48,11 +48,11 @@ __all__ = [
     "Verbose",
     "Workers",
     "backbones_command",
+    "begin_command",
     "cache_app",
     "extract_command",
     "given_options",
     "layers_command",
-    "begin_command",
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, one object a line.")]
