@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from commands import Command, run_command
+from forks import COMMAND, Forked, run_command
 from torch import nn
 
 import headstart
@@ -323,7 +323,7 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
     killed = trained = 0
     for number in range(KILLS):
         folder = tmp_path / f"run{number}"
-        with Command("fit", loose, "-o", folder, *options) as process:
+        with Forked(COMMAND, "fit", loose, "-o", folder, *options) as process:
             # Some moment after the first checkpoint, or, now and then, any moment at all.
             if number % 5:
                 deadline = time.monotonic() + 60
@@ -333,7 +333,7 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
                 time.sleep(rng.uniform(0, 0.15 * seconds))
             else:
                 time.sleep(rng.uniform(0, seconds))
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             killed += process.wait()[0] == -signal.SIGKILL
         trained += (folder / "checkpoint.safetensors").exists()
         assert finish(options, folder, loose) == whole
@@ -390,7 +390,7 @@ def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path):
     code, _, errors = run_command("fit", "--resume", folder, "--epochs", "3")
     assert code == 2
     assert "'epochs' cannot change on resume" in errors
-    with Command("fit", "--resume", folder):
+    with Forked(COMMAND, "fit", "--resume", folder):
         deadline = time.monotonic() + 60
         while len(history.read_text().splitlines()) <= epochs + 1:
             assert time.monotonic() < deadline
