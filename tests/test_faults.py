@@ -217,8 +217,7 @@ def test_killed_at_any_moment_nothing_committed_is_lost(photos, template, tiny, 
             while not process.output and process.running:
                 time.sleep(0.005)
             time.sleep(moments.uniform(0, 1.5 * seconds + 0.2))
-            if process.running:
-                process.kill()
+            process.kill()
             code, output, errors = process.wait()
         assert output.startswith("start\n"), errors
         died += code == -signal.SIGKILL
@@ -254,7 +253,7 @@ def test_killed_at_each_step_of_a_commit(point, tmp_path):
         assert verify(cache) == (12, [])
 
 
-def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path):
+def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path, crowding):
     photos = write_images(tmp_path / "photos/a", 3000)
     cache = shutil.copytree(template, tmp_path / "cache")
     command = [
@@ -276,7 +275,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path):
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 5 * crowding()
     assert "interrupted; what was computed is kept: run the same command again" in stderr
     assert "Traceback" not in stderr
     there = committed(cache)

@@ -363,7 +363,7 @@ def test_a_full_disk_at_a_checkpoint_is_told(options, loose, tmp_path, uninterru
     assert finish(options, folder, loose) == uninterrupted[0]
 
 
-def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path):
+def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path, crowding):
     folder = tmp_path / "run"
     longer = [*options, "--overwrite"]
     longer[longer.index("--epochs") + 1] = "2000"
@@ -380,7 +380,7 @@ def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path):
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * crowding()
     assert process.returncode == 130, errors
     assert "best model so far is kept" in errors
     assert f"headstart fit --resume {folder}" in errors
