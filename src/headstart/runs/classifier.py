@@ -26,7 +26,7 @@ from safetensors.numpy import save as save_arrays
 from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS, PillowSource
 from headstart.data.folders import list_files
 from headstart.data.images import FileSource, ImageRef, MemorySource
-from headstart.errors import InputError, UsageError
+from headstart.errors import InputError, UsageError, VerificationError
 from headstart.features.engine import EngineChoice
 from headstart.features.engines import choose_engine, make_engine
 from headstart.features.reading import run_images
@@ -150,6 +150,7 @@ class Classifier:
         Raises:
             UsageError: an option is out of range, or something is none of these kinds.
             InputError: a folder holds no image.
+            VerificationError: on the way, the network gives something that is no number.
         """
         if not isinstance(top, int) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
@@ -179,8 +180,14 @@ class Classifier:
             max_pixels=max_pixels,
         )
         progress(READING, 0, len(found))
+        advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
         done = 0
         for readings, outputs in stream:
+            for cut, values in outputs.items():
+                if not np.isfinite(values).all():
+                    raise VerificationError(
+                        f"the network gives NaN or infinite features at {cut}; {advice}"
+                    )
             probabilities = iter(self.predict_proba(outputs) if outputs else ())
             for reading in readings:
                 name = found[done].id
