@@ -171,7 +171,7 @@ def _checked(dataset: Dataset) -> Dataset:
     spread = sorted(g for g, s in where.items() if len(s) > 1)
     if spread:
         warnings.append(
-            f"{len(spread)} group{'s have' if len(spread) > 1 else ' has'} images in more than one split, so figures will flatter "
-            f"(first: '{spread[0]}')"
+            f"{len(spread)} group{'s have' if len(spread) > 1 else ' has'} images in more than one "
+            f"split, so figures will flatter (first: '{spread[0]}')"
         )
     return dataclasses.replace(dataset, warnings=tuple(warnings))
