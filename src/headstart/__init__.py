@@ -84,7 +84,7 @@ ORDER = {
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
         "extraction tables activations near_copies"
     ),
-    "training": "decisions logistic heads trainable inputs loop settings cuts outputs strategies",
+    "training": "decisions logistic heads trainable inputs objectives loop settings cuts outputs strategies",
     "runs": "record classifier fitting evaluation",
     "cli": "demo terminal commands app",
 }

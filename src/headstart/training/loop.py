@@ -29,11 +29,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from headstart.choices import choose
 from headstart.draws import draw
 from headstart.errors import InputError, ResourceError, TrainingError
 from headstart.files import write_atomically
 from headstart.parallel import Progress, no_progress
+from headstart.problem import SINGLE_LABEL, Problem
 from headstart.training.inputs import Order, Source, view_of
+from headstart.training.objectives import OBJECTIVES, Objective
 
 __all__ = ["Outcome", "Recipe", "learning_rate_factor", "measure_step", "train_network"]
 
@@ -133,6 +136,7 @@ def train_network(
     rows: np.ndarray,
     held: np.ndarray,
     recipe: Recipe,
+    problem: Problem = SINGLE_LABEL,
     scales: dict[str, float] | None = None,
     class_weights: np.ndarray | None = None,
     device: str = "cpu",
@@ -150,6 +154,7 @@ def train_network(
         labels: int64 (N,); ids: N image ids, which the draws depend on.
         rows, held: the rows to train on and to validate on; the latter may be empty, then the last
             epoch is the best.
+        problem: the kind of problem, which has a loss.
         scales: {parameter's name: its share of the learning rate}; 1 by default.
         class_weights: float (C,), in the loss.
         checkpoint: the file to keep the state in and to go on from; None keeps none.
@@ -168,17 +173,18 @@ def train_network(
         weights = torch.from_numpy(class_weights.astype(np.float32))
     weights = weights.to(device)
     targets = torch.from_numpy(labels.astype(np.int64))
+    objective = choose("loss", problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
     total = batches * recipe.epochs
     state = _State(network, recipe, scales or {})
     kept = _Checkpoint(checkpoint, identity)
-    evaluate = functools.partial(_evaluate, source, targets, held, weights, device)
+    evaluate = functools.partial(_evaluate, objective, source, targets, held, weights, device)
     with _held_interrupts() as interrupted, torch.random.fork_rng():
         began = time.monotonic()
         if not kept.load(state):
             progress("measuring where the training starts", 0, 0)
             state.precision = _choose_precision(
-                network, source, rows, targets, recipe, total, device
+                network, objective, source, rows, targets, recipe, total, device
             )
             first = evaluate(state.averaged(network), state.precision)
             state.note({"epoch": 0, **first.entry()}, first, network, recipe)
@@ -197,10 +203,10 @@ def train_network(
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
                 torch.manual_seed(_hash(recipe.seed, "step", step))
-                known = nn.functional.one_hot(targets[members], len(weights)).float().to(device)
-                batch = _mix(inputs.to(device), source.axis, known, recipe, step)
+                known = objective.spread(targets[members], len(weights)).to(device)
+                batch = _mix(objective, inputs.to(device), source.axis, known, recipe, step)
                 loss, correct, micro = _accumulate(
-                    network, batch, weights, recipe, state.precision, micro
+                    network, objective, batch, weights, recipe, state.precision, micro
                 )
                 if not math.isfinite(loss):
                     names = ", ".join(f"'{ids[i]}'" for i in members[:3])
@@ -296,7 +302,7 @@ def _hash(seed: int, purpose: str, step: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
-    """Inputs (B, …) with the shares (B, C) of each class, and the class that weighs most."""
+    """Inputs (B, …) with the shares (B, C) of each class, and the targets that weigh most."""
 
     inputs: torch.Tensor
     shares: torch.Tensor
@@ -304,11 +310,16 @@ class _Batch:
 
 
 def _mix(
-    inputs: torch.Tensor, axis: int, shares: torch.Tensor, recipe: Recipe, step: int
+    objective: Objective,
+    inputs: torch.Tensor,
+    axis: int,
+    shares: torch.Tensor,
+    recipe: Recipe,
+    step: int,
 ) -> _Batch:
     """mixup or cutmix, each on half of the steps where both are wanted; between cut activations
     mixup is that of Verma et al., Manifold Mixup (ICML 2019)."""
-    labels = shares.argmax(dim=1)
+    labels = objective.read(shares)
     kinds = [k for k in ("mixup", "cutmix") if getattr(recipe, k)]
     if not kinds or len(labels) < 2:
         return _Batch(inputs, shares, labels)
@@ -335,6 +346,7 @@ def _mix(
 
 def _accumulate(
     network: nn.Module,
+    objective: Objective,
     batch: _Batch,
     weights: torch.Tensor,
     recipe: Recipe,
@@ -347,11 +359,11 @@ def _accumulate(
             loss, correct = 0.0, 0
             for part in range(0, len(batch.labels), micro):
                 some = slice(part, part + micro)
-                value, logits = _loss(network, batch, some, weights, recipe, precision)
+                value, logits = _loss(network, objective, batch, some, weights, recipe, precision)
                 share = len(batch.labels[some]) / len(batch.labels)
                 torch.autograd.backward(value * share)
                 loss += float(value.detach()) * share
-                correct += int((logits.argmax(dim=1) == batch.labels[some]).sum())
+                correct += int((objective.read(logits) == batch.labels[some]).sum())
             return loss, correct, micro
         except torch.OutOfMemoryError as exc:
             network.zero_grad(set_to_none=True)  # the step begins anew, in smaller parts
@@ -366,19 +378,18 @@ def _accumulate(
 
 def _loss(
     network: nn.Module,
+    objective: Objective,
     batch: _Batch,
     some: slice,
     weights: torch.Tensor,
     recipe: Recipe,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy with soft targets, mean over the images: -sum_c w_c t_c log p_c."""
+    """(loss, logits (b, C)) of some images of a batch."""
     inputs = batch.inputs[some]
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = network(inputs)
-    value = nn.functional.cross_entropy(
-        logits.float(), batch.shares[some], weight=weights, label_smoothing=recipe.label_smoothing
-    )
+    value = objective.loss(logits.float(), batch.shares[some], weights, recipe.label_smoothing)
     return value, logits
 
 
@@ -401,6 +412,7 @@ class _Figures:
 
 
 def _evaluate(
+    objective: Objective,
     source: Source,
     targets: torch.Tensor,
     held: np.ndarray,
@@ -422,12 +434,12 @@ def _evaluate(
     found = torch.cat(logits)
     if not bool(torch.isfinite(found).all()):
         return _Figures(math.inf, 0.0, np.zeros(found.shape, dtype=np.float32))
-    loss = nn.functional.cross_entropy(found, targets[held], weight=weights.cpu())
+    loss = objective.held_loss(found, targets[held], weights.cpu())
     plain = None
     if not torch.all(weights == weights[0]):
-        plain = float(nn.functional.cross_entropy(found, targets[held]))
-    accuracy = (found.argmax(dim=1) == targets[held]).float().mean()
-    return _Figures(float(loss), float(accuracy), found.softmax(dim=1).numpy(), plain)
+        plain = float(objective.held_loss(found, targets[held], None))
+    accuracy = (objective.read(found) == targets[held]).float().mean()
+    return _Figures(float(loss), float(accuracy), objective.link(found).numpy(), plain)
 
 
 def _average_with_start(
@@ -459,6 +471,7 @@ def _interpolate(
 
 def _choose_precision(
     network: nn.Module,
+    objective: Objective,
     source: Source,
     rows: np.ndarray,
     targets: torch.Tensor,
@@ -484,7 +497,7 @@ def _choose_precision(
             try:
                 with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                     logits = trial(inputs)
-                torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
+                torch.autograd.backward(objective.held_loss(logits.float(), labels, None))
             except torch.OutOfMemoryError:  # the training will take its steps in parts
                 torch.cuda.empty_cache()
                 return "bf16"
