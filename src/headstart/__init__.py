@@ -84,7 +84,11 @@ ORDER = {
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
         "extraction tables activations near_copies"
     ),
-    "training": "decisions logistic heads trainable inputs objectives loop settings cuts outputs strategies",
+    "training": (
+        "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
+        "epochs probes mirroring tuning"
+    ),
+    "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
     "runs": "record classifier fitting evaluation",
     "cli": "demo terminal commands app",
 }

@@ -115,18 +115,18 @@ def evaluate(
         folder = run.folder if isinstance(run, Run) else Path(run)
         members, choices = _read_members(folder), _read_choices(folder)
     settings = make_settings({**choices, **options})
-    check_cache(settings.cache_dir)
+    check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = (
         data
         if isinstance(data, Dataset)
-        else load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
+        else load_dataset(data, root=settings.data.root, allow_outside=settings.data.allow_outside)
     )
     dataset, chosen = _choose_split(dataset, split, members)
     problem = dataset.problem
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)
-    check_bad_images(features.bad(), len(dataset), settings.max_bad)
+    check_bad_images(features.bad(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
     known = len(classifier.classes)
