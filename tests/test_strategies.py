@@ -109,7 +109,7 @@ def test_the_contract(loose, tmp_path, options, strategy):
     # The same seed gives the same bytes, whatever the workers.
     again = headstart.fit(loose, tmp_path / "two", val=0.25, workers=1, **options)
     if strategy != "shallow-probe":  # whose card tells measured speeds
-        assert again.evidence == run.evidence or "training" in run.evidence
+        assert again.decisions == run.decisions or run.history
     assert read_model(tmp_path / "two") == read_model(tmp_path / "one")
     assert np.array_equal(
         again.classifier.head.layers[0][0], Classifier.load(tmp_path / "two").head.layers[0][0]
@@ -150,7 +150,7 @@ def test_a_run_trained_by_gradient_tells_its_history(loose, tmp_path, tiny):
         "images_per_s",
     }
     assert wanted <= set(history[1])
-    best = run.evidence["training"]["best_epoch"]
+    best = run.decisions.facts["training"]["best_epoch"]
     assert history[best]["val_loss"] == min(h["val_loss"] for h in history)
     assert run.metrics["accuracy"].value == pytest.approx(history[best]["val_accuracy"])
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
@@ -189,7 +189,7 @@ def test_several_cut_points_or_an_early_one(loose, tmp_path, tiny, strategy):
     loaded = Classifier.load(tmp_path / "run")
     assert loaded.cuts == run.classifier.cuts
     assert run.settings["cut"]["origin"] in ("measured", "user")
-    assert len(run.evidence["cuts"]) > 2
+    assert len(run.decisions.facts["cuts"]) > 2
     card = json.loads((tmp_path / "run" / "config.json").read_text())
     whole = loaded.cuts == (
         headstart.load_backbone(
@@ -205,7 +205,7 @@ def test_several_cut_points_or_an_early_one(loose, tmp_path, tiny, strategy):
         assert len(loaded.backbone.state) < len(
             headstart.load_backbone(tiny["backbone"], weights=tiny["weights"]).state
         )
-        saved = run.evidence["saved"]
+        saved = run.decisions.facts["saved"]
         assert saved["shallow"]["megabytes"] < saved["whole"]["megabytes"]
 
 
@@ -312,7 +312,7 @@ def test_only_what_was_measured_is_called_so(loose, plant, tiny, tmp_path, cli):
 def test_random_weights_that_learned_nothing_are_told(loose, tiny, tmp_path, cli):
     options = {"backbone": "small_cnn", "strategy": "scratch", "device": "cpu", "augment": "none"}
     run = headstart.fit(loose, tmp_path / "run", epochs=1, lr=1e-12, **options)
-    assert run.evidence["training"]["best_epoch"] == 0
+    assert run.decisions.facts["training"]["best_epoch"] == 0
     assert any(
         "no epoch was better on the validation images than the random" in w for w in run.warnings
     )
@@ -342,7 +342,7 @@ def test_epochs_tell_the_log_loss_of_the_figures_where_classes_are_weighted(plan
             data, tmp_path / weights, strategy="fine-tune", class_weights=weights,
             on_epoch=histories[weights].append, **SHORT, **tiny,
         )  # fmt: skip
-        best = histories[weights][run.evidence["training"]["best_epoch"]]
+        best = histories[weights][run.decisions.facts["training"]["best_epoch"]]
         told = best["val_log_loss" if weights == "balanced" else "val_loss"]
         assert told == pytest.approx(run.metrics["log_loss"].value, rel=1e-4)
     assert all(e["val_loss"] != e["val_log_loss"] for e in histories["balanced"])
@@ -417,4 +417,4 @@ def test_classes_that_mirroring_exchanges_are_seen(tmp_path, tiny, axis, flip):
     options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 2, "cut": "blocks.4"}
     run = headstart.fit(tmp_path / "data", tmp_path / "run", **options)
     assert run.settings["flip"] == {"value": flip, "origin": "measured"}
-    assert (run.evidence["flip"]["accuracy_lost"] > 0.5) == (flip == "no")
+    assert (run.decisions.settled["flip"].evidence["accuracy_lost"] > 0.5) == (flip == "no")

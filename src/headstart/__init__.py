@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.classifier import Classifier, Prediction
     from headstart.runs.evaluation import Evaluation, evaluate, predict
-    from headstart.runs.fitting import Run, fit
+    from headstart.runs.fitting import fit
+    from headstart.runs.record import Run
     from headstart.training.decisions import Decision, Decisions
     from headstart.training.settings import Settings
 
@@ -84,8 +85,8 @@ ORDER = {
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
         "extraction tables activations near_copies"
     ),
-    "training": "decisions logistic heads trainable inputs loop settings cuts outputs strategies",
-    "runs": "record classifier fitting evaluation",
+    "training": "decisions outputs logistic heads trainable inputs loop settings cuts strategies",
+    "runs": "folder classifier record fitting evaluation",
     "cli": "demo terminal commands app",
 }
 
@@ -106,7 +107,8 @@ _HOMES = {
     "training.decisions": ("Decision", "Decisions"),
     "training.settings": ("Settings",),
     "runs.classifier": ("Classifier", "Prediction"),
-    "runs.fitting": ("Run", "fit"),
+    "runs.record": ("Run",),
+    "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate", "predict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

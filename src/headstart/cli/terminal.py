@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headstart.parallel import Progress as Told
     from headstart.runs.classifier import Prediction
     from headstart.runs.evaluation import Evaluation
-    from headstart.runs.fitting import Run
+    from headstart.runs.record import Run
 
 __all__ = [
     "PRINTERS",
@@ -130,7 +130,7 @@ def show_run(run: "Run") -> None:
         warn(warning)
     images = run.images
     if run.metrics:
-        chosen = ", by which the best epoch was chosen too" if "training" in run.evidence else ""
+        chosen = ", by which the best epoch was chosen too" if run.history else ""
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
@@ -144,11 +144,11 @@ def show_run(run: "Run") -> None:
         err.print(table)
     out.print(
         Text(
-            f"{run.classifier.strategy} on {printable(run.classifier.backbone.name)}"
+            f"{run.strategy} on {printable(run.backbone)}"
             f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
-    from_scratch = run.classifier.strategy == "scratch"
+    from_scratch = run.strategy == "scratch"
     where = (
         f"trained on {run.engine.device}" if from_scratch else _where_from(run.computed, run.engine)
     )
@@ -162,7 +162,7 @@ def _decisions(run: "Run") -> str:
     words = []
     if settings["cut"]["value"] not in (None, "last"):
         words.append(f"cut {settings['cut']['value']} ({settings['cut']['origin']})")
-    training = run.evidence.get("training")
+    training = run.decisions.facts.get("training")
     if training is not None:
         best, epochs = training["best_epoch"], training["epochs"]
         words.append(
@@ -171,7 +171,7 @@ def _decisions(run: "Run") -> str:
     elif settings["penalty"]["value"] is not None:
         penalty = settings["penalty"]
         words.append(f"penalty {penalty['value']:g} ({penalty['origin']})")
-    saved = run.evidence.get("saved")
+    saved = run.decisions.facts.get("saved")
     if saved is not None:
         whole, shallow = saved["whole"], saved["shallow"]
         words.append(
@@ -205,7 +205,7 @@ def show_evaluation(result: "Evaluation") -> None:
     """The outcome of evaluate."""
     for warning in result.warnings:
         warn(warning)
-    for image, reason in result.bad[:5]:
+    for image, reason in result.unreadable[:5]:
         warn(f"unreadable: {image}: {reason}")
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
@@ -258,7 +258,7 @@ NETWORK = ("backbone", "weights", "input_px", "head")
 
 def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
     """The commands that make sense after fit, on stderr; `data` is None where a resume knew them."""
-    strategy, folder = run.classifier.strategy, str(run.folder)
+    strategy, folder = run.strategy, str(run.folder)
 
     def given(*names: str) -> list[str]:
         words = []

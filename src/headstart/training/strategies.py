@@ -29,7 +29,7 @@ from headstart.errors import InputError, UsageError
 from headstart.features.activations import Activations, ViewReader, extract_activations, to_half
 from headstart.features.engines import choose_engine, make_engine
 from headstart.features.extraction import Features
-from headstart.files import default_cache_dir, write_atomically
+from headstart.files import default_cache_dir, translate_errors, write_atomically
 from headstart.networks.backbones import Backbone, truncate, with_cut, with_state
 from headstart.parallel import Progress, count_threads
 from headstart.training.cuts import VIEWS, CutCost, given_cut, plan_cut, probe_cuts, shallow_cuts
@@ -45,7 +45,7 @@ from headstart.training.heads import (
     parse_head,
 )
 from headstart.training.logistic import fold_standardisation, standardise
-from headstart.training.outputs import CHECKPOINT, HISTORY, PLAN
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN
 from headstart.training.settings import Settings, trains_by_gradient
 
 if TYPE_CHECKING:
@@ -683,7 +683,8 @@ def _choose_cut(
     evidence = {"cut_costs": [dataclasses.asdict(c) for c in costs], "minutes": minutes}
     plan = {"cut": cut, "views": views, "evidence": evidence}
     if kept is not None:
-        write_atomically(kept, json.dumps(plan).encode())
+        with translate_errors(kept.parent, advice=ADVICE):
+            write_atomically(kept, json.dumps(plan).encode())
     return backbone, cut, views, evidence
 
 
