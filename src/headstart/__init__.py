@@ -78,8 +78,8 @@ __all__ = [
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
 ORDER = {
-    "": "errors process choices options draws files parallel metrics",
-    "data": "groups dataset folders manifests loading bounds decoding views scan splits",
+    "": "errors process choices options draws files parallel arrays metrics problem",
+    "data": "images groups dataset form folders manifests loading bounds decoding views scan splits",
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "

@@ -550,11 +550,10 @@ def _with_origins(settings: Settings, decisions: Decisions) -> dict[str, dict[st
 
 
 def _list_members(dataset: Dataset, features: Features) -> Members:
-    names = (*dataset.classes, "")  # of label -1 too
     return Members(
         ids=dataset.ids,
         splits=dataset.splits,
-        labels=tuple(names[label] for label in dataset.labels),
+        labels=dataset.label_names(),
         groups=dataset.groups,
         sha256=features.sha256,
         errors=features.errors,

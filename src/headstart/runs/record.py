@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from headstart.arrays import Targets
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
 from headstart.files import read_json, to_json_bytes
@@ -67,7 +68,7 @@ class Measured:
 
     Attributes:
         probabilities: float32 (N, C), rows sum to one.
-        labels: int64 (N,), the true classes.
+        labels: (N, …) as the data's `Problem` keeps targets: int64 (N,), the true classes.
         ids: N image ids.
         part: what the images are: "val"; "cross-validation", for training images each of which was
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
@@ -75,7 +76,7 @@ class Measured:
     """
 
     probabilities: np.ndarray
-    labels: np.ndarray
+    labels: Targets
     ids: tuple[str, ...]
     part: str
     classes: tuple[str, ...]
