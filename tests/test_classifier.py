@@ -39,6 +39,19 @@ def test_a_saved_classifier_predicts_as_before(name, request, photos):
     assert saved.backbone.weights == run.classifier.backbone.weights
 
 
+def test_what_people_call_the_classes_is_saved(tiny_run, photos, tmp_path):
+    names = ("Kleckse", "ein \u00dcbriges", "\u6761\u7eb9")
+    named = dataclasses.replace(tiny_run.classifier, names=names)
+    named.save(tmp_path / "named")
+    saved = Classifier.load(tmp_path / "named")
+    assert saved.names == names
+    (found,) = predict(tmp_path / "named", photos / "test/plain/50.png", device="cpu")
+    assert dict(zip([c for c, _ in found.top], found.names, strict=True))["plain"] == names[1]
+    card(names=["two", "names"])(tmp_path / "named")
+    with pytest.raises(InputError, match=r"headstart\.json: has 2 names for 3 classes"):
+        Classifier.load(tmp_path / "named")
+
+
 @pytest.mark.parametrize("name", ["run", "tiny_run"])
 def test_timm_gives_the_same_probabilities(name, request, photos):
     run = request.getfixturevalue(name)

@@ -370,9 +370,9 @@ def test_evaluate(cli, tiny_run, photos):
     code, out, err = cli(*arguments, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert {"metrics", "classes", "confusion", "counts"} <= set(found)
+    assert {"metrics", "classes", "confusion", "images"} <= set(found)
     assert found["classes"] == ["blobs", "plain", "stripes"]
-    assert sum(map(sum, found["confusion"])) == found["counts"]["evaluated"] == 9
+    assert sum(map(sum, found["confusion"])) == found["images"]["evaluated"] == 9
     assert found["metrics"]["accuracy"]["low"] <= found["metrics"]["accuracy"]["value"]
     code, out, err = cli(*arguments)
     assert (code, err) == (0, "")

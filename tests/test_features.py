@@ -93,7 +93,7 @@ def test_every_image_has_its_row(grey, look):
     assert np.array_equal(found.values["head"], expected, equal_nan=True)
     assert np.isnan(found.values["blocks.2"]).all(axis=1).tolist() == (~found.good()).tolist()
     assert np.flatnonzero(found.good()).tolist() == GOOD
-    assert dict(found.bad()) == {
+    assert dict(found.unreadable()) == {
         "grey/00.png": "not an image: text",
         **{f"grey/{n:02}.png": "empty file" for n in BAD[1:]},
         "grey/30.png": "broken link",
@@ -144,7 +144,7 @@ def test_too_many_pixels_are_a_bad_image(grey, look):
 
 def test_nothing_to_do(grey, look, engine):
     found = look(grey.select(np.array([], dtype=np.int64)))
-    assert (found.ids, found.errors, found.bad(), engine.batches) == ((), (), [], [])
+    assert (found.ids, found.errors, found.unreadable(), engine.batches) == ((), (), [], [])
     assert found.values["head"].shape == (0, 3)
 
 

@@ -262,7 +262,7 @@ def test_unreadable_images_are_rows_with_a_reason(look, plant, tmp_path):
     first = look(root)
     assert first.computed == 3
     assert first.good().tolist() == [True, False, True, False, True]
-    assert [i for i, _ in first.bad()] == ["blobs/01.png", "blobs/03.png"]
+    assert [i for i, _ in first.unreadable()] == ["blobs/01.png", "blobs/03.png"]
     assert np.isnan(first.values["head"]).all(axis=1).tolist() == (~first.good()).tolist()
     again = look(root)
     assert (again.computed, bits(again)) == (0, bits(first))

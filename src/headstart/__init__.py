@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.classifier import Classifier, Prediction
     from headstart.runs.evaluation import Evaluation, evaluate, predict
-    from headstart.runs.fitting import Run, fit
+    from headstart.runs.fitting import fit
+    from headstart.runs.record import Run
     from headstart.training.decisions import Decision, Decisions
     from headstart.training.settings import Settings
 
@@ -89,7 +90,7 @@ ORDER = {
         "epochs probes mirroring tuning"
     ),
     "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
-    "runs": "record classifier fitting evaluation",
+    "runs": "folder classifier record fitting evaluation",
     "cli": "demo terminal commands app",
 }
 
@@ -110,7 +111,8 @@ _HOMES = {
     "training.decisions": ("Decision", "Decisions"),
     "training.settings": ("Settings",),
     "runs.classifier": ("Classifier", "Prediction"),
-    "runs.fitting": ("Run", "fit"),
+    "runs.record": ("Run",),
+    "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate", "predict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

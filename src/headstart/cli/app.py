@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
     from headstart.runs.classifier import Classifier
-    from headstart.runs.fitting import Run
+    from headstart.runs.record import Run
 
 __all__ = ["app", "main"]
 
@@ -345,7 +345,7 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
                 **options,
             )
     except KeyboardInterrupt:
-        from headstart.runs.record import find_training
+        from headstart.runs.folder import find_training
         from headstart.training.outputs import START
 
         if not (find_training(output) / START).exists():
@@ -356,8 +356,8 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
         print_json(
             {
                 "run": str(run.folder),
-                "strategy": run.classifier.strategy,
-                "backbone": run.classifier.backbone.name,
+                "strategy": run.strategy,
+                "backbone": run.backbone,
                 "metrics": run.metrics,
                 "recall": run.recall,
                 "measured_on": run.measured_on,
@@ -430,10 +430,10 @@ def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
                 "recall": result.recall,
                 "classes": result.classes,
                 "confusion": result.confusion,
-                "counts": result.images,
+                "images": result.images,
                 "split": result.split,
                 "unknown": result.unknown,
-                "unreadable": [{"image": i, "error": e} for i, e in result.bad],
+                "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
                 "warnings": result.warnings,
             }
         )

@@ -228,14 +228,14 @@ def _extract(
         "engine": str(features.engine),
         "images": len(dataset),
         "computed": features.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in features.bad()],
+        "unreadable": [{"image": i, "error": e} for i, e in features.unreadable()],
         "cuts": {c.name: c.channels for c in network.cuts},
         "export": str(export) if export else None,
         "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    _show_extraction(result, features.engine.reason, len(features.bad()))
-    check_bad_images(features.bad(), len(dataset), max_bad)
+    _show_extraction(result, features.engine.reason, len(features.unreadable()))
+    check_bad_images(features.unreadable(), len(dataset), max_bad)
 
 
 def _extract_activations(

@@ -87,7 +87,7 @@ class Features:
             sha256=tuple(self.sha256[i] for i in rows),
         )
 
-    def bad(self) -> list[tuple[str, str]]:
+    def unreadable(self) -> list[tuple[str, str]]:
         """(image id, reason) of every unreadable image."""
         return [(i, e) for i, e in zip(self.ids, self.errors, strict=True) if e]
 

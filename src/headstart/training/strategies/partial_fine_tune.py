@@ -18,11 +18,11 @@ from headstart.errors import InputError, UsageError
 from headstart.features.activations import Activations, extract_activations, to_half
 from headstart.features.engine import Engine
 from headstart.features.engines import choose_engine, make_engine
-from headstart.files import default_cache_dir, write_atomically
+from headstart.files import default_cache_dir, translate_errors, write_atomically
 from headstart.networks.backbones import Backbone, find_cut, with_cut
 from headstart.parallel import count_threads
 from headstart.training.heads import Head, parse_head
-from headstart.training.outputs import PLAN
+from headstart.training.outputs import ADVICE, PLAN
 from headstart.training.recipes import Recipe
 from headstart.training.rules import DISK_SHARE, MINUTES, CutCost, count_views, plan_cut
 from headstart.training.settings import Settings
@@ -168,7 +168,8 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
         evidence = {"costs": [dataclasses.asdict(c) for c in costs], "minutes": minutes}
         if kept is not None:
             plan = {"cut": cut, "views": views, "evidence": evidence}
-            write_atomically(kept, json.dumps(plan).encode())
+            with translate_errors(kept.parent, advice=ADVICE):
+                write_atomically(kept, json.dumps(plan).encode())
     task.decisions.settle("cut", cut, "measured", **evidence)
     task.decisions.settle("views", views, "measured")
     return backbone, cut, views
