@@ -117,24 +117,20 @@ def evaluate(
     settings = make_settings({**choices, **options})
     check_cache(settings.cache_dir)
     progress("listing images", 0, 0)
-    dataset = (
-        data
-        if isinstance(data, Dataset)
-        else load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
-    )
-    dataset, chosen = _choose_split(dataset, split, members)
-    problem = dataset.problem
+    if not isinstance(data, Dataset):
+        data = load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
+    dataset, chosen = _choose_split(data, split, members)
+    problem, known = dataset.problem, len(classifier.classes)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.bad(), len(dataset), settings.max_bad)
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
-    known = len(classifier.classes)
     of_rows = problem.decode(targets[rows])
-    strange = np.array([any(k >= known for k in row) for row in of_rows], dtype=bool)
+    strange = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
     warnings = [*dataset.warnings, *features.warnings]
     if strange.any():
-        warnings.append(_tell_unknown(strange, classes[len(classifier.classes) :], unknown_classes))
+        warnings.append(_tell_unknown(strange, classes[known:], unknown_classes))
     if unknown_classes == "skip":
         rows, classes = rows[~strange], classifier.classes
     if len(rows) == 0:
@@ -142,6 +138,7 @@ def evaluate(
     probabilities = classifier.predict_proba(features.select(rows).values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]
+    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), members)
     return Evaluation(
         metrics=problem.measure(targets, probabilities, classes),
         recall=problem.measure_recall(targets, probabilities, classes),
@@ -152,10 +149,7 @@ def evaluate(
         computed=features.computed,
         engine=features.engine,
         bad=tuple(features.bad()),
-        warnings=(
-            *warnings,
-            *_tell_flaws(problem.decode(targets), classes, features.select(rows), members),
-        ),
+        warnings=tuple(warnings),
         unknown=int(strange.sum()),
     )
 
