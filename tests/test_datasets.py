@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 import unicodedata
 from collections import Counter
@@ -19,8 +21,10 @@ from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, Row, add_validation, dataset_of_rows, match_classes
 from headstart.data.folders import list_files
 from headstart.data.form import Form, LoadOptions
+from headstart.data.images import FileSource, MemorySource
 from headstart.data.loading import FORMS, load_dataset
-from headstart.data.splits import split_dataset
+from headstart.data.scan import scan_images
+from headstart.data.splits import find_identical, split_dataset
 from headstart.draws import draw
 from headstart.errors import HeadstartError, InputError, UsageError
 
@@ -98,7 +102,7 @@ def test_tree(name, tmp_path):
     dataset = load_dataset(root)
     assert rows(dataset) == expected
     assert dataset.ids == tuple(sorted(dataset.ids))
-    assert all(os.path.lexists(dataset.path(row)) for row in range(len(dataset)))
+    assert all(os.path.lexists(dataset.root / image_id) for image_id in dataset.ids)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +298,7 @@ def manifest(folder, text, suffix=".csv", **options):
 def test_manifest(text, suffix, expected, tmp_path):
     dataset = manifest(tmp_path, text, suffix)
     assert rows(dataset) == expected
-    assert dataset.warnings == (("1 repeated rows counted once",) if "./a" in str(text) else ())
+    assert dataset.warnings == (("1 repeated row counted once",) if "./a" in str(text) else ())
 
 
 @pytest.mark.parametrize(
@@ -367,10 +371,10 @@ def test_root_and_leave_to_go_out(tmp_path):
     plant(tmp_path, "images/a.png", "out/b.png", "images/l.png -> ../out/b.png")
     options = {"root": tmp_path / "images"}
     dataset = manifest(tmp_path, "path,label\na.png,x\n", **options)
-    assert dataset.path(0) == tmp_path / "images/a.png"
+    assert dataset.image(0).source == FileSource(tmp_path / "images/a.png")
     text = f"path,label\nl.png,x\n../out/b.png,x\n{tmp_path}/out/b.png,x\n"
     dataset = manifest(tmp_path, text, **options, allow_outside=True)
-    assert all(dataset.path(row).is_file() for row in range(3))
+    assert all(dataset.image(row).stamp() is not None for row in range(3))
     with pytest.raises(InputError, match="the root of the manifest's paths is not a folder"):
         manifest(tmp_path, text, root=tmp_path / "none")
     with pytest.raises(
@@ -399,7 +403,7 @@ def test_no_path_leads_out_of_the_root(links, parts, separator):
     with contextlib.suppress(InputError):
         row = {"path": separator.join(parts), "label": "x"}
         dataset = manifest(links, json.dumps(row), ".jsonl")
-        assert Path(os.path.realpath(dataset.path(0))).is_relative_to(links.resolve())
+        assert Path(os.path.realpath(dataset.root / dataset.ids[0])).is_relative_to(links.resolve())
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -506,7 +510,9 @@ def test_bad_group_pattern(pattern, message, tmp_path):
 def test_groups_that_leave_a_class_whole_are_told(tmp_path):
     plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/2_1", "c/1_1", "d/1_1", "d/1_2")
     dataset = load_dataset(tmp_path, group="(./[0-9]+)_")
-    whole = "all images of class 'a' are one group, so none of it, nor of 1 more classes can be held out"
+    whole = (
+        "all images of class 'a' are one group, so none of it, nor of 1 more class can be held out"
+    )
     assert dataset.warnings == (whole,)
     text = "path,label,group\na,x,g\nb,x,g\nc,y,1\nd,y,2\n"
     whole = "all images of class 'x' are one group, so none of it can be held out"
@@ -519,7 +525,7 @@ def test_groups_of_a_manifest(tmp_path):
     text = "path,label,split,group\na,x,train,g\nb,x,test,g\nc,x,,7\n"
     dataset = manifest(tmp_path, text)
     assert dataset.groups == ("g", "g", "7")
-    assert "1 groups have images in more than one split" in dataset.warnings[0]
+    assert "1 group has images in more than one split" in dataset.warnings[0]
     with pytest.raises(UsageError, match="the manifest has a column group already"):
         manifest(tmp_path, text, group="(a)")
 
@@ -579,3 +585,30 @@ def test_draw_is_uniform():
     assert (values >= 0).all()
     assert (values < 1).all()
     assert np.abs(values - np.arange(10_000) / 10_000).max() < 1.63 / 100  # Kolmogorov, 1 %
+
+
+class Shelf:
+    """A reader of images in memory."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def open(self, image_id):
+        return MemorySource(self.files.get(image_id, b""))
+
+
+def test_images_may_be_anywhere(plant, tmp_path):
+    folder = plant(tmp_path / "photos", {"blobs": 3, "plain": 2})
+    shutil.copy(folder / "blobs/00.png", folder / "blobs/copy.png")
+    files = load_dataset(folder)
+    shelf = Shelf({i: (folder / i).read_bytes() for i in files.ids})
+    dataset = dataclasses.replace(files, root=Path("nowhere"), reader=shelf)
+    assert find_identical(dataset) == find_identical(files)
+    assert sum(map(bool, find_identical(dataset))) == 2
+    assert scan_images(dataset) == scan_images(files)
+    assert dataset.select(np.array([2])).image(0).read() == files.image(2).read()
+    more = load_dataset(plant(tmp_path / "more", {"plain": 1}, first=7))
+    both = add_validation(dataset, more)
+    assert [both.image(row).read() for row in both.rows("val")] == [more.image(0).read()]
+    kept = [row for row in range(len(both)) if both.splits[row] != "val"]
+    assert [both.image(row).read() for row in kept] == [files.image(r).read() for r in range(6)]

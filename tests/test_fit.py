@@ -627,7 +627,7 @@ def test_features_say_what_they_are_of(photos, tiny):
 
 
 def test_nothing_is_read_before_what_can_be_told_without(loose, tiny, tiny_run, monkeypatch):
-    monkeypatch.setattr(headstart.data.splits, "read_image_bytes", None)
+    monkeypatch.setattr(headstart.data.images, "read_image_bytes", None)
     for folder, message in (("new", "cut point 'nowhere'"), (tiny_run.folder, "holds a run")):
         with pytest.raises(UsageError, match=message):
             fit(loose, folder, val=0.2, cut="nowhere", **tiny)

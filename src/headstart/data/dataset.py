@@ -1,4 +1,4 @@
-"""Labelled images as one type: ids, where each is, targets, split, group. No image is opened here."""
+"""Labelled images as one type: ids, who reads them, targets, split, group. No image is opened here."""
 
 import dataclasses
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from headstart.arrays import BoolN, IntN, Targets
 from headstart.choices import natural_key, nearest
+from headstart.data.images import FolderReader, ImageRef, JoinedReader, Reader
 from headstart.errors import InputError, UsageError
 from headstart.problem import SINGLE_LABEL, Classes, Problem
 
@@ -60,6 +61,7 @@ class Dataset:
         errors: N reasons why a row cannot be read (a broken link, say), "" for none known.
         ignored: what was passed over, as {kind: count}, e.g. {".txt": 2, "hidden": 1}.
         warnings: one line each, for people.
+        reader: gives the images of ids; None for files below `root`.
         problem: the kind of problem that the targets are of.
     """
 
@@ -72,6 +74,7 @@ class Dataset:
     errors: tuple[str, ...]
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    reader: Reader | None = None
     problem: Problem = SINGLE_LABEL
 
     def __len__(self) -> int:
@@ -82,9 +85,14 @@ class Dataset:
         parts = "".join(f", {n:,} {s}" for s, n in counts.items())
         return f"Dataset({str(self.root)!r}, {len(self):,} images{parts}, {len(self.classes):,} classes)"
 
-    def path(self, row: int) -> Path:
-        """Where the image of a row lies."""
-        return self.root / self.ids[row]
+    def image(self, row: int) -> ImageRef:
+        """The image of a row; made when asked for, since a data set may have millions."""
+        error, image_id = self.errors[row], self.ids[row]
+        return ImageRef(image_id, None if error else self.opener().open(image_id), error)
+
+    def opener(self) -> Reader:
+        """What gives the images of ids."""
+        return self.reader or FolderReader(self.root)
 
     @property
     def labels(self) -> IntN:
@@ -168,6 +176,7 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         groups=dataset.groups + more.groups,
         errors=dataset.errors + more.errors,
         warnings=dataset.warnings + more.warnings,
+        reader=JoinedReader(dataset.opener(), prefix, more.opener()),
     )
     return both.select(np.array(sorted(range(len(both)), key=both.ids.__getitem__)))
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from headstart.data.bounds import MAX_PIXELS
 from headstart.data.dataset import Dataset
-from headstart.data.decoding import open_image, read_image_bytes
+from headstart.data.decoding import open_image
 from headstart.draws import draw
 from headstart.errors import BadImageError
 
@@ -50,12 +50,12 @@ def scan_images(dataset: Dataset, *, probes: int = 2000, max_pixels: int = MAX_P
         rows = sorted(rows, key=lambda i: draw(0, "scan", dataset.ids[i]))[:probes]
 
     def probe(row: int) -> tuple[str, str, int, int]:
-        path = dataset.path(row)
+        source = dataset.image(row)
         try:
             try:
-                image = open_image(read_image_bytes(path, HEADER_BYTES), max_pixels)
+                image = open_image(source.read(HEADER_BYTES), max_pixels)
             except BadImageError:  # or the header is longer than that
-                image = open_image(read_image_bytes(path), max_pixels)
+                image = open_image(source.read(), max_pixels)
         except BadImageError as exc:
             return str(exc), "", 0, 0
         return "", image.format or "", image.width, image.height

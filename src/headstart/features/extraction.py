@@ -230,8 +230,7 @@ class _Work:
         self.computed = 0
         for row, error in enumerate(self.errors):
             if not error and not rehash:
-                image_id = dataset.ids[row]
-                self.names[row] = self.memory.find(image_id, dataset.path(row))
+                self.names[row] = self.memory.find(dataset.image(row))
         self.pending = [
             row
             for row, name in enumerate(self.names)
@@ -244,10 +243,10 @@ class _Work:
         known = total - len(self.pending)
         progress(PREPARING, 0, 0)
         shard = RowWriter(self.store)
-        sources = (self.dataset.path(row) for row in self.pending)
+        images = (self.dataset.image(row) for row in self.pending)
         claimed = Claims(self.store)
         stream = run_images(
-            sources,
+            images,
             engine,
             self.backbone.preprocessing,
             workers=threads,
@@ -278,9 +277,9 @@ class _Work:
             self.errors[row], self.names[row] = reading.error, None
             return
         self.names[row] = reading.sha256
-        if reading.info is not None:
+        if reading.stamp is not None:
             self.memory.remember(
-                self.dataset.ids[row], reading.info, reading.read_at_ns, reading.sha256
+                self.dataset.ids[row], reading.stamp, reading.read_at_ns, reading.sha256
             )
         if not reading.skipped:
             shard.add_name(reading.sha256, reading.error)

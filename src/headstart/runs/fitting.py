@@ -47,11 +47,12 @@ from headstart.runs.record import (
     replace_run,
     to_json,
 )
-from headstart.training.cuts import check_cut
+from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
 from headstart.training.outputs import CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
-from headstart.training.settings import Settings, holds_out, make_settings, trains_by_gradient
-from headstart.training.strategies import Task, Trained, train
+from headstart.training.settings import FIELDS, Settings, make_settings
+from headstart.training.strategies.table import choose_strategy, train
+from headstart.training.task import Task, Trained
 
 __all__ = ["Run", "Source", "check_source", "extract_with", "fit", "load_data"]
 
@@ -74,7 +75,7 @@ class Run:
         settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
         warnings: one line each, for people.
         seconds: wall-clock time.
-        evidence: what the strategy's decisions rest on, as in metrics.json.
+        decisions: what was decided, on which evidence, as in metrics.json.
         interrupted: ended early by Ctrl-C, with the best classifier so far.
     """
 
@@ -89,7 +90,7 @@ class Run:
     settings: dict[str, dict[str, Any]]
     warnings: tuple[str, ...]
     seconds: float
-    evidence: dict[str, Any]
+    decisions: Decisions
     interrupted: bool = False
 
     def __repr__(self) -> str:
@@ -105,20 +106,20 @@ def load_data(source: Source, settings: Settings) -> Dataset:
         InputError, UsageError: as `load_dataset` and `add_validation` say.
     """
     if isinstance(source, Dataset):
-        idle = {"root", "group"} & settings.model_fields_set
+        idle = {"root", "group"} & settings.data.model_fields_set
         if idle:
             raise UsageError(f"{min(idle)} has no effect on a Dataset; give it to load_dataset")
         dataset = source
     else:
         dataset = load_dataset(
             source,
-            root=settings.root,
-            group=settings.group,
-            allow_outside=settings.allow_outside,
+            root=settings.data.root,
+            group=settings.data.group,
+            allow_outside=settings.data.allow_outside,
         )
-    val = settings.val
+    val = settings.data.val
     if isinstance(val, str):
-        more = load_dataset(val, allow_outside=settings.allow_outside)
+        more = load_dataset(val, allow_outside=settings.data.allow_outside)
         dataset = add_validation(dataset, more)
     elif val and "val" in dataset.splits:
         raise UsageError(
@@ -170,12 +171,12 @@ def fit(
         raise UsageError("data is missing; name a folder or manifest of labelled images")
     check_source(data)
     settings = make_settings(options)
-    choose_device(settings.device)  # an absent one ends it before any work
+    strategy, runtime = choose_strategy(settings), settings.runtime
+    choose_device(runtime.device)  # an absent one ends it before any work
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
-    scratch = settings.strategy == "scratch"
-    if not scratch:
-        check_cache(settings.cache_dir)
+    if strategy.reads == "features":
+        check_cache(runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
     _check_trainable(dataset)
@@ -195,36 +196,38 @@ def fit(
         settings.backbone,
         weights=settings.weights,
         input_px=settings.input_px,
-        random_weights=scratch,
+        random_weights=strategy.random_weights,
         seed=settings.seed,
-        cache_dir=settings.cache_dir,
+        cache_dir=runtime.cache_dir,
     )
-    check_cut(settings, backbone)
+    if strategy.check_cut is not None:
+        strategy.check_cut(settings, backbone)
     # Only now, since it reads images to find identical ones.
     progress("splitting the images", 0, 0)
-    dataset = split_dataset(dataset, val=holds_out(settings), seed=settings.seed)
+    dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
     _refuse_unmeasured(settings, dataset)
     if report is not None:
         progress("reading the images' headers", 0, 0)
-        report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
+        report(dataset, scan_images(dataset, max_pixels=runtime.max_pixels))
     try:
         if not replaces:  # a complete run stays until there is something to replace it with
             mark_incomplete(folder)
         if not resume:
             place = folder / NEXT if replaces else folder
             clear_training(place)
-            if trains_by_gradient(settings):
+            if strategy.has_epochs(settings):
                 _write_start(place, data, settings)
         # The test split is looked at by `evaluate` alone.
         used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
-        look = _check_with if scratch else extract_with
+        look = extract_with if strategy.reads == "features" else _check_with
         features = look(settings, used, backbone, progress)
-        check_bad_images(features.bad(), len(used), settings.max_bad)
+        check_bad_images(features.bad(), len(used), settings.data.max_bad)
         good = features.good() & (used.labels >= 0)
         rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
         held = np.flatnonzero(good & (np.array(used.splits) == "val"))
         _check_trainable(used.select(rows))
         progress("training the head", 0, 0)
+        decisions = Decisions()
         trained = train(
             Task(
                 dataset=used,
@@ -236,6 +239,7 @@ def fit(
                 folder=place,
                 progress=progress,
                 on_epoch=_with_tensorboard(settings, place, on_epoch),
+                decisions=decisions,
             )
         )
         progress("measuring", 0, 0)
@@ -244,10 +248,10 @@ def fit(
             *used.warnings,
             *features.warnings,
             *_duplicate_warnings(used, features),
-            *_near_copy_warnings(used, features, trained, rows, held, settings.seed),
-            *trained.warnings,
+            *_near_copy_warnings(used, features, trained, rows, held, settings.seed, decisions),
+            *decisions.warnings,
         )
-        if not measured_on and settings.val == 0:
+        if not measured_on and settings.data.val == 0:
             warnings += (
                 "nothing was held out to measure on; headstart evaluate tells how good this is "
                 "on images of a test split",
@@ -263,9 +267,13 @@ def fit(
             settings.seed,
         )
         images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
-        chosen = {f: getattr(features.engine, f) for f in ("device", "precision")}
-        chosen["engine"] = features.engine.library
-        origins = _with_origins(settings, {**trained.measured, **chosen}, trained.chosen)
+        engine = features.engine
+        for name, value in (
+            ("engine", engine.library),
+            ("device", engine.device),
+            ("precision", engine.precision),
+        ):
+            decisions.settle(name, value, "measured", reason=engine.reason)
         run = Run(
             folder=folder,
             classifier=classifier,
@@ -275,10 +283,10 @@ def fit(
             images=images,
             computed=features.computed,
             engine=features.engine,
-            settings=origins,
+            settings=settings.describe(decisions),
             warnings=warnings,
             seconds=time.perf_counter() - started,
-            evidence=trained.evidence,
+            decisions=decisions,
             interrupted=trained.interrupted,
         )
         progress("writing the run", 0, 0)
@@ -296,9 +304,7 @@ def extract_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """`extract` with the settings that concern it."""
-    names = "engine precision device workers cache_dir rehash max_pixels".split()
-    options = {name: getattr(settings, name) for name in names}
-    return extract(dataset, backbone, progress=progress, **options)
+    return extract(dataset, backbone, progress=progress, **settings.runtime.model_dump())
 
 
 def check_source(data: object) -> None:
@@ -328,7 +334,7 @@ def _check_trainable(dataset: Dataset) -> None:
 
 def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
     """What goes by the validation images needs some."""
-    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.model_fields_set
+    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
     if idle and "val" not in dataset.splits:
         raise UsageError(
             f"setting '{min(idle)}' has no effect without validation images; leave it out, or hold "
@@ -353,11 +359,11 @@ def _check_with(
     """Which images can be read, for a training that needs no features."""
     errors, digests = check_images(
         dataset,
-        workers=settings.workers,
-        max_pixels=settings.max_pixels,
+        workers=settings.runtime.workers,
+        max_pixels=settings.runtime.max_pixels,
         progress=progress,
     )
-    device = choose_device(settings.device)
+    device = choose_device(settings.runtime.device)
     engine = choose_engine(backbone, engine="torch", precision="fp32", device=device)
     return Features(
         dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
@@ -392,12 +398,12 @@ _GUARDS = ("allow_outside", "max_pixels")
 def _write_start(place: Path, data: Source | None, settings: Settings) -> None:
     """Keep what `resume` needs."""
     source = None if isinstance(data, Dataset) else os.path.abspath(str(data))
-    given = {n: getattr(settings, n) for n in sorted(settings.model_fields_set)}
+    given = dict(sorted(settings.given().items()))
     for name in ("root", "weights", "cache_dir"):
         if given.get(name) is not None:
             given[name] = os.path.abspath(given[name])
-    if isinstance(settings.val, str):
-        given["val"] = os.path.abspath(settings.val)
+    if isinstance(settings.data.val, str):
+        given["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
     write_atomically(place / START, to_json_bytes({"data": source, "options": given}))
 
@@ -426,7 +432,7 @@ def _read_start(
     if not isinstance(found, str | os.PathLike | Dataset):
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
     for name in _GUARDS:
-        default = Settings.model_fields[name].default
+        default = FIELDS[name].info.default
         if options.get(name, default) != given.get(name, default):
             raise UsageError(
                 f"{folder}: was started with {name} {given.get(name, default)!r}, which is not taken "
@@ -463,6 +469,7 @@ def _near_copy_warnings(
     rows: np.ndarray,
     held: np.ndarray,
     seed: int,
+    decisions: Decisions,
 ) -> list[str]:
     """Near copies on both sides of what the figures were measured on."""
     if trained.probabilities is None or not features.values:
@@ -472,10 +479,8 @@ def _near_copy_warnings(
     if len(held):
         side[held], where = 1, "on both sides of the split"
     else:
-        folds, where = (
-            trained.evidence["penalty"]["folds"],
-            "in different folds of cross-validation",
-        )
+        folds = decisions.settled["penalty"].evidence["folds"]
+        where = "in different folds of cross-validation"
         own = tuple(units[i] for i in rows)
         side[rows] = assign_folds(dataset.labels[rows], own, folds, seed)
     both = np.sort(np.concatenate([rows, held]))
@@ -521,25 +526,6 @@ def _say_why_unmeasured(training: Dataset, features: Features) -> str:
     )
 
 
-def _with_origins(
-    settings: Settings, measured: dict[str, Any], chosen: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Every setting with where its value comes from; `chosen` are the strategy's own values."""
-    origins = settings.origins()
-    result = {}
-    for name, value in settings.model_dump().items():
-        is_open = value is None or value == "auto"
-        if name in measured and is_open:
-            result[name] = {"value": measured[name], "origin": "measured"}
-        elif name in chosen and is_open:
-            # Of a layer that the user named there follows a cut point.
-            named = name == "cut" and settings.freeze_until is not None
-            result[name] = {"value": chosen[name], "origin": "user" if named else "default"}
-        else:
-            result[name] = {"value": value, "origin": origins[name]}
-    return result
-
-
 def _write(run: Run, dataset: Dataset, features: Features) -> None:
     rows = [
         {
@@ -557,7 +543,7 @@ def _write(run: Run, dataset: Dataset, features: Features) -> None:
         "metrics": run.metrics,
         "recall": run.recall,
         "images": run.images,
-        "evidence": run.evidence,
+        "decisions": run.decisions.to_json(),
         "warnings": run.warnings,
     }
     files = {
@@ -566,7 +552,7 @@ def _write(run: Run, dataset: Dataset, features: Features) -> None:
         MEMBERS: ("\n".join(map(json.dumps, rows)) + "\n").encode(),
         **run.classifier.files(),
     }
-    keep = [HISTORY] if "training" in run.evidence else []
+    keep = [HISTORY] if "training" in run.decisions.facts else []
     if run.settings["tensorboard"]["value"]:
         keep.append(TENSORBOARD)
     if run.interrupted:  # what --resume goes on from

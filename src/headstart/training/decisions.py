@@ -10,6 +10,7 @@ from typing import Any, Literal
 __all__ = ["Decision", "Decisions", "Origin"]
 
 Origin = Literal["default", "user", "measured"]
+ORIGINS: tuple[Origin, ...] = ("default", "user", "measured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +56,29 @@ class Decisions:
     def warn(self, text: str) -> None:
         """Tell people one line."""
         self.warnings.append(text)
+
+    def to_json(self) -> dict[str, Any]:
+        """{"settled": {setting: {"value", "origin", "evidence"}}, "facts": {…}, "warnings": […]}."""
+        settled = {
+            name: {"value": d.value, "origin": d.origin, "evidence": dict(d.evidence)}
+            for name, d in self.settled.items()
+        }
+        return {"settled": settled, "facts": dict(self.facts), "warnings": list(self.warnings)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Decisions":
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: it is of another form.
+        """
+        try:
+            settled = {
+                name: Decision(
+                    name, d["value"], ORIGINS[ORIGINS.index(d["origin"])], dict(d["evidence"])
+                )
+                for name, d in dict(value["settled"]).items()
+            }
+            return cls(settled, dict(value["facts"]), [str(w) for w in value["warnings"]])
+        except (KeyError, TypeError) as exc:
+            raise ValueError(f"no decisions: {exc}") from exc
