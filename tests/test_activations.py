@@ -286,7 +286,7 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
     made, sent, read = threading.Event(), [], headstart.features.activations.read_image
 
     def make(*_, **__):
-        assert made.wait(30)
+        assert made.wait(300)
         return live
 
     def interrupt():

@@ -217,7 +217,10 @@ def test_killed_at_any_moment_nothing_committed_is_lost(photos, template, tiny, 
         time.sleep(moments.uniform(0, 1.5 * seconds + 0.2))
         process.kill()
         process.communicate()
-        died += process.returncode == -signal.SIGKILL
+        if process.returncode == -signal.SIGKILL:
+            died += 1
+        else:
+            seconds *= 0.8  # so that enough die, however quick the machine has become
         there = committed(cache)
         digest, computed, warnings = look(cache, photos)
         assert (digest, warnings) == (right, ())
@@ -264,12 +267,12 @@ def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path):
         *("--engine", "openvino", "--precision", "fp32", "--max-bad", "0.1", "--workers", "1"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while committed(cache) == 0 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=60)[1].decode()
+    stderr = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 130
     assert time.monotonic() - started < 5
     assert "interrupted; what was computed is kept: run the same command again" in stderr
