@@ -23,11 +23,11 @@ from headstart.data.loading import load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.data.splits import join_units, split_dataset
 from headstart.errors import InputError, ResourceError, UsageError
-from headstart.features.activations import check_images
 from headstart.features.engine import EngineChoice
 from headstart.features.engines import choose_device, choose_engine
 from headstart.features.extraction import Features, extract
 from headstart.features.near_copies import find_near_copies
+from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, read_json, to_json_bytes, write_atomically
 from headstart.metrics import Estimate, measure, measure_recall
@@ -296,9 +296,7 @@ def extract_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """`extract` with the settings that concern it."""
-    names = "engine precision device workers cache_dir rehash max_pixels".split()
-    options = {name: getattr(settings, name) for name in names}
-    return extract(dataset, backbone, progress=progress, **options)
+    return extract(dataset, backbone, settings.runtime, progress=progress)
 
 
 def check_source(data: object) -> None:
@@ -351,14 +349,9 @@ def _check_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """Which images can be read, for a training that needs no features."""
-    errors, digests = check_images(
-        dataset,
-        workers=settings.workers,
-        max_pixels=settings.max_pixels,
-        progress=progress,
-    )
-    device = choose_device(settings.device)
-    engine = choose_engine(backbone, engine="torch", precision="fp32", device=device)
+    errors, digests = check_images(dataset, settings.runtime, progress=progress)
+    how = {"engine": "torch", "precision": "fp32"}
+    engine = choose_engine(backbone, settings.runtime.model_copy(update=how))
     return Features(
         dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
     )

@@ -14,6 +14,7 @@ from headstart.choices import choose, nearest
 from headstart.data.decoding import MAX_PIXELS
 from headstart.data.views import AUGMENTATIONS
 from headstart.errors import UsageError
+from headstart.features.runtime import Runtime
 from headstart.training.heads import parse_head
 
 __all__ = ["HEEDED", "Settings", "holds_out", "make_settings", "trains_by_gradient"]
@@ -123,6 +124,11 @@ class Settings(BaseModel):
         if isinstance(value, float) and not 0 <= value < 1:
             raise ValueError("out of range")
         return value
+
+    @property
+    def runtime(self) -> Runtime:
+        """Those settings that say on what and how carefully a network is run."""
+        return Runtime(**{name: getattr(self, name) for name in Runtime.model_fields})
 
     def origins(self) -> dict[str, str]:
         """For each setting "user" or "default"."""

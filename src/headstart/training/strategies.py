@@ -26,12 +26,14 @@ from headstart.data.splits import join_units
 from headstart.data.views import AUGMENTATIONS, Augmentation
 from headstart.draws import draw
 from headstart.errors import InputError, UsageError
-from headstart.features.activations import Activations, ViewReader, extract_activations, to_half
-from headstart.features.engines import choose_engine, make_engine
-from headstart.features.extraction import Features
-from headstart.files import default_cache_dir, write_atomically
+from headstart.features.activations import Activations, extract_activations
+from headstart.features.engine import EngineChoice
+from headstart.features.engines import make_engine, start_engine, use_engine
+from headstart.features.extraction import Features, to_half
+from headstart.features.pixels import ViewReader
+from headstart.files import write_atomically
 from headstart.networks.backbones import Backbone, truncate, with_cut, with_state
-from headstart.parallel import Progress, count_threads
+from headstart.parallel import Progress
 from headstart.training.cuts import VIEWS, CutCost, given_cut, plan_cut, probe_cuts, shallow_cuts
 from headstart.training.heads import (
     Head,
@@ -300,12 +302,10 @@ def _train_head(
 
 def _compare_sizes(task: Task, small: Backbone) -> dict[str, Any]:
     """What the cut saves: bytes of weights, and images a second, of the whole and the shallow one."""
-    result = {}
-    choice = task.features.engine
-    for name, backbone in (("whole", task.backbone), ("shallow", small)):
-        engine = make_engine(
-            backbone, choice, cuts=(backbone.cuts[-1].name,), threads=1, cache_dir=_cache(task)
-        )
+
+    def measure(backbone: Backbone, choice: EngineChoice) -> dict[str, float]:
+        cuts = (backbone.cuts[-1].name,)
+        engine = make_engine(backbone, choice, task.settings.runtime, cuts=cuts, threads=1)
         pixels = np.zeros((engine.micro_batch, *backbone.preprocessing.input_px, 3), np.uint8)
         seconds = []
         for _ in range(5):
@@ -314,8 +314,12 @@ def _compare_sizes(task: Task, small: Backbone) -> dict[str, Any]:
             seconds.append(time.perf_counter() - began)
         size = sum(a.nbytes for a in backbone.state.values())
         rate = engine.micro_batch / min(seconds)
-        result[name] = {"megabytes": round(size / 1e6, 2), "images_per_s": round(rate, 1)}
-    return result
+        return {"megabytes": round(size / 1e6, 2), "images_per_s": round(rate, 1)}
+
+    def measure_both(choice: EngineChoice) -> dict[str, Any]:  # on one engine, to be comparable
+        return {"whole": measure(task.backbone, choice), "shallow": measure(small, choice)}
+
+    return use_engine(small, task.settings.runtime, measure_both)
 
 
 def partial_fine_tune(task: Task) -> Trained:
@@ -329,38 +333,27 @@ def partial_fine_tune(task: Task) -> Trained:
     backbone, cut, views, plan = _choose_cut(task, recipe, start.head)
     (start.measured if "cut_costs" in plan else start.chosen).update(cut=cut, views=views)
     start.evidence.update(plan)
-    options = {n: getattr(task.settings, n) for n in ("engine", "precision", "device")}
     axis = backbone.cut(cut).axis
     source: Source
     if task.settings.cached:
-        kept = "seed workers max_pixels rehash".split()
 
         def extract(rows: np.ndarray, views: int) -> Activations:
             return extract_activations(
                 task.dataset.select(rows),
                 backbone,
                 cut,
+                task.settings.runtime,
                 views=views,
                 augmentation=style,
-                cache_dir=_cache(task),
+                seed=task.settings.seed,
                 progress=task.progress,
-                **options,
-                **{n: getattr(task.settings, n) for n in kept},
             )
 
         train = (task.rows, extract(task.rows, views))
         held = (task.held, extract(task.held, 1)) if len(task.held) else None
         source = ActivationSource(train, held, axis=axis)
     else:
-        choice = choose_engine(backbone, cache_dir=_cache(task), **options)
-        trunk = make_engine(
-            backbone,
-            choice,
-            cuts=(cut,),
-            pooled=False,
-            threads=count_threads(task.settings.workers),
-            cache_dir=_cache(task),
-        )
+        trunk, choice = start_engine(backbone, task.settings.runtime, cuts=(cut,), pooled=False)
         reader = _reader(task, style, exact=choice.precision == "fp32")
         run_trunk = functools.partial(_run_trunk, trunk, cut)
         source = PixelSource(reader, trunk=run_trunk, views=views, axis=axis)
@@ -554,8 +547,7 @@ def _reader(task: Task, style: Augmentation, *, exact: bool) -> Callable[[Any], 
         seed=task.settings.seed,
         exact=exact,
         sha256=task.features.sha256,
-        workers=task.settings.workers,
-        max_pixels=task.settings.max_pixels,
+        runtime=task.settings.runtime,
     ).read
 
 
@@ -566,10 +558,6 @@ def _run_trunk(engine: Any, cut: str, pixels: np.ndarray) -> Any:
     size = engine.micro_batch
     parts = [engine.run(pixels[i : i + size])[cut] for i in range(0, len(pixels), size)]
     return torch.from_numpy(to_half(np.concatenate(parts), "bfloat16")).view(torch.bfloat16)
-
-
-def _cache(task: Task) -> Path | None:
-    return None if task.settings.cache_dir is None else Path(task.settings.cache_dir)
 
 
 def _augmentation(settings: Settings, flip: bool) -> Augmentation:
@@ -603,16 +591,15 @@ def _measure_flip(task: Task) -> tuple[bool, dict[str, Any]]:
     if len(some) > FLIP_IMAGES:
         draws = [draw(task.settings.seed, "flip", task.dataset.ids[i]) for i in some]
         some = np.sort(some[np.argsort(draws)[:FLIP_IMAGES]])
-    options = "engine precision device seed workers max_pixels".split()
     mirrored = extract_activations(
         task.dataset.select(some),
         task.backbone,
         cut.name,
+        task.settings.runtime,
         views=2,
         augmentation=dataclasses.replace(AUGMENTATIONS["none"], flip=1.0),
-        cache_dir=_cache(task),
+        seed=task.settings.seed,
         progress=task.progress,
-        **{n: getattr(task.settings, n) for n in options},
     )
     plain, turned = (
         _pool_grid(mirrored.read_tensor(np.arange(len(some)), view).float().numpy(), cut.axis)
@@ -670,7 +657,7 @@ def _choose_cut(
         except (UsageError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise InputError(f"{kept}: damaged; fit anew with --overwrite") from exc
     minutes = settings.minutes or MINUTES
-    free = shutil.disk_usage(_cache(task) or default_cache_dir()).free / 1e6
+    free = shutil.disk_usage(task.settings.runtime.cache).free / 1e6
     costs = _measure_cuts(task, head, recipe, minutes)
     cut, views = plan_cut(
         costs,
