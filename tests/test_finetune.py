@@ -512,11 +512,11 @@ def test_the_part_above_a_cut_gives_what_the_whole_does():
         0, 256, (4, *backbone.preprocessing.input_px, 3), dtype=np.uint8
     )
     whole = TrainableNetwork(backbone, None, module_of_head(head, parse_head("linear"))).eval()
-    choice = headstart.choose_engine(backbone, engine="torch", precision="fp32", device="cpu")
+    runtime = headstart.Runtime(engine="torch", precision="fp32", device="cpu")
     with torch.inference_mode():
         expected = whole(torch.from_numpy(pixels))
         for cut in backbone.cuts[:-1]:
-            engine = headstart.make_engine(backbone, choice, cuts=(cut.name,), pooled=False)
+            engine, _ = headstart.start_engine(backbone, runtime, cuts=(cut.name,), pooled=False)
             below = torch.from_numpy(engine.run(pixels)[cut.name])
             tail = TrainableNetwork(
                 backbone, cut.name, module_of_head(head, parse_head("linear"))

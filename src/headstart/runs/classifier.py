@@ -27,12 +27,12 @@ from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS, PillowSource
 from headstart.data.folders import list_files
 from headstart.data.images import FileSource, ImageRef, MemorySource
 from headstart.errors import InputError, UsageError, VerificationError
-from headstart.features.engine import EngineChoice
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import choose_engine, start_engine
 from headstart.features.reading import run_images
+from headstart.features.runtime import Runtime, make_runtime
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
-from headstart.parallel import PREPARING, READING, Progress, count_threads, no_progress
+from headstart.parallel import PREPARING, READING, Progress, no_progress
 from headstart.runs.folder import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
@@ -157,30 +157,30 @@ class Classifier:
         """
         if not isinstance(top, int) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
-        if workers is not None and not (isinstance(workers, int) and workers >= 1):
-            raise UsageError(f"workers must be a whole number of at least 1, got {workers!r}")
-        choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
         found = _refer(list_images(images), allow_outside, max_pixels)
-        threads = min(count_threads(workers), max(1, len(found)))
-        return self._stream(found, choice, threads, top, max_pixels, progress)
+        runtime = make_runtime(
+            engine=engine,
+            precision=precision,
+            device=device,
+            workers=workers,
+            max_pixels=max_pixels,
+        )
+        few = max(1, min(runtime.threads, len(found)))
+        runtime = runtime.model_copy(update={"workers": few})
+        choose_engine(self.backbone, runtime)  # what cannot be is refused at the call
+        return self._stream(found, runtime, top, progress)
 
     def _stream(
-        self,
-        found: list[ImageRef],
-        choice: EngineChoice,
-        threads: int,
-        top: int,
-        max_pixels: int,
-        progress: Progress,
+        self, found: list[ImageRef], runtime: Runtime, top: int, progress: Progress
     ) -> Iterator[Prediction]:
         progress(PREPARING, 0, 0)
+        engine, choice = start_engine(self.backbone, runtime, cuts=self.cuts)
         stream = run_images(
             found,
-            make_engine(self.backbone, choice, cuts=self.cuts, threads=threads),
+            engine,
             self.backbone.preprocessing,
-            workers=threads,
+            runtime,
             exact=choice.precision == "fp32",
-            max_pixels=max_pixels,
         )
         progress(READING, 0, len(found))
         advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
