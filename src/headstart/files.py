@@ -4,7 +4,6 @@ Every file is written under another name, synced and renamed, then its folder is
 All File Systems Are Not Created Equal, OSDI 2014, shows why each step is needed).
 """
 
-import collections
 import contextlib
 import errno
 import hashlib
@@ -56,20 +55,19 @@ def check_cache(cache_dir: str | os.PathLike[str] | None) -> None:
             probe.write(b"x")
 
 
-_passed: collections.Counter[str] = collections.Counter()
-
-
 def fail_point(name: str) -> None:
     """For the tests: HEADSTART_FAIL_AT=NAME kills the process here, NAME:enospc fills the disk; with
-    @N after it, at the Nth time alone."""
+    @N after it, at the Nth time alone, which the variable counts down to."""
     wanted = os.environ.get("HEADSTART_FAIL_AT", "")
     given, _, number = wanted.partition("@")
     point, _, how = given.partition(":")
     if point != name:
         return
-    _passed[wanted] += 1
-    if number and _passed[wanted] != int(number):
-        return
+    if number:
+        left = int(number) - 1
+        os.environ["HEADSTART_FAIL_AT"] = f"{given}@{left}" if left else ""
+        if left:
+            return
     if how == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.kill(os.getpid(), signal.SIGKILL)

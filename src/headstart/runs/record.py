@@ -41,7 +41,7 @@ from headstart.runs.folder import (
 )
 from headstart.training.decisions import Decisions
 from headstart.training.outputs import HISTORY
-from headstart.training.settings import Settings
+from headstart.training.settings import FIELDS
 
 __all__ = [
     "Measured",
@@ -340,6 +340,7 @@ class _Engine(_Document):
     precision: str
     version: str
     micro_batch: Annotated[int, Field(ge=1)]
+    graph: str
     reason: str
 
 
@@ -455,7 +456,7 @@ def _make_run(
 def _read_settings(path: Path) -> dict[str, dict[str, Any]]:
     found = read_json(path)
     for name, entry in found.items():
-        if name not in Settings.model_fields:
+        if name not in FIELDS:
             raise InputError(f"{path}: damaged: '{name}' is no setting; fit again")
         _check_document(path, _Setting, entry)
     return found
