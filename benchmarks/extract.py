@@ -80,7 +80,7 @@ def measure(mode: str, arguments: argparse.Namespace) -> dict[str, float]:
         backbone = load(arguments)
     if mode == "decode":
         preprocessing = load(arguments).preprocessing
-        files = [dataset.path(i).read_bytes() for i in range(count)]
+        files = [dataset.image(i).read() for i in range(count)]
         with ThreadPoolExecutor(threads) as pool:
             start = time.perf_counter()
             for _ in pool.map(lambda d: decode_and_prepare(d, preprocessing, exact=False), files):
@@ -131,7 +131,7 @@ def plain_loop(mode: str, dataset, arguments: argparse.Namespace) -> float:
             return len(dataset)
 
         def __getitem__(self, i):
-            return transform(Image.open(dataset.path(i)).convert("RGB"))
+            return transform(Image.open(dataset.root / dataset.ids[i]).convert("RGB"))
 
     loader = torch.utils.data.DataLoader(Images(), batch_size=32, num_workers=2)
     precise = mode.endswith("fp32")
@@ -192,9 +192,9 @@ def main() -> None:
     report(results, arguments)
 
 
-def describe() -> str:
-    """Versions and the machine."""
-    names = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
+def describe(*names: str) -> str:
+    """Versions, by default of what extraction uses, and the machine."""
+    names = names or ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():

@@ -29,7 +29,7 @@ started = float(sys.argv[3])
 import headstart
 seen = []
 def progress(stage, done, total):
-    if stage == "features" and done > 0 and not seen:
+    if stage in ("features", "reading images") and done > 0 and not seen:
         seen.append(time.time() - started)
 headstart.fit(sys.argv[1], sys.argv[2], overwrite=True, progress=progress)
 print(seen[0] if seen else float("nan"))

@@ -44,7 +44,7 @@ def compare(folder: Path, cache: Path) -> None:
     how = backbone.preprocessing
     means, worst = [], 0
     for row in range(min(300, len(dataset))):
-        data = dataset.path(row).read_bytes()
+        data = dataset.image(row).read()
         exact = decode_and_prepare(data, how).astype(int)
         away = np.abs(decode_and_prepare(data, how, exact=False).astype(int) - exact)
         means.append(away.mean())

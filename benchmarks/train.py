@@ -74,7 +74,7 @@ def _plain(folder: Path, *, train: bool):
             return len(dataset)
 
         def __getitem__(self, i):
-            image = Image.open(dataset.path(i)).convert("RGB")
+            image = Image.open(dataset.root / dataset.ids[i]).convert("RGB")
             return transform(image), int(dataset.labels[i])
 
     loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH, shuffle=train, num_workers=2)

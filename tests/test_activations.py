@@ -79,7 +79,7 @@ def look(vit, live, tmp_path, monkeypatch):
 
 
 def run_by_hand(dataset, vit, live, row, view, seed=0, style=None):
-    image = decode_image(dataset.path(row).read_bytes())
+    image = decode_image(dataset.image(row).read())
     pixels = augment_image(
         image,
         vit.preprocessing,
@@ -138,7 +138,7 @@ def test_an_interrupted_extraction_goes_on(
     workers, dataset, vit, live, look, tmp_path, monkeypatch
 ):
     right = look(dataset, views=2, cache_dir=tmp_path / "right")
-    plain = prepare_image(decode_image(dataset.path(4).read_bytes()), vit.preprocessing)
+    plain = prepare_image(decode_image(dataset.image(4).read()), vit.preprocessing)
     run = live.run
 
     def interrupted(pixels):
@@ -271,12 +271,12 @@ def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
     monkeypatch.setattr(
         headstart.features.activations,
         "read_image",
-        lambda path, *_: opened.append(path) or read(path, *_),
+        lambda image, *_: opened.append(image.id) or read(image, *_),
     )
     look(dataset)
     assert opened == []
     found = look(dataset, rehash=True)
-    assert sorted(opened) == sorted(dataset.path(row) for row in range(9))
+    assert sorted(opened) == sorted(dataset.ids)
     assert (found.computed, found.errors) == (0, right.errors)
 
 
@@ -293,10 +293,10 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
-    def note(path, *options):
-        if path == dataset.path(0):
+    def note(image, *options):
+        if image == dataset.image(0):
             threading.Timer(0.2, interrupt).start()
-        return read(path, *options)
+        return read(image, *options)
 
     with monkeypatch.context() as patch:
         patch.setattr(headstart.features.activations, "make_engine", make)
@@ -348,7 +348,7 @@ def test_in_bf16_large_jpegs_are_decoded_at_a_fraction(name, vit, live, look, tm
     # The engine stays the same, so that pixels alone differ.
     found = look(dataset, views=3, precision="bf16", augmentation=style)
     for row, view in ((0, 0), (1, 0), (0, 2), (1, 1)):
-        data = dataset.path(row).read_bytes()
+        data = dataset.image(row).read()
         least = needed_px(vit.preprocessing, style if view else None)
         picture = decode_picture(data, least_px=least)
         assert picture.image.width < 1600
@@ -424,7 +424,7 @@ def test_views_are_read_in_order_and_equal_single_ones(workers, memory, name, da
                 batch, rows, np.broadcast_to(views, rows.shape), strict=True
             ):
                 right = augment_image(
-                    decode_image(dataset.path(row).read_bytes()),
+                    decode_image(dataset.image(row).read()),
                     vit.preprocessing,
                     style,
                     seed=5,
@@ -468,7 +468,7 @@ def test_large_jpegs_are_read_at_a_fraction_where_that_is_allowed(vit, tmp_path)
     dataset, how = load_dataset(tmp_path), vit.preprocessing
     reader = ViewReader(dataset, how, exact=False)
     batch = next(reader.read([(np.array([0, 0]), np.array([0, 1]))]))
-    data = dataset.path(0).read_bytes()
+    data = dataset.image(0).read()
     assert (batch[0] == decode_and_prepare(data, how, exact=False)).all()
     picture = decode_picture(data, least_px=needed_px(how, Augmentation()))
     assert picture.image.size < (1600, 1200)
@@ -512,7 +512,7 @@ def test_a_file_that_changes_while_training_is_named(change, reason, known, data
     reader = ViewReader(dataset, vit.preprocessing, sha256=digests, memory_bytes=0)
     if digests is None:
         list(reader.read([(GOOD, 1)]))
-    change(dataset.path(1))
+    change(dataset.root / dataset.ids[1])
     with pytest.raises(InputError, match=reason):
         list(reader.read([(GOOD, 1)]))
 
@@ -520,7 +520,7 @@ def test_a_file_that_changes_while_training_is_named(change, reason, known, data
 def test_what_is_in_memory_needs_no_file(dataset, vit):
     reader = ViewReader(dataset, vit.preprocessing)
     first = next(reader.read([(GOOD, 1)]))
-    dataset.path(1).unlink()
+    (dataset.root / dataset.ids[1]).unlink()
     assert (next(reader.read([(GOOD, 1)])) == first).all()
 
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 import unicodedata
 from collections import Counter
@@ -16,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.choices import choose, nearest
-from headstart.data.dataset import Dataset, add_validation, match_classes
+from headstart.data.dataset import Dataset, Row, add_validation, dataset_of_rows, match_classes
 from headstart.data.folders import list_files
-from headstart.data.loading import load_dataset
-from headstart.data.splits import split_dataset
+from headstart.data.form import Form, LoadOptions
+from headstart.data.images import FileSource, MemorySource
+from headstart.data.loading import FORMS, load_dataset
+from headstart.data.scan import scan_images
+from headstart.data.splits import find_identical, split_dataset
 from headstart.draws import draw
 from headstart.errors import HeadstartError, InputError, UsageError
 
@@ -97,7 +102,7 @@ def test_tree(name, tmp_path):
     dataset = load_dataset(root)
     assert rows(dataset) == expected
     assert dataset.ids == tuple(sorted(dataset.ids))
-    assert all(os.path.lexists(dataset.path(row)) for row in range(len(dataset)))
+    assert all(os.path.lexists(dataset.root / image_id) for image_id in dataset.ids)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +298,7 @@ def manifest(folder, text, suffix=".csv", **options):
 def test_manifest(text, suffix, expected, tmp_path):
     dataset = manifest(tmp_path, text, suffix)
     assert rows(dataset) == expected
-    assert dataset.warnings == (("1 repeated rows counted once",) if "./a" in str(text) else ())
+    assert dataset.warnings == (("1 repeated row counted once",) if "./a" in str(text) else ())
 
 
 @pytest.mark.parametrize(
@@ -366,13 +371,16 @@ def test_root_and_leave_to_go_out(tmp_path):
     plant(tmp_path, "images/a.png", "out/b.png", "images/l.png -> ../out/b.png")
     options = {"root": tmp_path / "images"}
     dataset = manifest(tmp_path, "path,label\na.png,x\n", **options)
-    assert dataset.path(0) == tmp_path / "images/a.png"
+    assert dataset.image(0).source == FileSource(tmp_path / "images/a.png")
     text = f"path,label\nl.png,x\n../out/b.png,x\n{tmp_path}/out/b.png,x\n"
     dataset = manifest(tmp_path, text, **options, allow_outside=True)
-    assert all(dataset.path(row).is_file() for row in range(3))
+    assert all(dataset.image(row).stamp() is not None for row in range(3))
     with pytest.raises(InputError, match="the root of the manifest's paths is not a folder"):
         manifest(tmp_path, text, root=tmp_path / "none")
-    with pytest.raises(UsageError, match="root applies to a manifest"):
+    with pytest.raises(
+        UsageError,
+        match=r"root applies to a \.csv, .* manifest, and the data are a folder of class folders; lea",
+    ):
         load_dataset(tmp_path, root=tmp_path)
 
 
@@ -395,7 +403,7 @@ def test_no_path_leads_out_of_the_root(links, parts, separator):
     with contextlib.suppress(InputError):
         row = {"path": separator.join(parts), "label": "x"}
         dataset = manifest(links, json.dumps(row), ".jsonl")
-        assert Path(os.path.realpath(dataset.path(0))).is_relative_to(links.resolve())
+        assert Path(os.path.realpath(dataset.root / dataset.ids[0])).is_relative_to(links.resolve())
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -412,6 +420,61 @@ def test_manifest_round_trip(links, labels, form):
         csv.writer(file, delimiter=form[0]).writerows([("path", "label"), *labels.items()])
     found = rows(load_dataset(links / f"m{form[1]}"))
     assert found == {p: unicodedata.normalize("NFC", c.strip()) for p, c in labels.items()}
+
+
+# ---------------------------------------------------------------- forms
+
+
+def test_a_form_can_be_insisted_on(tmp_path):
+    plant(tmp_path, "a/1", "b/1")
+    assert rows(load_dataset(tmp_path, format="folder")) == {"a/1": "a", "b/1": "b"}
+    message = f"^{re.escape(str(tmp_path))}: expected a .csv, .tsv or .jsonl manifest$"
+    with pytest.raises(InputError, match=message):
+        load_dataset(tmp_path, format="manifest")
+    with pytest.raises(
+        UsageError, match=r"format 'foldr' is unknown \(nearest: folder\); known: fo"
+    ):
+        load_dataset(tmp_path, format="foldr")
+
+
+def test_a_form_is_one_object_and_a_line_in_the_table(tmp_path, monkeypatch):
+    seen = []
+
+    def load(path, options):
+        seen.append(options)
+        names = path.read_text().split()
+        return dataset_of_rows(path.parent, [Row(name, (name[0],)) for name in names])
+
+    listed = Form(
+        name="list",
+        looks="a .list of names",
+        heeds=frozenset({"group"}),
+        recognises=lambda path: path.suffix == ".list",
+        load=load,
+    )
+    (tmp_path / "x.list").write_text("b2 a1 a2_0 a2_1")
+    with pytest.raises(InputError, match=r"expected a folder of class folders or a \.csv, "):
+        load_dataset(tmp_path / "x.list")
+    monkeypatch.setitem(FORMS, "list", listed)
+    dataset = load_dataset(tmp_path / "x.list", group="(a[0-9])_")
+    assert rows(dataset) == {"a1": "a", "a2_0": "a", "a2_1": "a", "b2": "b"}
+    assert dataset.groups == ("", "a2", "a2", "")
+    assert seen == [LoadOptions(group="(a[0-9])_")]
+    for option in ({"root": tmp_path}, {"allow_outside": True}):
+        with pytest.raises(
+            UsageError, match=f"{min(option)} applies to .*, and the data are a .li"
+        ):
+            load_dataset(tmp_path / "x.list", **option)
+    with pytest.raises(InputError, match=r"manifest or a \.list of names$"):
+        load_dataset(plant(tmp_path, "x.data") / "x.data")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_say_what_they_are(name):
+    form = FORMS[name]
+    assert form.name == name
+    assert form.looks.startswith(("a ", "an "))
+    assert form.heeds <= {"root", "group", "allow_outside"}
 
 
 # ---------------------------------------------------------------- groups, classes, draws
@@ -447,7 +510,9 @@ def test_bad_group_pattern(pattern, message, tmp_path):
 def test_groups_that_leave_a_class_whole_are_told(tmp_path):
     plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/2_1", "c/1_1", "d/1_1", "d/1_2")
     dataset = load_dataset(tmp_path, group="(./[0-9]+)_")
-    whole = "all images of class 'a' are one group, so none of it, nor of 1 more classes can be held out"
+    whole = (
+        "all images of class 'a' are one group, so none of it, nor of 1 more class can be held out"
+    )
     assert dataset.warnings == (whole,)
     text = "path,label,group\na,x,g\nb,x,g\nc,y,1\nd,y,2\n"
     whole = "all images of class 'x' are one group, so none of it can be held out"
@@ -460,16 +525,16 @@ def test_groups_of_a_manifest(tmp_path):
     text = "path,label,split,group\na,x,train,g\nb,x,test,g\nc,x,,7\n"
     dataset = manifest(tmp_path, text)
     assert dataset.groups == ("g", "g", "7")
-    assert "1 groups have images in more than one split" in dataset.warnings[0]
+    assert "1 group has images in more than one split" in dataset.warnings[0]
     with pytest.raises(UsageError, match="the manifest has a column group already"):
         manifest(tmp_path, text, group="(a)")
 
 
 def test_match_classes():
-    columns = [("", "")] * 3
-    labels = np.array([0, 2])
-    dataset = Dataset(Path("root"), ("cat", "unused", "dog"), ("0", "1"), labels, *columns)
-    assert match_classes(dataset, ("dog", "cat")).tolist() == [1, -1, 0, -1]
+    columns = [("", "", "")] * 3
+    labels = np.array([0, 2, -1])
+    dataset = Dataset(Path("root"), ("cat", "unused", "dog"), ("0", "1", "2"), labels, *columns)
+    assert match_classes(dataset, ("dog", "cat")).tolist() == [1, 0, -1]
     with pytest.raises(InputError, match=r"class 'cat' is .* \(nearest: Cat\); it knows Cat"):
         match_classes(dataset, ("Cat", "dog"))
 
@@ -520,3 +585,30 @@ def test_draw_is_uniform():
     assert (values >= 0).all()
     assert (values < 1).all()
     assert np.abs(values - np.arange(10_000) / 10_000).max() < 1.63 / 100  # Kolmogorov, 1 %
+
+
+class Shelf:
+    """A reader of images in memory."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def open(self, image_id):
+        return MemorySource(self.files.get(image_id, b""))
+
+
+def test_images_may_be_anywhere(plant, tmp_path):
+    folder = plant(tmp_path / "photos", {"blobs": 3, "plain": 2})
+    shutil.copy(folder / "blobs/00.png", folder / "blobs/copy.png")
+    files = load_dataset(folder)
+    shelf = Shelf({i: (folder / i).read_bytes() for i in files.ids})
+    dataset = dataclasses.replace(files, root=Path("nowhere"), reader=shelf)
+    assert find_identical(dataset) == find_identical(files)
+    assert sum(map(bool, find_identical(dataset))) == 2
+    assert scan_images(dataset) == scan_images(files)
+    assert dataset.select(np.array([2])).image(0).read() == files.image(2).read()
+    more = load_dataset(plant(tmp_path / "more", {"plain": 1}, first=7))
+    both = add_validation(dataset, more)
+    assert [both.image(row).read() for row in both.rows("val")] == [more.image(0).read()]
+    kept = [row for row in range(len(both)) if both.splits[row] != "val"]
+    assert [both.image(row).read() for row in kept] == [files.image(r).read() for r in range(6)]

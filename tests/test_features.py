@@ -15,11 +15,12 @@ import headstart.features.extraction
 import headstart.features.reading
 from headstart.data.dataset import Dataset
 from headstart.data.decoding import Preprocessing
+from headstart.data.images import ImageRef
 from headstart.data.loading import load_dataset
 from headstart.errors import ResourceError, TooManyBadImagesError
 from headstart.features.cache import prune
 from headstart.features.extraction import extract
-from headstart.features.reading import Refused, check_bad_images, run_images
+from headstart.features.reading import check_bad_images, run_images
 from headstart.networks.backbones import load_backbone
 from headstart.parallel import PREPARING, READING
 
@@ -97,7 +98,7 @@ def test_every_image_has_its_row(grey, look):
         **{f"grey/{n:02}.png": "empty file" for n in BAD[1:]},
         "grey/30.png": "broken link",
     }
-    digests = [hashlib.sha256(grey.path(n).read_bytes()).hexdigest() for n in range(30)]
+    digests = [hashlib.sha256(grey.image(n).read()).hexdigest() for n in range(30)]
     assert found.sha256 == (*digests, "")
     assert [stage for stage, _, _ in steps[:2]] == [PREPARING, READING]
     assert steps[0][1:] == (0, 0)
@@ -164,7 +165,7 @@ def test_reading_runs_ahead_within_bounds(grey):
         nonlocal consumed
         for _ in range(2000):
             consumed += 1
-            yield grey.path(1)
+            yield grey.image(1)
 
     seen = 0
     stream = run_images(sources(), Means(), HOW, workers=3)
@@ -177,7 +178,7 @@ def test_reading_runs_ahead_within_bounds(grey):
 
 
 def test_what_must_not_be_read_is_passed_on(grey):
-    sources = [grey.path(1), Refused("no class"), grey.path(2), grey.path(0)]
+    sources = [grey.image(1), ImageRef("x", error="no class"), grey.image(2), grey.image(0)]
     ((readings, outputs),) = run_images(sources, Means(), HOW)
     assert [r.error for r in readings] == ["", "no class", "", "not an image: text"]
     assert outputs["head"][:, 0].tolist() == [8, 16]
@@ -192,7 +193,7 @@ def reading_threads(before):
 @pytest.mark.parametrize("how", ["close", "interrupt", "source fails", "out of handles"])
 def test_an_interruption_ends_the_reading_threads(how, grey, engine, monkeypatch):
     before = threading.enumerate()
-    sources = (grey.path(1) for _ in range(500))
+    sources = (grey.image(1) for _ in range(500))
     expected = None
     if how == "interrupt":
         expected = KeyboardInterrupt
@@ -203,7 +204,7 @@ def test_an_interruption_ends_the_reading_threads(how, grey, engine, monkeypatch
         engine.run = interrupt
     elif how == "source fails":
         expected = ZeroDivisionError
-        sources = (grey.path(1 // (n < 30)) for n in range(500))
+        sources = (grey.image(1 // (n < 30)) for n in range(500))
     elif how == "out of handles":
         expected = ResourceError
 

@@ -150,7 +150,11 @@ def test_the_datas_own_validation_images_are_measured_on(plant, tiny, tmp_path):
         ({"backbone": "resnet5O"}, UsageError, "nearest: resnet50"),
         ({"weights": "nowhere.pth"}, InputError, "nowhere.pth: no such weights file"),
         ({"group": "("}, UsageError, "is not a regular expression"),
-        ({"root": "."}, UsageError, "root applies to a manifest"),
+        (
+            {"root": "."},
+            UsageError,
+            "root applies to a .csv, .tsv or .jsonl manifest, and the data are",
+        ),
         ({"penaltie": 1}, UsageError, "nearest: penalty"),
     ],
 )
@@ -614,16 +618,16 @@ def test_features_say_what_they_are_of(photos, tiny):
     dataset = load_dataset(photos)
     backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
     features = headstart.extract(dataset, backbone, device="cpu")
-    assert (features.labels == dataset.labels).all()
+    assert (features.targets == dataset.targets).all()
     assert (features.splits, features.classes) == (dataset.splits, dataset.classes)
     part = features.select(np.array([5, 30]))
-    assert part.labels.tolist() == dataset.labels[[5, 30]].tolist()
+    assert part.targets.tolist() == dataset.targets[[5, 30]].tolist()
     assert part.splits == (dataset.splits[5], dataset.splits[30])
     assert part.values["head"].shape[0] == 2
 
 
 def test_nothing_is_read_before_what_can_be_told_without(loose, tiny, tiny_run, monkeypatch):
-    monkeypatch.setattr(headstart.data.splits, "read_image_bytes", None)
+    monkeypatch.setattr(headstart.data.images, "read_image_bytes", None)
     for folder, message in (("new", "cut point 'nowhere'"), (tiny_run.folder, "holds a run")):
         with pytest.raises(UsageError, match=message):
             fit(loose, folder, val=0.2, cut="nowhere", **tiny)

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from headstart.errors import InputError, UsageError
+from headstart.problem import softmax
 from headstart.training.heads import (
     CutScore,
     HeadShape,
@@ -28,7 +29,7 @@ from headstart.training.heads import (
     parse_head,
     suggest_cuts,
 )
-from headstart.training.logistic import fold_standardisation, softmax, standardise
+from headstart.training.logistic import fold_standardisation, standardise
 
 
 def problem(count, width, classes, seed=0, noise=1.0):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import headstart
-from headstart.data import splits
+from headstart.data import images, splits
 from headstart.data.dataset import Dataset
 from headstart.data.loading import load_dataset
 from headstart.data.splits import find_identical, join_units, split_dataset
@@ -229,7 +229,7 @@ def test_only_files_of_one_size_are_opened(tmp_path, monkeypatch):
         read.append(path.name)
         return path.read_bytes()
 
-    monkeypatch.setattr(splits, "read_image_bytes", note)
+    monkeypatch.setattr(images, "read_image_bytes", note)
     find_identical(load_dataset(tmp_path))
     assert sorted(read) == ["one", "two"]
 
@@ -248,7 +248,7 @@ def test_unreadable_files_equal_none(tmp_path, monkeypatch):
     def read(path, most=None):
         raise out_of_handles
 
-    monkeypatch.setattr(splits, "read_image_bytes", read)
+    monkeypatch.setattr(images, "read_image_bytes", read)
     with pytest.raises(ResourceError):
         find_identical(dataset)
 

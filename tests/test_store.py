@@ -1,5 +1,6 @@
 """Rows that were committed come back as they were, for whoever asks, and nothing is computed twice."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from headstart.data.images import FileSource, ImageRef, MemorySource, Stamp
 from headstart.data.loading import load_dataset
 from headstart.errors import InputError, ResourceError, UsageError
 from headstart.features.cache import list_networks, list_stores, prune, verify
@@ -145,40 +147,42 @@ def test_many_shards_need_few_file_handles(tmp_path):
 # ---------------------------------------------------------------- files that look the same
 
 
-class Stat:
-    """A file's state with times of our choice."""
+@dataclasses.dataclass
+class Stamped:
+    """A source that says when it was changed."""
 
-    def __init__(self, path, time_ns):
-        self.st_size = path.stat().st_size
-        self.st_mtime_ns = self.st_ctime_ns = time_ns
+    time_ns: int
+
+    def stamp(self):
+        return Stamp(3, self.time_ns, self.time_ns)
 
 
-def test_hashes_are_remembered_unless_too_fresh(tmp_path, monkeypatch):
-    path, now = tmp_path / "a.png", time.time_ns()
-    path.write_bytes(b"one")
+def test_hashes_are_remembered_unless_too_fresh(tmp_path):
+    now = time.time_ns()
     for age_ns, known in ((10**10, True), (10**9, False), (-(10**9), False)):
+        image = ImageRef(f"{known}", Stamped(now - age_ns))
         memory = FileMemory(tmp_path / "cache", tmp_path)
-        info = Stat(path, now - age_ns)
-        memory.remember(f"{known}", info, now, name_of(1))
+        memory.remember(image.id, image.stamp(), now, name_of(1))
         memory.save()
         again = FileMemory(tmp_path / "cache", tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "stat", lambda *_, info=info: info)
-            assert again.find(f"{known}", path) == (name_of(1) if known else None)
-            info.st_mtime_ns += 1
-            assert again.find(f"{known}", path) is None
-    assert again.find("True", tmp_path / "absent.png") is None
-    assert FileMemory(tmp_path / "cache", tmp_path / "other").find("True", path) is None
+        assert again.find(image) == (name_of(1) if known else None)
+        image.source.time_ns += 1
+        assert again.find(image) is None
+    known = ImageRef("True", Stamped(now - 10**10))
+    assert again.find(known) == name_of(1)
+    assert again.find(ImageRef("True", FileSource(tmp_path / "absent.png"))) is None
+    assert again.find(ImageRef("True", MemorySource(b"one"))) is None
+    assert FileMemory(tmp_path / "cache", tmp_path / "other").find(known) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a.png": 3}', '{"a.png": {}}', "\ufffe"])
 def test_a_damaged_memory_is_forgotten(text, tmp_path):
     memory = FileMemory(tmp_path, tmp_path)
-    memory.remember("b.png", Stat(tmp_path, 0), time.time_ns(), name_of(1))
+    memory.remember("b.png", Stamp(1, 0, 0), time.time_ns(), name_of(1))
     memory.save()
     (file,) = (tmp_path / "files").iterdir()
     file.write_text(text, encoding="utf-8")
-    assert FileMemory(tmp_path, tmp_path).find("a.png", tmp_path) is None
+    assert FileMemory(tmp_path, tmp_path).find(ImageRef("a.png", Stamped(0))) is None
 
 
 # ---------------------------------------------------------------- what is computed, and when
@@ -284,8 +288,8 @@ def test_rehash_trusts_no_times(look, plant, tmp_path):
     Image.new("RGB", (9, 9)).save(root / "blobs/02.png")
     memory = FileMemory(tmp_path / "cache", root)
     for image_id, digest in zip(before.ids, before.sha256, strict=True):
-        info = (root / image_id).stat()
-        memory.remember(image_id, info, time.time_ns() + 10**11, bytes.fromhex(digest))
+        stamp = FileSource(root / image_id).stamp()
+        memory.remember(image_id, stamp, time.time_ns() + 10**11, bytes.fromhex(digest))
     memory.save()
     assert (look(root).computed, look(root).sha256) == (0, before.sha256)
     for _ in range(2):
@@ -299,21 +303,20 @@ def test_an_image_that_vanishes_on_the_way_is_a_row_with_a_reason(
     look, plant, tmp_path, monkeypatch
 ):
     """Also one whose hash is remembered and whose features were pruned."""
-    import headstart.features.extraction
-    import headstart.features.reading
+    import headstart.data.images
 
     root = plant(tmp_path / "photos", {"blobs": 3})
     memory = FileMemory(tmp_path / "cache", root)
     path = root / "blobs/01.png"
-    memory.remember("blobs/01.png", path.stat(), time.time_ns() + 10**11, name_of(1))
+    memory.remember("blobs/01.png", FileSource(path).stamp(), time.time_ns() + 10**11, name_of(1))
     memory.save()
-    read = headstart.features.reading.read_image_bytes
+    read = headstart.data.images.read_image_bytes
 
-    def vanish(path):
+    def vanish(path, most):
         (root / "blobs/01.png").unlink(missing_ok=True)
-        return read(path)
+        return read(path, most)
 
-    monkeypatch.setattr(headstart.features.reading, "read_image_bytes", vanish)
+    monkeypatch.setattr(headstart.data.images, "read_image_bytes", vanish)
     found = look(root)
     assert found.errors == ("", "no such file or directory", "")
     assert np.isnan(found.values["head"]).all(axis=1).tolist() == [False, True, False]

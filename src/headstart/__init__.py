@@ -77,16 +77,16 @@ __all__ = [
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
 ORDER = {
-    "": "errors process choices options draws files parallel metrics",
-    "data": "groups dataset folders manifests loading bounds decoding views scan splits",
+    "": "errors process choices options draws files parallel arrays metrics problem",
+    "data": "images groups dataset form folders manifests loading bounds decoding views scan splits",
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
         "extraction tables activations near_copies"
     ),
     "training": (
-        "decisions recipes rules logistic heads settings task outputs trainable inputs loop epochs "
-        "probes mirroring tuning"
+        "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
+        "epochs probes mirroring tuning"
     ),
     "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
     "runs": "record classifier fitting evaluation",

@@ -12,14 +12,11 @@ profile, and embedded profiles are ignored, as in the training of the backbones.
 
 import codecs
 import dataclasses
-import errno
 import io
 import math
-import os
-import stat
+import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -40,6 +37,7 @@ __all__ = [
     "INTERPOLATIONS",
     "MAX_PIXELS",
     "Picture",
+    "PillowSource",
     "Preprocessing",
     "bound_aspect",
     "check_input_px",
@@ -51,12 +49,10 @@ __all__ = [
     "open_image",
     "prepare_image",
     "prepare_picture",
-    "read_image_bytes",
     "scale_box",
 ]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_FILE_BYTES = 512 * 2**20
 
 # What is changed through NumPy, or laid over white, is changed in strips of this size.
 STRIP_PIXELS = 2**20
@@ -145,40 +141,6 @@ def check_input_px(px: int) -> None:
         raise UsageError(f"input_px must be {MIN_INPUT_PX} to {MAX_INPUT_PX}, got {px}")
 
 
-def read_image_bytes(path: Path, most: int | None = None) -> bytes:
-    """The bytes of a regular file, or the first `most` of them.
-
-    Raises:
-        BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
-        ResourceError: the process is out of file handles or memory.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        handle = os.open(path, flags)
-        try:
-            info = os.fstat(handle)
-            if stat.S_ISDIR(info.st_mode):
-                raise BadImageError("is a directory")
-            if not stat.S_ISREG(info.st_mode):
-                raise BadImageError("not a regular file")
-            if info.st_size > MAX_FILE_BYTES:
-                raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-            with open(handle, "rb", closefd=False) as file:
-                return file.read(info.st_size if most is None else min(most, info.st_size))
-        finally:
-            os.close(handle)
-    except MemoryError as exc:
-        raise ResourceError(f"{path}: out of memory while reading") from exc
-    except BadImageError:
-        raise
-    except (OSError, ValueError) as exc:
-        number = getattr(exc, "errno", None)
-        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise ResourceError(f"{path}: {os.strerror(number)}; close other programs") from exc
-        reason = os.strerror(number).lower() if number else str(exc)
-        raise BadImageError(reason) from exc
-
-
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM (told by content) -> an RGB image.
 
@@ -218,6 +180,33 @@ def convert_image(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.
         raise
     except Exception as exc:  # opened from a file, which Pillow reads now
         raise BadImageError(f"damaged {image.format}: {_one_line(exc)}") from exc
+
+
+# Two threads must not load one image of Pillow's at once, which may be given twice.
+_LOADING = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class PillowSource:
+    """An image of Pillow's in memory as a source of `images`: its RGB pixels, as the bytes of a PPM.
+
+    Attributes:
+        image: opened or made.
+        max_pixels: as `convert_image` takes it.
+    """
+
+    image: Image.Image
+    max_pixels: int = MAX_PIXELS
+
+    def read(self, most: int | None = None) -> bytes:
+        """A PPM, which decodes to what `convert_image` gives; raises as that does."""
+        with _LOADING:
+            rgb = convert_image(self.image, max_pixels=self.max_pixels)
+        data = b"P6 %d %d 255\n" % rgb.size + rgb.tobytes()
+        return data if most is None else data[:most]
+
+    def stamp(self) -> None:
+        """Memory has no state to go by."""
 
 
 def open_image(data: bytes, max_pixels: int) -> ImageFile:

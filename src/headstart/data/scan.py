@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from headstart.data.bounds import MAX_PIXELS
 from headstart.data.dataset import Dataset
-from headstart.data.decoding import open_image, read_image_bytes
+from headstart.data.decoding import open_image
 from headstart.draws import draw
 from headstart.errors import BadImageError
 
@@ -41,8 +41,8 @@ class Scan:
 def scan_images(dataset: Dataset, *, probes: int = 2000, max_pixels: int = MAX_PIXELS) -> Scan:
     """Count images and read up to `probes` headers, chosen by a draw of the image id."""
     counts: dict[str, Counter[str]] = {}
-    for label, split in zip(dataset.labels, dataset.splits, strict=True):
-        if label >= 0:
+    for classes, split in zip(dataset.classes_of_rows(), dataset.splits, strict=True):
+        for label in classes:
             counts.setdefault(split or "all", Counter())[dataset.classes[label]] += 1
     unreadable = [(i, e) for i, e in zip(dataset.ids, dataset.errors, strict=True) if e]
     rows = [i for i, e in enumerate(dataset.errors) if not e]
@@ -50,12 +50,12 @@ def scan_images(dataset: Dataset, *, probes: int = 2000, max_pixels: int = MAX_P
         rows = sorted(rows, key=lambda i: draw(0, "scan", dataset.ids[i]))[:probes]
 
     def probe(row: int) -> tuple[str, str, int, int]:
-        path = dataset.path(row)
+        source = dataset.image(row)
         try:
             try:
-                image = open_image(read_image_bytes(path, HEADER_BYTES), max_pixels)
+                image = open_image(source.read(HEADER_BYTES), max_pixels)
             except BadImageError:  # or the header is longer than that
-                image = open_image(read_image_bytes(path), max_pixels)
+                image = open_image(source.read(), max_pixels)
         except BadImageError as exc:
             return str(exc), "", 0, 0
         return "", image.format or "", image.width, image.height

@@ -8,7 +8,6 @@ byte-identical image with it.
 import dataclasses
 import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -16,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 
 from headstart.data.dataset import Dataset
-from headstart.data.decoding import read_image_bytes
 from headstart.draws import draw
 from headstart.errors import BadImageError, ResourceError, UsageError
 
@@ -74,13 +72,15 @@ def find_identical(dataset: Dataset) -> tuple[str, ...]:
     """
 
     def size_of(row: int) -> int:
-        return os.stat(dataset.path(row)).st_size
+        image = dataset.image(row)
+        stamp = image.stamp()
+        return len(image.read()) if stamp is None else stamp.size
 
     def beginning_of(row: int) -> str:
-        return hashlib.sha256(read_image_bytes(dataset.path(row), FIRST_BYTES)).hexdigest()
+        return hashlib.sha256(dataset.image(row).read(FIRST_BYTES)).hexdigest()
 
     def content_of(row: int) -> str:
-        return hashlib.sha256(read_image_bytes(dataset.path(row))).hexdigest()
+        return hashlib.sha256(dataset.image(row).read()).hexdigest()
 
     readable = [row for row, error in enumerate(dataset.errors) if not error]
     sizes = _equals(readable, size_of)
@@ -102,7 +102,7 @@ def _equals(rows: Iterable[int], key: Callable[[int], T]) -> dict[T, list[int]]:
             found.setdefault(key(row), []).append(row)
         except ResourceError:
             raise
-        except (BadImageError, OSError, ValueError):
+        except BadImageError:
             continue
     return {name: same for name, same in found.items() if len(same) > 1}
 
@@ -139,9 +139,9 @@ def _hold_out(dataset: Dataset, units: Sequence[str], val: float, seed: int) -> 
     """
     draws = {unit: draw(seed, "split", unit) for unit in units}
     images: dict[str, Counter[int]] = {unit: Counter() for unit in units}
-    for unit, label, error in zip(units, dataset.labels.tolist(), dataset.errors, strict=True):
-        if label >= 0 and not error:  # the others count for no class, and follow their unit
-            images[unit][label] += 1
+    for unit, classes, error in zip(units, dataset.classes_of_rows(), dataset.errors, strict=True):
+        if not error:  # the others count for no class, and follow their unit
+            images[unit].update(classes)
     order = sorted(draws, key=lambda unit: (draws[unit], unit))
     part = _HeldOut(images, [draw(seed, "share", name) for name in dataset.classes], val)
     part.units |= {unit for unit in order if not images[unit] and draws[unit] < val}

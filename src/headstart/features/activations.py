@@ -31,7 +31,6 @@ from headstart.data.decoding import (
     decode_image,
     decode_picture,
     needed_px,
-    read_image_bytes,
 )
 from headstart.data.views import Augmentation, augment_image, import_operations
 from headstart.errors import BadImageError, InputError, ResourceError, UsageError, VerificationError
@@ -305,7 +304,7 @@ class _Work:
         self.computed = 0
         for row, error in enumerate(self.errors):
             if not error and not rehash:
-                self.digests[row] = self.memory.find(dataset.ids[row], dataset.path(row))
+                self.digests[row] = self.memory.find(dataset.image(row))
         self.pending = [row for row, e in enumerate(self.errors) if not e and self._lacks(row)]
 
     def _names(self, row: int, digest: bytes) -> list[bytes]:
@@ -329,7 +328,7 @@ class _Work:
             return
 
         def identify(row: int) -> Reading:
-            return read_image(self.dataset.path(row), _never, lambda digest: True)[0]
+            return read_image(self.dataset.image(row), _never, lambda digest: True)[0]
 
         for row, reading in zip(unknown, map_ahead(identify, unknown, threads), strict=True):
             self._take(row, reading)
@@ -418,16 +417,16 @@ class _Work:
         def prepare(data: bytes) -> np.ndarray:
             return self.draws.draw_all(data, self.dataset.ids[row], missing)
 
-        reading, pixels = read_image(self.dataset.path(row), prepare, needs_nothing)
+        reading, pixels = read_image(self.dataset.image(row), prepare, needs_nothing)
         return reading, names, pixels
 
     def _take(self, row: int, reading: Reading) -> None:
         self.digests[row] = reading.sha256
         if reading.sha256 is None:
             self.errors[row] = reading.error
-        elif reading.info is not None:
+        elif reading.stamp is not None:
             self.memory.remember(
-                self.dataset.ids[row], reading.info, reading.read_at_ns, reading.sha256
+                self.dataset.ids[row], reading.stamp, reading.read_at_ns, reading.sha256
             )
 
     def activations(self) -> Activations:
@@ -599,15 +598,14 @@ class ViewReader:
         return found if isinstance(found, np.ndarray) else self._draws.draw(found, image_id, view)
 
     def _load(self, row: int) -> bytes:
-        if self._dataset.errors[row]:
-            raise UsageError(
-                f"'{self._dataset.ids[row]}' is unreadable: {self._dataset.errors[row]}"
-            )
-        data = read_image_bytes(self._dataset.path(row))
+        image = self._dataset.image(row)
+        if image.error:
+            raise UsageError(f"'{image.id}' is unreadable: {image.error}")
+        data = image.read()
         digest = hashlib.sha256(data).hexdigest()
         if self._digests.setdefault(row, digest) != digest:
             raise InputError(
-                f"'{self._dataset.ids[row]}' has changed since it was first read; put it back as it "
+                f"'{image.id}' has changed since it was first read; put it back as it "
                 "was, or start again"
             )
         return data
@@ -650,9 +648,7 @@ def check_images(
         def decode(data: bytes) -> np.ndarray:
             return np.array(decode_image(data, max_pixels=max_pixels).size)
 
-        if dataset.errors[row]:
-            return Reading(dataset.errors[row])
-        return read_image(dataset.path(row), decode, lambda digest: False)[0]
+        return read_image(dataset.image(row), decode, lambda digest: False)[0]
 
     readings = []
     progress(READING, 0, len(dataset))

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.arrays import Targets
 from headstart.data.dataset import Dataset
 from headstart.data.decoding import DECODER, MAX_PIXELS
 from headstart.errors import UsageError
@@ -44,7 +45,7 @@ class Features:
 
     Attributes:
         ids: N image ids.
-        labels: int64 array (N,), indices into `classes`; -1 where there is no label.
+        targets: (N, …), the data set's; of single labels int64 (N,), indices into `classes`, -1 for none.
         splits: N of "train", "val", "test" or "" (not assigned).
         classes: C class names.
         values: {cut point: float32 array (N, D)}, read from disk when asked for; rows of unreadable
@@ -57,7 +58,7 @@ class Features:
     """
 
     ids: tuple[str, ...]
-    labels: np.ndarray
+    targets: Targets
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     values: Mapping[str, np.ndarray]
@@ -79,7 +80,7 @@ class Features:
         return dataclasses.replace(
             self,
             ids=tuple(self.ids[i] for i in rows),
-            labels=self.labels[rows],
+            targets=self.targets[rows],
             splits=tuple(self.splits[i] for i in rows),
             values=_Rows(self.values, rows),
             errors=tuple(self.errors[i] for i in rows),
@@ -229,8 +230,7 @@ class _Work:
         self.computed = 0
         for row, error in enumerate(self.errors):
             if not error and not rehash:
-                image_id = dataset.ids[row]
-                self.names[row] = self.memory.find(image_id, dataset.path(row))
+                self.names[row] = self.memory.find(dataset.image(row))
         self.pending = [
             row
             for row, name in enumerate(self.names)
@@ -243,10 +243,10 @@ class _Work:
         known = total - len(self.pending)
         progress(PREPARING, 0, 0)
         shard = RowWriter(self.store)
-        sources = (self.dataset.path(row) for row in self.pending)
+        images = (self.dataset.image(row) for row in self.pending)
         claimed = Claims(self.store)
         stream = run_images(
-            sources,
+            images,
             engine,
             self.backbone.preprocessing,
             workers=threads,
@@ -277,9 +277,9 @@ class _Work:
             self.errors[row], self.names[row] = reading.error, None
             return
         self.names[row] = reading.sha256
-        if reading.info is not None:
+        if reading.stamp is not None:
             self.memory.remember(
-                self.dataset.ids[row], reading.info, reading.read_at_ns, reading.sha256
+                self.dataset.ids[row], reading.stamp, reading.read_at_ns, reading.sha256
             )
         if not reading.skipped:
             shard.add_name(reading.sha256, reading.error)
@@ -293,7 +293,7 @@ class _Work:
         widths = {c.name: c.channels for c in self.backbone.cuts}
         return Features(
             ids=self.dataset.ids,
-            labels=self.dataset.labels,
+            targets=self.dataset.targets,
             splits=self.dataset.splits,
             classes=self.dataset.classes,
             values=_Columns(self.store, names, widths),

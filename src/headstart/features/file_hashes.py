@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from headstart.data.images import ImageRef, Stamp
 from headstart.files import write_atomically
 
 __all__ = ["FileMemory"]
@@ -33,24 +34,22 @@ class FileMemory:
             if isinstance(entries, dict):
                 self._entries = entries
 
-    def find(self, image_id: str, path: Path) -> bytes | None:
-        """The hash of a file's bytes when it is known and the file looks the same."""
-        entry = self._entries.get(image_id)
-        if entry is None:
+    def find(self, image: ImageRef) -> bytes | None:
+        """The hash of an image's bytes when it is known and its source looks the same."""
+        entry = self._entries.get(image.id)
+        if entry is None or (stamp := image.stamp()) is None:
             return None
         try:
-            info = os.stat(path)
-            if entry[:3] == [info.st_size, info.st_mtime_ns, info.st_ctime_ns]:
+            if entry[:3] == list(stamp):
                 return bytes.fromhex(entry[3])
-        except (OSError, ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError):
             pass
         return None
 
-    def remember(self, image_id: str, info: os.stat_result, read_at_ns: int, digest: bytes) -> None:
-        """Keep a hash; `info` is the file's state and `read_at_ns` the time when it was opened."""
-        if max(info.st_mtime_ns, info.st_ctime_ns) + CLOCK_RESOLUTION_NS <= read_at_ns:
-            times = [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
-            self._entries[image_id] = [*times, digest.hex()]
+    def remember(self, image_id: str, stamp: Stamp, read_at_ns: int, digest: bytes) -> None:
+        """Keep a hash; `stamp` is the source's state and `read_at_ns` the time when it was opened."""
+        if max(stamp.modified_ns, stamp.changed_ns) + CLOCK_RESOLUTION_NS <= read_at_ns:
+            self._entries[image_id] = [*stamp, digest.hex()]
             self._changed = True
         elif self._entries.pop(image_id, None) is not None:  # never keep what is known to be old
             self._changed = True

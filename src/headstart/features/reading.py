@@ -7,40 +7,19 @@ the network overlap, no thread waits for another, and at most a few micro-batche
 import dataclasses
 import hashlib
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from headstart.data.decoding import (
-    MAX_PIXELS,
-    Preprocessing,
-    convert_image,
-    decode_and_prepare,
-    prepare_image,
-    read_image_bytes,
-)
-from headstart.errors import BadImageError, ResourceError, TooManyBadImagesError
+from headstart.data.decoding import MAX_PIXELS, Preprocessing, decode_and_prepare
+from headstart.data.images import ImageRef, Stamp
+from headstart.errors import BadImageError, TooManyBadImagesError
 from headstart.features.engine import Engine
 from headstart.features.engines import StartingEngine
 from headstart.parallel import T, count_threads, do_nothing, map_ahead
 
-__all__ = ["ImageSource", "Reading", "Refused", "check_bad_images", "read_image", "run_images"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Refused:
-    """Stands for an image that must not be read, and says why."""
-
-    reason: str
-
-
-# A file, a file's bytes, or pixels in memory.
-ImageSource = Path | bytes | Image.Image | Refused
+__all__ = ["Reading", "check_bad_images", "read_image", "run_images"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,14 +30,14 @@ class Reading:
         error: why it could not be read, "" for a good one.
         sha256: of its bytes, 32 bytes; None where even those could not be had.
         skipped: its bytes need no work, so it was not decoded.
-        info: its state when it was opened.
+        stamp: its source's state when it was opened, if it has one.
         read_at_ns: when that was.
     """
 
     error: str = ""
     sha256: bytes | None = None
     skipped: bool = False
-    info: os.stat_result | None = None
+    stamp: Stamp | None = None
     read_at_ns: int = 0
 
 
@@ -66,7 +45,7 @@ Result = tuple[list[Reading], dict[str, np.ndarray]]
 
 
 def run_images(
-    sources: Iterable[ImageSource],
+    images: Iterable[ImageRef],
     engine: Engine,
     preprocessing: Preprocessing,
     *,
@@ -78,72 +57,50 @@ def run_images(
     """Stream images through a network.
 
     Args:
-        sources: where each image is; taken a few micro-batches ahead.
+        images: taken a few micro-batches ahead.
         exact: as in `decoding.decode_and_prepare`.
         skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
 
     Yields:
         What became of each image, and for every cut point float32 (n, D) of the n that were run; in
-        the order of `sources`.
+        the order of `images`.
     """
     count = count_threads(workers)
 
     def prepare(data: bytes) -> np.ndarray:
         return decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)
 
-    loading = threading.Lock()  # the same image of Pillow's may be given twice
-
-    def convert(image: Image.Image) -> tuple[Reading, np.ndarray | None]:
-        try:
-            with loading:
-                rgb = convert_image(image, max_pixels=max_pixels)
-        except BadImageError as exc:
-            return Reading(str(exc)), None
-        return Reading(), prepare_image(rgb, preprocessing)
-
-    def work(chunk: list[ImageSource]) -> Result:
+    def work(chunk: list[ImageRef]) -> Result:
         readings, batch = [], []
-        for source in chunk:
-            if isinstance(source, Refused):
-                reading, pixels = Reading(source.reason), None
-            elif isinstance(source, Image.Image):
-                reading, pixels = convert(source)
-            else:
-                reading, pixels = read_image(source, prepare, skip)
+        for image in chunk:
+            reading, pixels = read_image(image, prepare, skip)
             readings.append(reading)
             if pixels is not None:
                 batch.append(pixels)
         return readings, engine.run(np.stack(batch)) if batch else {}
 
     stop = engine.give_up if isinstance(engine, StartingEngine) else do_nothing
-    yield from map_ahead(work, _chunks(sources, engine.micro_batch), count, stop)
+    yield from map_ahead(work, _chunks(images, engine.micro_batch), count, stop)
 
 
 def read_image(
-    source: Path | bytes, prepare: Callable[[bytes], np.ndarray], skip: Callable[[bytes], bool]
+    image: ImageRef, prepare: Callable[[bytes], np.ndarray], skip: Callable[[bytes], bool]
 ) -> tuple[Reading, np.ndarray | None]:
-    """Read, hash and prepare one image, of a file or its bytes; `skip` may spare it the preparing.
+    """Read, hash and prepare one image; `skip` may spare it the preparing.
 
     Raises:
         ResourceError: out of memory or file handles.
     """
-    digest, info, now = None, None, time.time_ns()
+    digest, now = None, time.time_ns()
+    stamp = image.stamp()  # first, so that a change during the reading is seen the next time
     try:
-        if isinstance(source, Path):
-            info = os.stat(source)
-        data = source if isinstance(source, bytes) else read_image_bytes(source)
+        data = image.read()
         digest = hashlib.sha256(data).digest()
         if skip(digest):
-            return Reading("", digest, True, info, now), None
-        return Reading("", digest, False, info, now), prepare(data)
+            return Reading("", digest, True, stamp, now), None
+        return Reading("", digest, False, stamp, now), prepare(data)
     except BadImageError as exc:
-        return Reading(str(exc), digest, False, info, now), None
-    except ResourceError:
-        raise
-    except OSError as exc:  # of the stat; a file that has vanished, for one
-        return Reading((exc.strerror or str(exc)).lower()), None
-    except ValueError as exc:  # a NUL in the name
-        return Reading(str(exc)), None
+        return Reading(str(exc), digest, False, stamp, now), None
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

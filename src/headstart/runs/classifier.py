@@ -23,12 +23,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS
+from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS, PillowSource
 from headstart.data.folders import list_files
-from headstart.errors import InputError, UsageError
+from headstart.data.images import FileSource, ImageRef, MemorySource
+from headstart.errors import InputError, UsageError, VerificationError
 from headstart.features.engine import EngineChoice
 from headstart.features.engines import choose_engine, make_engine
-from headstart.features.reading import ImageSource, Refused, run_images
+from headstart.features.reading import run_images
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
 from headstart.parallel import PREPARING, READING, Progress, count_threads, no_progress
@@ -149,19 +150,20 @@ class Classifier:
         Raises:
             UsageError: an option is out of range, or something is none of these kinds.
             InputError: a folder holds no image.
+            VerificationError: on the way, the network gives something that is no number.
         """
         if not isinstance(top, int) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
         if workers is not None and not (isinstance(workers, int) and workers >= 1):
             raise UsageError(f"workers must be a whole number of at least 1, got {workers!r}")
         choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
-        found = _find_sources(list_images(images), allow_outside)
+        found = _refer(list_images(images), allow_outside, max_pixels)
         threads = min(count_threads(workers), max(1, len(found)))
         return self._stream(found, choice, threads, top, max_pixels, progress)
 
     def _stream(
         self,
-        found: list[tuple[str, ImageSource]],
+        found: list[ImageRef],
         choice: EngineChoice,
         threads: int,
         top: int,
@@ -170,7 +172,7 @@ class Classifier:
     ) -> Iterator[Prediction]:
         progress(PREPARING, 0, 0)
         stream = run_images(
-            (source for _, source in found),
+            found,
             make_engine(self.backbone, choice, cuts=self.cuts, threads=threads),
             self.backbone.preprocessing,
             workers=threads,
@@ -178,11 +180,17 @@ class Classifier:
             max_pixels=max_pixels,
         )
         progress(READING, 0, len(found))
+        advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
         done = 0
         for readings, outputs in stream:
+            for cut, values in outputs.items():
+                if not np.isfinite(values).all():
+                    raise VerificationError(
+                        f"the network gives NaN or infinite features at {cut}; {advice}"
+                    )
             probabilities = iter(self.predict_proba(outputs) if outputs else ())
             for reading in readings:
-                name = found[done][0]
+                name = found[done].id
                 done += 1
                 if reading.error:
                     yield Prediction(name, "", float("nan"), (), reading.error)
@@ -503,24 +511,26 @@ def _check_image(image: Any, name: str) -> ImageLike:
     )
 
 
-def _find_sources(images: list[ImageLike], allow_outside: bool) -> list[tuple[str, ImageSource]]:
-    """(name, source) of each, and for folders of every image file below them.
+def _refer(images: list[ImageLike], allow_outside: bool, max_pixels: int) -> list[ImageRef]:
+    """Each image, and for folders every image file below them.
 
     Raises:
         InputError: a folder holds no image.
     """
-    found: list[tuple[str, ImageSource]] = []
+    found: list[ImageRef] = []
     for number, image in enumerate(images, 1):
         if isinstance(image, str | os.PathLike):
             path = Path(image)
             if not path.is_dir():
-                found.append((os.fspath(image), path))
+                found.append(ImageRef(os.fspath(image), FileSource(path)))
                 continue
             inside = list(list_files(path, allow_outside=allow_outside))
             if not inside:
                 raise InputError(f"{path}: no images in this folder")
-            found += [(str(path / n), Refused(why) if why else path / n) for n, why in inside]
+            found += [ImageRef(str(path / n), FileSource(path / n), why) for n, why in inside]
+        elif isinstance(image, bytes):
+            found.append(ImageRef(f"image {number}", MemorySource(image)))
         else:
             pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-            found.append((f"image {number}", pixels))
+            found.append(ImageRef(f"image {number}", PillowSource(pixels, max_pixels)))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.arrays import Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes
 from headstart.data.loading import load_dataset
@@ -17,8 +18,9 @@ from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, read_json
-from headstart.metrics import Estimate, confusion_matrix, measure, measure_recall
+from headstart.metrics import Estimate
 from headstart.parallel import Progress, no_progress
+from headstart.problem import Classes
 from headstart.runs.classifier import Classifier, ImageLike, Prediction, list_images
 from headstart.runs.fitting import Run, Source, check_source, extract_with
 from headstart.runs.record import MEMBERS, SETTINGS
@@ -65,10 +67,10 @@ class Evaluation:
     unknown: int = 0
 
     def __repr__(self) -> str:
-        accuracy = self.metrics["accuracy"]
+        name, figure = next(iter(self.metrics.items()))
         return (
-            f"Evaluation({self.images['evaluated']:,} images of {self.split}, accuracy "
-            f"{accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f}))"
+            f"Evaluation({self.images['evaluated']:,} images of {self.split}, {name} "
+            f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}))"
         )
 
 
@@ -121,12 +123,15 @@ def evaluate(
         else load_dataset(data, root=settings.data.root, allow_outside=settings.data.allow_outside)
     )
     dataset, chosen = _choose_split(dataset, split, members)
-    labels, classes = _match_labels(dataset, classifier.classes, unknown_classes)
+    problem = dataset.problem
+    targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.bad(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
-    rows = np.flatnonzero(features.good() & (labels >= 0))
-    strange = labels[rows] >= len(classifier.classes)
+    rows = np.flatnonzero(features.good() & problem.known(targets))
+    known = len(classifier.classes)
+    of_rows = problem.decode(targets[rows])
+    strange = np.array([any(k >= known for k in row) for row in of_rows], dtype=bool)
     warnings = [*dataset.warnings, *features.warnings]
     if strange.any():
         warnings.append(_tell_unknown(strange, classes[len(classifier.classes) :], unknown_classes))
@@ -135,20 +140,22 @@ def evaluate(
     if len(rows) == 0:
         raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
     probabilities = classifier.predict_proba(features.select(rows).values)
-    extra = len(classes) - len(classifier.classes)
-    probabilities = np.pad(probabilities, ((0, 0), (0, extra)))
-    labels = labels[rows]
+    probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
+    targets = targets[rows]
     return Evaluation(
-        metrics=measure(labels, probabilities, classes),
-        recall=measure_recall(labels, probabilities, classes),
+        metrics=problem.measure(targets, probabilities, classes),
+        recall=problem.measure_recall(targets, probabilities, classes),
         classes=classes,
-        confusion=confusion_matrix(labels, probabilities.argmax(axis=1), len(classes)),
+        confusion=problem.confuse(targets, probabilities),
         split=chosen,
         images={"evaluated": len(rows), "unreadable": len(features.bad())},
         computed=features.computed,
         engine=features.engine,
         bad=tuple(features.bad()),
-        warnings=(*warnings, *_tell_flaws(labels, classes, features.select(rows), members)),
+        warnings=(
+            *warnings,
+            *_tell_flaws(problem.decode(targets), classes, features.select(rows), members),
+        ),
         unknown=int(strange.sum()),
     )
 
@@ -187,16 +194,16 @@ def _classifier_of(what: str, model: str | os.PathLike[str] | Run | Classifier) 
     return Classifier.load(model)
 
 
-def _match_labels(
+def _match_targets(
     dataset: Dataset, known: tuple[str, ...], unknown_classes: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(labels as indices into the classes, the model's classes and those that it does not know)."""
-    labels, unknown = dataset.labels, tuple[str, ...]()
+) -> tuple[Targets, tuple[str, ...]]:
+    """(targets in terms of the classes, the model's classes and those that it does not know)."""
+    unknown = tuple[str, ...]()
     if unknown_classes != "refuse":
-        used = [c for k, c in enumerate(dataset.classes) if (labels == k).any()]
-        unknown = tuple(c for c in used if c not in known)
+        used = sorted({k for row in dataset.classes_of_rows() for k in row})
+        unknown = tuple(dataset.classes[k] for k in used if dataset.classes[k] not in known)
     try:
-        return match_classes(dataset, known + unknown)[labels], known + unknown
+        return match_classes(dataset, known + unknown), known + unknown
     except InputError as exc:
         raise InputError(f"{exc}, or pass --unknown-classes wrong or skip") from exc
 
@@ -210,7 +217,7 @@ def _tell_unknown(strange: np.ndarray, classes: tuple[str, ...], unknown_classes
 
 
 def _tell_flaws(
-    labels: np.ndarray,
+    of_rows: list[Classes],
     classes: tuple[str, ...],
     features: Features,
     members: dict[str, tuple[str, str]],
@@ -219,9 +226,10 @@ def _tell_flaws(
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
-            f"{seen} of these {len(labels)} images were trained on, so the figures flatter the model"
+            f"{seen} of these {len(of_rows)} images were trained on, so the figures flatter the model"
         )
-    absent = [c for i, c in enumerate(classes) if not (labels == i).any()]
+    present = {k for row in of_rows for k in row}
+    absent = [c for i, c in enumerate(classes) if i not in present]
     if absent:
         more = f" and of {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"no image of class '{absent[0]}'{more} here"

@@ -62,7 +62,9 @@ def train_epochs(
 def list_examples(task: Task, source: Source, weights: np.ndarray) -> Examples:
     """The task's images as the loop takes them; `weights`: float (C,), of the classes."""
     dataset = task.dataset
-    return Examples(source, dataset.labels, dataset.ids, task.rows, task.held, weights)
+    return Examples(
+        source, dataset.labels, dataset.ids, task.rows, task.held, weights, dataset.problem
+    )
 
 
 def settle_recipe(task: Task, recipe: Recipe) -> None:

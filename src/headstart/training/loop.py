@@ -29,11 +29,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from headstart.choices import choose
 from headstart.draws import draw
 from headstart.errors import InputError, ResourceError, TrainingError
 from headstart.files import write_atomically
 from headstart.parallel import Progress, no_progress
+from headstart.problem import SINGLE_LABEL, Problem
 from headstart.training.inputs import Order, Source, view_of
+from headstart.training.objectives import OBJECTIVES, Objective
 from headstart.training.outputs import CHECKPOINT, HISTORY
 from headstart.training.recipes import Recipe
 
@@ -75,6 +78,7 @@ class Examples:
         rows: int64, of the images to train on.
         held: int64, of those to validate on; may be empty, then the last epoch is the best.
         class_weights: float (C,), in the loss; None weights all alike.
+        problem: the kind of problem, which has a loss.
     """
 
     source: Source
@@ -83,6 +87,7 @@ class Examples:
     rows: np.ndarray
     held: np.ndarray
     class_weights: np.ndarray | None = None
+    problem: Problem = SINGLE_LABEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,17 +176,18 @@ def train_network(
     else:
         weights = torch.from_numpy(examples.class_weights.astype(np.float32)).to(device)
     targets = torch.from_numpy(examples.labels.astype(np.int64))
+    objective = choose("loss", examples.problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
     total = batches * recipe.epochs
     state = _State(network, recipe, scales or {})
     kept = _Checkpoint(place.checkpoint, place.identity)
-    evaluate = functools.partial(_evaluate, source, targets, held, weights, device)
+    evaluate = functools.partial(_evaluate, objective, source, targets, held, weights, device)
     with _held_interrupts() as interrupted, torch.random.fork_rng():
         began = time.monotonic()
         if not kept.load(state):
             watch.progress("measuring where the training starts", 0, 0)
             state.precision = _choose_precision(
-                network, source, rows, targets, recipe, total, device
+                network, objective, source, rows, targets, recipe, total, device
             )
             first = evaluate(state.averaged(network), state.precision)
             state.note({"epoch": 0, **first.entry()}, first, network, recipe)
@@ -200,12 +206,11 @@ def train_network(
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
                 torch.manual_seed(_hash(seed, "step", step))
-                known = nn.functional.one_hot(targets[members], len(weights)).float().to(device)
-                batch = _mix(
-                    inputs.to(device), source.axis, known, recipe, _hash(seed, "mix", step)
-                )
+                known = objective.spread(targets[members], len(weights)).to(device)
+                inputs, drawn = inputs.to(device), _hash(seed, "mix", step)
+                batch = _mix(objective, inputs, source.axis, known, recipe, drawn)
                 loss, correct, micro = _accumulate(
-                    network, batch, weights, recipe, state.precision, micro
+                    network, objective, batch, weights, recipe, state.precision, micro
                 )
                 if not math.isfinite(loss):
                     names = ", ".join(f"'{ids[i]}'" for i in members[:3])
@@ -302,7 +307,7 @@ def _hash(seed: int, purpose: str, step: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
-    """Inputs (B, …) with the shares (B, C) of each class, and the class that weighs most."""
+    """Inputs (B, …) with the shares (B, C) of each class, and the targets that weigh most."""
 
     inputs: torch.Tensor
     shares: torch.Tensor
@@ -310,11 +315,16 @@ class _Batch:
 
 
 def _mix(
-    inputs: torch.Tensor, axis: int, shares: torch.Tensor, recipe: Recipe, seed: int
+    objective: Objective,
+    inputs: torch.Tensor,
+    axis: int,
+    shares: torch.Tensor,
+    recipe: Recipe,
+    seed: int,
 ) -> _Batch:
     """mixup or cutmix, each on half of the steps where both are wanted; between cut activations
     mixup is that of Verma et al., Manifold Mixup (ICML 2019)."""
-    labels = shares.argmax(dim=1)
+    labels = objective.read(shares)
     kinds = [k for k in ("mixup", "cutmix") if getattr(recipe, k)]
     if not kinds or len(labels) < 2:
         return _Batch(inputs, shares, labels)
@@ -341,6 +351,7 @@ def _mix(
 
 def _accumulate(
     network: nn.Module,
+    objective: Objective,
     batch: _Batch,
     weights: torch.Tensor,
     recipe: Recipe,
@@ -353,11 +364,11 @@ def _accumulate(
             loss, correct = 0.0, 0
             for part in range(0, len(batch.labels), micro):
                 some = slice(part, part + micro)
-                value, logits = _loss(network, batch, some, weights, recipe, precision)
+                value, logits = _loss(network, objective, batch, some, weights, recipe, precision)
                 share = len(batch.labels[some]) / len(batch.labels)
                 torch.autograd.backward(value * share)
                 loss += float(value.detach()) * share
-                correct += int((logits.argmax(dim=1) == batch.labels[some]).sum())
+                correct += int((objective.read(logits) == batch.labels[some]).sum())
             return loss, correct, micro
         except torch.OutOfMemoryError as exc:
             network.zero_grad(set_to_none=True)  # the step begins anew, in smaller parts
@@ -372,19 +383,18 @@ def _accumulate(
 
 def _loss(
     network: nn.Module,
+    objective: Objective,
     batch: _Batch,
     some: slice,
     weights: torch.Tensor,
     recipe: Recipe,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy with soft targets, mean over the images: -sum_c w_c t_c log p_c."""
+    """(loss, logits (b, C)) of some images of a batch."""
     inputs = batch.inputs[some]
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = network(inputs)
-    value = nn.functional.cross_entropy(
-        logits.float(), batch.shares[some], weight=weights, label_smoothing=recipe.label_smoothing
-    )
+    value = objective.loss(logits.float(), batch.shares[some], weights, recipe.label_smoothing)
     return value, logits
 
 
@@ -407,6 +417,7 @@ class _Figures:
 
 
 def _evaluate(
+    objective: Objective,
     source: Source,
     targets: torch.Tensor,
     held: np.ndarray,
@@ -428,12 +439,12 @@ def _evaluate(
     found = torch.cat(logits)
     if not bool(torch.isfinite(found).all()):
         return _Figures(math.inf, 0.0, np.zeros(found.shape, dtype=np.float32))
-    loss = nn.functional.cross_entropy(found, targets[held], weight=weights.cpu())
+    loss = objective.held_loss(found, targets[held], weights.cpu())
     plain = None
     if not torch.all(weights == weights[0]):
-        plain = float(nn.functional.cross_entropy(found, targets[held]))
-    accuracy = (found.argmax(dim=1) == targets[held]).float().mean()
-    return _Figures(float(loss), float(accuracy), found.softmax(dim=1).numpy(), plain)
+        plain = float(objective.held_loss(found, targets[held], None))
+    accuracy = (objective.read(found) == targets[held]).float().mean()
+    return _Figures(float(loss), float(accuracy), objective.link(found).numpy(), plain)
 
 
 def _average_with_start(
@@ -465,6 +476,7 @@ def _interpolate(
 
 def _choose_precision(
     network: nn.Module,
+    objective: Objective,
     source: Source,
     rows: np.ndarray,
     targets: torch.Tensor,
@@ -490,7 +502,7 @@ def _choose_precision(
             try:
                 with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                     logits = trial(inputs)
-                torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
+                torch.autograd.backward(objective.held_loss(logits.float(), labels, None))
             except torch.OutOfMemoryError:  # the training will take its steps in parts
                 torch.cuda.empty_cache()
                 return "bf16"

@@ -1,0 +1,184 @@
+"""Images that can be read, each by its id, wherever its bytes are. No image is opened here.
+
+A new place for images (an archive, an array) is one `Source` and one `Reader`, and nothing after this file
+needs to know.
+"""
+
+import dataclasses
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from headstart.errors import BadImageError, ResourceError
+
+__all__ = [
+    "FileSource",
+    "FolderReader",
+    "ImageRef",
+    "JoinedReader",
+    "MemorySource",
+    "Reader",
+    "Source",
+    "Stamp",
+    "read_image_bytes",
+]
+
+MAX_FILE_BYTES = 512 * 2**20
+
+
+class Stamp(NamedTuple):
+    """By what a source is taken to be as it was.
+
+    Attributes:
+        size: in bytes, of the image or of the file that holds it.
+        modified_ns: when the content was last changed, nanoseconds since the epoch.
+        changed_ns: when anything of the file was last changed, the same.
+    """
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+class Source(Protocol):
+    """Where the bytes of one image are."""
+
+    def read(self, most: int | None = None) -> bytes:
+        """All bytes, or the first `most`; BadImageError and ResourceError as `read_image_bytes`."""
+        ...
+
+    def stamp(self) -> Stamp | None:
+        """Its state now; None where there is nothing to go by, or nothing there."""
+        ...
+
+
+class Reader(Protocol):
+    """Where the images of a data set are."""
+
+    def open(self, image_id: str) -> Source:
+        """The source of an image. Reads nothing, and says nothing of one that is not there."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image that can be read, or of which it is known why not.
+
+    Attributes:
+        id: its name, for people, the store and random draws.
+        source: where its bytes are; None only with an `error`.
+        error: why it must not be read, "" for a good one.
+    """
+
+    id: str
+    source: Source | None = None
+    error: str = ""
+
+    def read(self, most: int | None = None) -> bytes:
+        """The bytes of the image's file, or the first `most` of them.
+
+        Raises:
+            BadImageError: it must not be read, or cannot be.
+            ResourceError: the process is out of file handles or memory.
+        """
+        if self.error or self.source is None:
+            raise BadImageError(self.error or "nowhere to be found")
+        return self.source.read(most)
+
+    def stamp(self) -> Stamp | None:
+        """The state of what would be read; None where there is nothing to go by."""
+        return None if self.source is None else self.source.stamp()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file on disk."""
+
+    path: Path
+
+    def read(self, most: int | None = None) -> bytes:
+        """As `read_image_bytes`."""
+        return read_image_bytes(self.path, most)
+
+    def stamp(self) -> Stamp | None:
+        """The size and times of the file; None where it cannot be looked at."""
+        try:
+            info = os.stat(self.path)
+        except (OSError, ValueError):  # the latter of a NUL in the name
+            return None
+        return Stamp(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MemorySource:
+    """The bytes of a file in memory."""
+
+    data: bytes
+
+    def read(self, most: int | None = None) -> bytes:
+        """These bytes."""
+        return self.data if most is None else self.data[:most]
+
+    def stamp(self) -> None:
+        """Memory has no state to go by."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FolderReader:
+    """Files below a folder; an id is the path from there, with `/`."""
+
+    root: Path
+
+    def open(self, image_id: str) -> FileSource:
+        """The file of an id."""
+        return FileSource(self.root / image_id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JoinedReader:
+    """A reader, and a second one for ids that begin with `prefix` and `/`."""
+
+    first: Reader
+    prefix: str
+    second: Reader
+
+    def open(self, image_id: str) -> Source:
+        """The source of an id, the second reader's without its prefix."""
+        own = image_id.removeprefix(f"{self.prefix}/")
+        return self.first.open(own) if own == image_id else self.second.open(own)
+
+
+def read_image_bytes(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file, or the first `most` of them.
+
+    Raises:
+        BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
+        ResourceError: the process is out of file handles or memory.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+        try:
+            info = os.fstat(handle)
+            if stat.S_ISDIR(info.st_mode):
+                raise BadImageError("is a directory")
+            if not stat.S_ISREG(info.st_mode):
+                raise BadImageError("not a regular file")
+            if info.st_size > MAX_FILE_BYTES:
+                raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+            with open(handle, "rb", closefd=False) as file:
+                return file.read(info.st_size if most is None else min(most, info.st_size))
+        finally:
+            os.close(handle)
+    except MemoryError as exc:
+        raise ResourceError(f"{path}: out of memory while reading") from exc
+    except BadImageError:
+        raise
+    except (OSError, ValueError) as exc:
+        number = getattr(exc, "errno", None)
+        if number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise ResourceError(f"{path}: {os.strerror(number)}; close other programs") from exc
+        reason = os.strerror(number).lower() if number else str(exc)
+        raise BadImageError(reason) from exc
