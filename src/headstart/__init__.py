@@ -90,7 +90,7 @@ ORDER = {
     ),
     "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
     "runs": "record classifier fitting evaluation",
-    "cli": "demo terminal commands app",
+    "cli": "demo terminal options reference listings commands app",
 }
 
 _HOMES = {
