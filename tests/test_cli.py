@@ -340,7 +340,7 @@ def test_a_signal_ends_fit_soon(number, code, photos, tmp_path):
     command = [*COMMAND, "fit", tmp_path / "data", "-o", tmp_path / "run", "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (tmp_path / "run/headstart.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.3)
@@ -361,7 +361,7 @@ def test_a_signal_ends_fit_soon(number, code, photos, tmp_path):
 SLOW_ENGINE = """
 import time
 import headstart.cli.app, headstart.features.extraction
-headstart.features.extraction.make_engine = lambda *a, **k: time.sleep(60)
+headstart.features.extraction.make_engine = lambda *a, **k: time.sleep(300)
 headstart.cli.app.main()
 """
 
@@ -371,7 +371,7 @@ def test_an_interrupt_does_not_wait_for_a_network_being_compiled(loose, tmp_path
     command = [sys.executable, "-c", SLOW_ENGINE, "extract", str(loose)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list(tmp_path.glob("cache/features/*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
@@ -432,9 +432,9 @@ def test_evaluate(cli, tiny_run, photos):
     code, out, err = cli(*arguments, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
-    assert {"metrics", "classes", "confusion", "counts"} <= set(found)
+    assert {"metrics", "classes", "confusion", "images"} <= set(found)
     assert found["classes"] == ["blobs", "plain", "stripes"]
-    assert sum(map(sum, found["confusion"])) == found["counts"]["evaluated"] == 9
+    assert sum(map(sum, found["confusion"])) == found["images"]["evaluated"] == 9
     assert found["metrics"]["accuracy"]["low"] <= found["metrics"]["accuracy"]["value"]
     code, out, err = cli(*arguments)
     assert (code, err) == (0, "")
@@ -624,7 +624,7 @@ def test_a_closed_pipe_ends_quietly(tiny_run, photos):
         processes.append(subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True))
         os.close(write)
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert err == ""
         assert process.returncode in (0, 141)
 
@@ -639,7 +639,7 @@ def test_colour_is_for_terminals_that_want_it(tmp_path):
         env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
         env |= {"TERM": "xterm-256color", **environment}
         process = subprocess.Popen(command, stderr=child, stdout=child, env=env, cwd=tmp_path)
-        assert process.wait(timeout=60) == 2
+        assert process.wait(timeout=300) == 2
         os.close(child)
         text = os.read(parent, 10_000).decode()
         os.close(parent)

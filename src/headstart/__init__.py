@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from headstart.features.activations import Activations, extract_activations
-    from headstart.features.engines import choose_engine, make_engine
+    from headstart.features.engines import choose_engine, start_engine
     from headstart.features.extraction import Features, extract
     from headstart.features.runtime import Runtime
     from headstart.features.tables import export_features
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.classifier import Classifier, Prediction
     from headstart.runs.evaluation import Evaluation, evaluate, predict
-    from headstart.runs.fitting import Run, fit
+    from headstart.runs.fitting import fit
+    from headstart.runs.record import Run
     from headstart.training.decisions import Decision, Decisions
     from headstart.training.settings import Settings
 
@@ -67,12 +68,12 @@ __all__ = [
     "fit",
     "load_backbone",
     "load_dataset",
-    "make_engine",
     "measure",
     "measure_recall",
     "predict",
     "scan_images",
     "split_dataset",
+    "start_engine",
 ]
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
@@ -82,14 +83,14 @@ ORDER = {
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
-        "extraction tables activations near_copies"
+        "drawing extraction tables activations pixels near_copies"
     ),
     "training": (
         "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
         "epochs probes mirroring tuning"
     ),
     "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
-    "runs": "record classifier fitting evaluation",
+    "runs": "folder classifier record fitting evaluation",
     "cli": "demo terminal options reference listings commands app",
 }
 
@@ -102,7 +103,7 @@ _HOMES = {
     "data.scan": ("scan_images",),
     "data.splits": ("split_dataset",),
     "networks.backbones": ("Backbone", "load_backbone"),
-    "features.engines": ("choose_engine", "make_engine"),
+    "features.engines": ("choose_engine", "start_engine"),
     "features.runtime": ("Runtime",),
     "features.extraction": ("Features", "extract"),
     "features.tables": ("export_features",),
@@ -110,7 +111,8 @@ _HOMES = {
     "training.decisions": ("Decision", "Decisions"),
     "training.settings": ("Settings",),
     "runs.classifier": ("Classifier", "Prediction"),
-    "runs.fitting": ("Run", "fit"),
+    "runs.record": ("Run",),
+    "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate", "predict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

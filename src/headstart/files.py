@@ -111,16 +111,16 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def translate_errors(folder: Path) -> Iterator[None]:
+def translate_errors(
+    folder: Path, *, advice: str = "free space, or name another place with --cache-dir"
+) -> Iterator[None]:
     """The system's errors as one line that says what to do."""
     try:
         yield
     except ResourceError:
         raise
     except OSError as exc:
-        raise ResourceError(
-            f"{folder}: {exc.strerror or exc}; free space, or name another place with --cache-dir"
-        ) from exc
+        raise ResourceError(f"{folder}: {exc.strerror or exc}; {advice}") from exc
 
 
 def write_quietly(path: Path, data: bytes) -> bool:
@@ -150,11 +150,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: missing, or not a regular file")
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_bytes())
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_JSON_BYTES else b""
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if size > MAX_JSON_BYTES:
+        raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: not JSON") from exc
     if not isinstance(value, dict):

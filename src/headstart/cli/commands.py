@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from headstart.data.scan import Scan
     from headstart.networks.backbones import Backbone
     from headstart.runs.classifier import Classifier
-    from headstart.runs.fitting import Run
+    from headstart.runs.record import Run
 
 __all__ = [
     "demo_command",
@@ -151,7 +151,7 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
                 **options,
             )
     except KeyboardInterrupt:
-        from headstart.runs.record import find_training
+        from headstart.runs.folder import find_training
         from headstart.training.outputs import START
 
         if not (find_training(output) / START).exists():
@@ -162,8 +162,8 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
         print_json(
             {
                 "run": str(run.folder),
-                "strategy": run.classifier.strategy,
-                "backbone": run.classifier.backbone.name,
+                "strategy": run.strategy,
+                "backbone": run.backbone,
                 "metrics": run.metrics,
                 "recall": run.recall,
                 "measured_on": run.measured_on,
@@ -229,10 +229,10 @@ def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
                 "recall": result.recall,
                 "classes": result.classes,
                 "confusion": result.confusion,
-                "counts": result.images,
+                "images": result.images,
                 "split": result.split,
                 "unknown": result.unknown,
-                "unreadable": [{"image": i, "error": e} for i, e in result.bad],
+                "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
                 "warnings": result.warnings,
             }
         )
@@ -406,6 +406,7 @@ def extract_command(
 
     headstart extract photos --activations blocks.5 --views 4
     """
+    from headstart.features.runtime import make_runtime
     from headstart.files import check_cache
 
     begin_command(quiet, verbose, as_json)
@@ -421,13 +422,15 @@ def extract_command(
 
         check_export(export)
     reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
-    cache_dir = options.get("cache_dir")
-    check_cache(cache_dir)
+    runtime = make_runtime(**{n: options.pop(n) for n in RUNTIME if n in options})
+    check_cache(runtime.cache_dir)
     with show_progress() as progress:
         progress("listing images", 0, 0)
         dataset = headstart.load_dataset(data, **reading)
         progress("loading the network", 0, 0)
-        load = functools.partial(headstart.load_backbone, weights=weights, cache_dir=cache_dir)
+        load = functools.partial(
+            headstart.load_backbone, weights=weights, cache_dir=runtime.cache_dir
+        )
         networks = [load(name) for name in names]
         if activations:
             networks[0].cut(activations)
@@ -438,10 +441,10 @@ def extract_command(
             if activations:
                 _extract_activations(
                     dataset, network, activations, max_bad, views or 1, dtype or "bfloat16",
-                    progress=progress, **options,
+                    runtime=runtime, progress=progress, **options,
                 )  # fmt: skip
             else:
-                _extract(dataset, network, max_bad, export, progress=progress, **options)
+                _extract(dataset, network, max_bad, export, runtime=runtime, progress=progress)
 
 
 def _extract(
@@ -461,14 +464,14 @@ def _extract(
         "engine": str(features.engine),
         "images": len(dataset),
         "computed": features.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in features.bad()],
+        "unreadable": [{"image": i, "error": e} for i, e in features.unreadable()],
         "cuts": {c.name: c.channels for c in network.cuts},
         "export": str(export) if export else None,
         "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    _show_extraction(result, features.engine.reason, len(features.bad()))
-    check_bad_images(features.bad(), len(dataset), max_bad)
+    _show_extraction(result, features.engine.reason, len(features.unreadable()))
+    check_bad_images(features.unreadable(), len(dataset), max_bad)
 
 
 def _extract_activations(

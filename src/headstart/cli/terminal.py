@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headstart.parallel import Progress as Told
     from headstart.runs.classifier import Prediction
     from headstart.runs.evaluation import Evaluation
-    from headstart.runs.fitting import Run
+    from headstart.runs.record import Run
     from headstart.training.task import Strategy
 
 __all__ = [
@@ -131,9 +131,7 @@ def show_run(run: "Run") -> None:
         warn(warning)
     images = run.images
     if run.metrics:
-        chosen = (
-            ", by which the best epoch was chosen too" if "training" in run.decisions.facts else ""
-        )
+        chosen = ", by which the best epoch was chosen too" if run.history else ""
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
@@ -147,7 +145,7 @@ def show_run(run: "Run") -> None:
         err.print(table)
     out.print(
         Text(
-            f"{run.classifier.strategy} on {printable(run.classifier.backbone.name)}"
+            f"{run.strategy} on {printable(run.backbone)}"
             f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
@@ -206,7 +204,7 @@ def show_evaluation(result: "Evaluation") -> None:
     """The outcome of evaluate."""
     for warning in result.warnings:
         warn(warning)
-    for image, reason in result.bad[:5]:
+    for image, reason in result.unreadable[:5]:
         warn(f"unreadable: {image}: {reason}")
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
@@ -253,7 +251,7 @@ NETWORK = ("backbone", "weights", "input_px", "head")
 def _strategy_of(run: "Run") -> "Strategy":
     from headstart.training.strategies.table import STRATEGIES
 
-    return STRATEGIES[run.classifier.strategy]
+    return STRATEGIES[run.strategy]
 
 
 def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:

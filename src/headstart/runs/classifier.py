@@ -27,24 +27,26 @@ from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS, PillowSource
 from headstart.data.folders import list_files
 from headstart.data.images import FileSource, ImageRef, MemorySource
 from headstart.errors import InputError, UsageError, VerificationError
-from headstart.features.engine import EngineChoice
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import choose_engine, start_engine
 from headstart.features.reading import run_images
+from headstart.features.runtime import Runtime, make_runtime
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
-from headstart.parallel import PREPARING, READING, Progress, count_threads, no_progress
-from headstart.runs.record import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
+from headstart.parallel import PREPARING, READING, Progress, no_progress
+from headstart.runs.folder import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
 
 __all__ = [
     "CARD",
     "PRETRAINED",
+    "Card",
     "Classifier",
     "ImageLike",
     "Prediction",
     "list_images",
     "pretrained_classifier",
+    "read_card",
 ]
 
 HEAD_PREFIX = "headstart.head."
@@ -72,14 +74,15 @@ class Prediction:
     names: tuple[str, ...] = ()
 
 
-class _Card(BaseModel):
-    """headstart.json; strict, since it may come from anywhere."""
+class Card(BaseModel):
+    """headstart.json: what a classifier is; strict, since it may come from anywhere."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: int
     status: Literal["incomplete", "complete"]
     classes: list[str] = Field(default_factory=list)
+    names: list[str] = Field(default_factory=list)  # what people call them
     strategy: str = ""
     backbone: str = ""
     backbone_fingerprint: str = ""
@@ -154,30 +157,30 @@ class Classifier:
         """
         if not isinstance(top, int) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
-        if workers is not None and not (isinstance(workers, int) and workers >= 1):
-            raise UsageError(f"workers must be a whole number of at least 1, got {workers!r}")
-        choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
         found = _refer(list_images(images), allow_outside, max_pixels)
-        threads = min(count_threads(workers), max(1, len(found)))
-        return self._stream(found, choice, threads, top, max_pixels, progress)
+        runtime = make_runtime(
+            engine=engine,
+            precision=precision,
+            device=device,
+            workers=workers,
+            max_pixels=max_pixels,
+        )
+        few = max(1, min(runtime.threads, len(found)))
+        runtime = runtime.model_copy(update={"workers": few})
+        choose_engine(self.backbone, runtime)  # what cannot be is refused at the call
+        return self._stream(found, runtime, top, progress)
 
     def _stream(
-        self,
-        found: list[ImageRef],
-        choice: EngineChoice,
-        threads: int,
-        top: int,
-        max_pixels: int,
-        progress: Progress,
+        self, found: list[ImageRef], runtime: Runtime, top: int, progress: Progress
     ) -> Iterator[Prediction]:
         progress(PREPARING, 0, 0)
+        engine, choice = start_engine(self.backbone, runtime, cuts=self.cuts)
         stream = run_images(
             found,
-            make_engine(self.backbone, choice, cuts=self.cuts, threads=threads),
+            engine,
             self.backbone.preprocessing,
-            workers=threads,
+            runtime,
             exact=choice.precision == "fp32",
-            max_pixels=max_pixels,
         )
         progress(READING, 0, len(found))
         advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
@@ -243,10 +246,11 @@ class Classifier:
             state |= {HEAD_PREFIX + k: v for k, v in self.head.arrays().items()}
         arrays = {k: np.asarray(v, order="C") for k, v in state.items()}  # scalars stay scalars
         model = save_arrays(arrays, metadata={"format": "pt"})
-        card = _Card(
+        card = Card(
             format=FORMAT,
             status="complete",
             classes=list(self.classes),
+            names=list(self.names),
             strategy=self.strategy,
             backbone=self.backbone.name,
             backbone_fingerprint=self.backbone.fingerprint,
@@ -288,19 +292,24 @@ class Classifier:
         }
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Classifier":
+    def load(
+        cls, folder: str | os.PathLike[str], *, cache_dir: str | os.PathLike[str] | None = None
+    ) -> "Classifier":
         """Read a saved classifier; nothing in the folder can run code.
 
         Args:
             folder: of a run, or "pretrained:NAME" for a network that knows ImageNet's classes.
+            cache_dir: where what was found of its network is kept; `files.default_cache_dir()` by
+                default.
 
         Raises:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
         """
         if os.fspath(folder).startswith(PRETRAINED):
-            return pretrained_classifier(os.fspath(folder).removeprefix(PRETRAINED))
+            name = os.fspath(folder).removeprefix(PRETRAINED)
+            return pretrained_classifier(name, cache_dir=cache_dir)
         path = Path(folder)
-        card = _read_card(path)
+        card = read_card(path)
         config = read_json(path / CONFIG)
         if not (path / MODEL).is_file():
             raise InputError(f"{path / MODEL}: missing, or not a regular file")
@@ -324,6 +333,7 @@ class Classifier:
                 classifier=card.classifier,
                 weights=card.backbone_weights,
                 end=card.end or card.cut,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
             )
             if card.loads_in_timm:
                 arrays = _classifier_arrays(state, card.classifier)
@@ -353,6 +363,7 @@ class Classifier:
             classes=tuple(card.classes),
             strategy=card.strategy,
             seed=card.seed,
+            names=tuple(card.names),
         )
 
 
@@ -427,14 +438,19 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _read_card(path: Path) -> _Card:
+def read_card(path: Path) -> Card:
+    """What the classifier in a folder is, without reading it.
+
+    Raises:
+        InputError: missing, incomplete, damaged, or written by a newer headstart.
+    """
     if not path.is_dir():
         raise InputError(f"{path}: no such run; headstart fit DATA -o {path} makes one")
     recover(path)
     if not (path / CARD).exists():
         raise InputError(f"{path}: not a run of headstart (no headstart.json in it)")
     try:
-        card = _Card(**read_json(path / CARD))
+        card = Card(**read_json(path / CARD))
     except (ValidationError, TypeError) as exc:
         raise InputError(f"{path / CARD}: not as headstart writes it") from exc
     if card.format > FORMAT:
@@ -450,6 +466,10 @@ def _read_card(path: Path) -> _Card:
         raise InputError(f"{path}: incomplete, its fit did not end; {again}")
     if len(card.classes) < 2 or len(set(card.classes)) < len(card.classes):
         raise InputError(f"{path / CARD}: needs at least two different classes")
+    if card.names and len(card.names) != len(card.classes):
+        raise InputError(
+            f"{path / CARD}: has {len(card.names)} names for {len(card.classes)} classes"
+        )
     return card
 
 

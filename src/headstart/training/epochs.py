@@ -63,7 +63,7 @@ def list_examples(task: Task, source: Source, weights: np.ndarray) -> Examples:
     """The task's images as the loop takes them; `weights`: float (C,), of the classes."""
     dataset = task.dataset
     return Examples(
-        source, dataset.labels, dataset.ids, task.rows, task.held, weights, dataset.problem
+        source, dataset.targets, dataset.ids, task.rows, task.held, weights, dataset.problem
     )
 
 

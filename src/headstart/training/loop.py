@@ -32,12 +32,12 @@ from torch import nn
 from headstart.choices import choose
 from headstart.draws import draw
 from headstart.errors import InputError, ResourceError, TrainingError
-from headstart.files import write_atomically
+from headstart.files import translate_errors, write_atomically
 from headstart.parallel import Progress, no_progress
 from headstart.problem import SINGLE_LABEL, Problem
 from headstart.training.inputs import Order, Source, view_of
 from headstart.training.objectives import OBJECTIVES, Objective
-from headstart.training.outputs import CHECKPOINT, HISTORY
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY
 from headstart.training.recipes import Recipe
 
 __all__ = [
@@ -685,14 +685,16 @@ class _Checkpoint:
         values = {**state.values(), "identity": self._identity}
         values["seconds"] += time.monotonic() - began
         data = save_tensors(state.tensors(), metadata={"state": json.dumps(values)})
-        write_atomically(self._path, data, kind="checkpoint")
+        with translate_errors(self._path.parent, advice=ADVICE):
+            write_atomically(self._path, data, kind="checkpoint")
         self._last = time.monotonic()
 
 
 def _write_history(path: Path | None, history: list[dict[str, Any]]) -> None:
     if path is not None:  # JSON has no infinity
         known = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
+        with translate_errors(path.parent, advice=ADVICE):
+            write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
 
 
 @contextlib.contextmanager
