@@ -10,15 +10,16 @@ import pytest
 import typer
 
 import headstart
-import headstart.cli.app
 from headstart.cli.app import app
 from headstart.cli.demo import write_digits
+from headstart.cli.options import help_of
+from headstart.cli.reference import write_reference
 from headstart.data.groups import capture_groups
 from headstart.errors import UsageError
 from headstart.networks.architectures import find_network
 from headstart.networks.catalogue import list_layers
 from headstart.training.recipes import Recipe
-from headstart.training.settings import make_settings
+from headstart.training.settings import FIELDS, make_settings
 from headstart.training.strategies.table import STRATEGIES, choose_strategy
 
 ROOT = Path(__file__).parent.parent
@@ -180,11 +181,23 @@ def test_the_table_of_recipes_is_that_of_the_code():
     assert {row[0]: row[1:5] for row in rows[2:]} == wanted
 
 
+def test_the_page_of_settings_is_that_of_the_code():
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == write_reference(), "python -m headstart.cli.reference > docs/settings.md"
+
+
+def test_help_is_told_in_sentences():
+    for name in FIELDS:
+        text = help_of(name)
+        assert re.fullmatch(r"[A-Z][a-z]+ .*\.", text), name
+        assert text.split()[0] not in ("Of", "Whether", "For", "That"), name
+
+
 SOURCES = [
     README,
     GUIDE,
     inspect.getdoc(headstart.load_dataset),
-    inspect.getsource(headstart.cli.app),
+    *(setting.option.help for setting in FIELDS.values()),
 ]
 PATTERNS = sorted(
     {p for text in SOURCES for p in re.findall(r"['`](\([^'`\s]+_[^'`\s]*)['`]", text)}

@@ -91,7 +91,7 @@ ORDER = {
     ),
     "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
     "runs": "folder classifier record fitting evaluation",
-    "cli": "demo terminal commands app",
+    "cli": "demo terminal options reference listings commands app",
 }
 
 _HOMES = {

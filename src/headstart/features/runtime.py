@@ -39,27 +39,40 @@ class Runtime(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: Annotated[
-        str, Option("What runs the frozen network: auto, openvino or torch.", PANEL)
+        str,
+        Option(
+            "Run the frozen network with openvino or torch; auto takes what is faster here.", PANEL
+        ),
     ] = "auto"
     precision: Annotated[
-        str, Option("Arithmetic of the frozen network: auto, fp32, bf16 or fp16.", PANEL)
+        str,
+        Option(
+            "Run the frozen network in fp32 (exact), bf16 or fp16; auto takes bf16 where it is fast.",
+            PANEL,
+        ),
     ] = "auto"
-    device: Annotated[str, Option("Where networks run: auto, cpu, cuda or mps.", PANEL)] = "auto"
+    device: Annotated[
+        str, Option("Run networks on cpu, cuda or mps; auto takes the fastest there is.", PANEL)
+    ] = "auto"
     workers: Annotated[
         int | None,
         Field(ge=1, le=MAX_WORKERS),
-        Option("Threads that read images; one more than CPUs by default.", PANEL, unit="threads"),
+        Option(
+            "Read images in this many threads, by default one more than CPUs; changes no number.",
+            PANEL,
+            unit="threads",
+        ),
     ] = None
     cache_dir: Annotated[
-        str | None, Option("Where features are kept; HEADSTART_CACHE_DIR names it too.", PANEL)
+        str | None, Option("Keep features in this folder; HEADSTART_CACHE_DIR names it too.", PANEL)
     ] = None
     rehash: Annotated[
-        bool, Option("Read every file again instead of trusting its size and times.", PANEL)
+        bool, Option("Read every file again, whatever its size and times say.", PANEL)
     ] = False
     max_pixels: Annotated[
         int,
         Field(ge=1),
-        Option("Width times height of the largest image that is read.", PANEL, unit="pixels"),
+        Option("Call an image unreadable that has more pixels than this.", PANEL, unit="pixels"),
     ] = MAX_PIXELS
 
     @field_validator("cache_dir", mode="before")

@@ -175,8 +175,8 @@ def train_network(
         weights = torch.ones(int(examples.labels.max()) + 1, device=device)
     else:
         weights = torch.from_numpy(examples.class_weights.astype(np.float32)).to(device)
-    objective = choose("loss", examples.problem.loss, OBJECTIVES)
     targets = torch.from_numpy(examples.labels.astype(np.int64))
+    objective = choose("loss", examples.problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
     total = batches * recipe.epochs
     state = _State(network, recipe, scales or {})
@@ -207,14 +207,8 @@ def train_network(
                 # Dropout draws from torch's generator.
                 torch.manual_seed(_hash(seed, "step", step))
                 known = objective.spread(targets[members], len(weights)).to(device)
-                batch = _mix(
-                    objective,
-                    inputs.to(device),
-                    source.axis,
-                    known,
-                    recipe,
-                    _hash(seed, "mix", step),
-                )
+                inputs, drawn = inputs.to(device), _hash(seed, "mix", step)
+                batch = _mix(objective, inputs, source.axis, known, recipe, drawn)
                 loss, correct, micro = _accumulate(
                     network, objective, batch, weights, recipe, state.precision, micro
                 )

@@ -46,94 +46,100 @@ class Recipe(BaseModel):
     epochs: Annotated[
         int,
         Field(ge=1, le=100_000),
-        Option("The training passes over the images this many times.", PANEL, common=True),
+        Option("Pass over the training images this many times.", PANEL),
     ] = 10
     batch: Annotated[
         int,
         Field(ge=1, le=65_536),
-        Option("A step of the training sees this many images.", PANEL, unit="images"),
+        Option("Take a step on this many images.", PANEL, unit="images"),
     ] = 32
     lr: Annotated[
         float,
         Field(gt=0, allow_inf_nan=False),
-        Option("The learning rate rises to this.", PANEL, common=True),
+        Option("Let the learning rate rise to this.", PANEL),
     ] = 1e-3
     layer_decay: Annotated[
         float,
         Field(gt=0, le=1),
-        Option("A stage's learning rate is this times that of the stage above it.", PANEL),
+        Option("Give each stage this times the learning rate of the stage above it.", PANEL),
     ] = 1.0
     schedule: Annotated[
         Literal["cosine", "one-cycle", "constant"],
-        Option("The learning rate follows this curve: cosine, one-cycle or constant.", PANEL),
+        Option("Let the learning rate follow this curve: {choices}.", PANEL),
     ] = "cosine"
     warmup: Annotated[
         float,
         Field(ge=0, lt=1),
-        Option("The learning rate rises from zero over this fraction of the steps.", PANEL),
+        Option("Let the learning rate rise from zero over this fraction of the steps.", PANEL),
     ] = 0.1
     optimizer: Annotated[
         Literal["adamw", "adam", "amsgrad", "sgd"],
-        Option("This takes the steps: adamw, adam, amsgrad or sgd.", PANEL),
+        Option("Take the steps with {choices}.", PANEL),
     ] = "adamw"
     weight_decay: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Option("Weights decay at this rate; biases and norms do not.", PANEL),
+        Option("Let weights decay at this rate; biases and norms do not.", PANEL),
     ] = 0.0
     label_smoothing: Annotated[
         float,
         Field(ge=0, lt=1),
-        Option("The other classes share this much of each label.", PANEL),
+        Option("Spread this much of each label over all classes.", PANEL),
     ] = 0.0
     mixup: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Option("Images are mixed by this alpha of mixup; 0 mixes none.", PANEL),
+        Option("Mix images with this alpha of mixup; 0 mixes none.", PANEL),
     ] = 0.0
     cutmix: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Option("Rectangles are exchanged by this alpha of cutmix; 0 exchanges none.", PANEL),
+        Option("Exchange rectangles of images with this alpha of cutmix; 0 exchanges none.", PANEL),
     ] = 0.0
     clip: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Option("A gradient longer than this is shortened to it; 0 leaves all as they are.", PANEL),
+        Option("Shorten longer gradients to this norm; 0 shortens none.", PANEL),
     ] = 0.0
     ema: Annotated[
         float,
         Field(ge=0, lt=1),
         Option(
-            "Averaged weights, which keep this share a step, are saved; 0 averages none.", PANEL
+            "Save averaged weights, of which this share stays in each step; 0 averages none.", PANEL
         ),
     ] = 0.0
     wise_ft: Annotated[
         bool,
-        Option("The trained weights are averaged with the first as validation says.", PANEL),
+        Option("Average the trained weights with the first as validation says.", PANEL),
     ] = False
     monitor: Annotated[
         Literal["loss", "accuracy"],
-        Option("The best epoch is the best by this: loss or accuracy.", PANEL),
+        Option(
+            "Call that epoch the best that has the best {choices} on the validation images.", PANEL
+        ),
     ] = "loss"
     min_delta: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Option("An epoch is better only by more than this.", PANEL),
+        Option("Call an epoch better only where it is so by more than this.", PANEL),
     ] = 0.0
     patience: Annotated[
         int,
         Field(ge=0),
-        Option("The training stops after this many epochs without a better one; 0 never.", PANEL),
+        Option(
+            "Stop after this many epochs without a better one; 0 never stops early.",
+            PANEL,
+            unit="epochs",
+        ),
     ] = 0
     train_precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Option("The training computes in fp32 or bf16; auto decides by a measurement.", PANEL),
+        Option("Train in {choices}; auto measures whether bf16 is faster.", PANEL),
     ] = "auto"
     checkpoint_s: Annotated[
         float,
         Field(ge=0, allow_inf_nan=False),
-        Option("Checkpoints are this far apart.", PANEL, unit="seconds"),
+        Option("Write a checkpoint after this long.", PANEL, unit="seconds"),
     ] = 60.0
 
     def over(self, own: "Recipe") -> "Recipe":

@@ -2,7 +2,7 @@
 
 A setting is declared once, in the part that it belongs to: its name, type, bounds, default, and what
 people are told of it. Outside, names are flat: `FIELDS` has them all. Here only types and bounds are
-looked at; `strategies.table` refuses what has no effect on a strategy.
+looked at; `strategies.table` refuses names that no table has, and what has no effect on a strategy.
 """
 
 import dataclasses
@@ -14,16 +14,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from headstart.choices import choose, nearest
-from headstart.data.views import AUGMENTATIONS
+from headstart.choices import nearest
 from headstart.errors import UsageError
 from headstart.features.runtime import Runtime
 from headstart.options import Option
 from headstart.training.decisions import Decisions
-from headstart.training.heads import parse_head
 from headstart.training.recipes import Recipe
 
-__all__ = ["FIELDS", "DataSettings", "Setting", "Settings", "make_settings"]
+__all__ = ["FIELDS", "DataSettings", "Setting", "Settings", "make_settings", "say_wanted"]
 
 DATA, STRATEGY, TRAINING = "Data", "Strategy", "Training of the network"
 
@@ -47,9 +45,8 @@ class DataSettings(BaseModel):
     val: Annotated[
         float | str | None,
         Option(
-            "The run is measured on this: a fraction of the training images (0.2), a folder or a "
-            "manifest; 0 for none. By default on the data's val folder; else a linear head is measured "
-            "by cross-validation, and what is trained by gradient on 0.2.",
+            "Measure on this: a fraction of the training images (0.2), a folder or a "
+            "manifest; 0 for nothing.",
             DATA,
             common=True,
         ),
@@ -57,23 +54,26 @@ class DataSettings(BaseModel):
     group: Annotated[
         str | None,
         Option(
-            "Images in whose path this regular expression captures the same text stay on one side of a "
-            "split: '([^/]+/[^/]+)_[^/]*$'.",
+            "Keep images together in whose path this captures the same text: "
+            "'([^/]+/[^/]+)_[^/]*$'.",
             DATA,
             common=True,
         ),
     ] = None
     root: Annotated[
         str | None,
-        Option("A manifest's paths are relative to this folder; its own by default.", DATA),
+        Option("Read a manifest's paths relative to this folder, and not to its own.", DATA),
     ] = None
     allow_outside: Annotated[
-        bool, Option("Links and manifest paths may lead out of the folder.", DATA)
+        bool, Option("Follow links and manifest paths that lead out of the folder.", DATA)
     ] = False
     max_bad: Annotated[
         float,
         Field(ge=0, le=1),
-        Option("This fraction of the images may be unreadable; one always may.", DATA),
+        Option(
+            "Go on where at most this fraction of the images is unreadable; one always may be.",
+            DATA,
+        ),
     ] = 0.001
 
     @field_validator("val")
@@ -119,27 +119,21 @@ class Settings(BaseModel):
 
     strategy: Annotated[
         str,
-        Option(
-            "The backbone is used like this: linear-probe, shallow-probe, partial-fine-tune, fine-tune "
-            "or scratch.",
-            STRATEGY,
-            common=True,
-        ),
+        Option("Use the backbone in this way: {choices}.", STRATEGY, common=True),
     ] = "linear-probe"
     backbone: Annotated[
         str,
-        Option(
-            "This network sees the images; headstart backbones lists all.", STRATEGY, common=True
-        ),
+        Option("Take this network; headstart backbones lists all.", STRATEGY, common=True),
     ] = "tf_efficientnet_lite0"
     weights: Annotated[
-        str | None, Option("The network's weights are in this file (.safetensors, .pth).", STRATEGY)
+        str | None,
+        Option("Read the network's weights from this file (.safetensors, .pth).", STRATEGY),
     ] = None
     input_px: Annotated[
         int | None,
         Field(ge=16, le=2048),
         Option(
-            "The network sees squares of this side; of its own size by default.",
+            "Show the network squares of this side, and not of its own size.",
             STRATEGY,
             unit="pixels",
         ),
@@ -147,23 +141,22 @@ class Settings(BaseModel):
     cut: Annotated[
         str | None,
         Option(
-            "The head reads at this cut point (linear-probe: last, all, auto, or names with commas; "
-            "shallow-probe: auto or one), or the training begins there (partial-fine-tune: auto or one).",
+            "Have the head read, or the training begin, at this cut point (headstart layers "
+            "lists them). A linear probe takes last, all, auto, or several with commas; a "
+            "shallow probe and partial fine-tuning take auto or one.",
             STRATEGY,
         ),
     ] = None
     freeze_until: Annotated[
         str | None,
         Option(
-            "Everything before this layer, a name or index of headstart layers, stays as it is "
-            "(partial-fine-tune).",
-            STRATEGY,
+            "Freeze everything before this layer, a name or index of headstart layers.", STRATEGY
         ),
     ] = None
     head: Annotated[
         str,
         Option(
-            "The classifier is linear, or an MLP of these layers and dropouts: 1024, d0.5-480-d0.5.",
+            "Train a linear head, or an MLP of these layers and dropouts: 1024, d0.5-480-d0.5.",
             STRATEGY,
             common=True,
         ),
@@ -172,44 +165,61 @@ class Settings(BaseModel):
         float | None,
         Field(gt=0, allow_inf_nan=False),
         Option(
-            "A linear head has this L2 penalty; cross-validation chooses it by default.", STRATEGY
+            "Give a linear head this L2 penalty, and not the one that cross-validation chooses.",
+            STRATEGY,
         ),
     ] = None
     class_weights: Annotated[
         Literal["auto", "balanced", "none"],
-        Option("Every class counts alike, or every image; auto looks at the imbalance.", STRATEGY),
+        Option(
+            "Count every class alike (balanced) or every image (none); auto looks at the "
+            "imbalance.",
+            STRATEGY,
+        ),
     ] = "auto"
     seed: Annotated[
-        int, Field(ge=0, lt=2**63), Option("Every random draw follows from this.", STRATEGY)
+        int,
+        Field(ge=0, lt=2**63),
+        Option("Make every random draw follow from this number.", STRATEGY),
     ] = 0
     data: DataSettings = DataSettings()
     augment: Annotated[
         str | None,
-        Option("Training images differ from the plain: none, light, medium or strong.", TRAINING),
+        Option(
+            "Train on images that differ from the plain ones this much: none, light, medium "
+            "or strong.",
+            TRAINING,
+        ),
     ] = None
     flip: Annotated[
         Literal["auto", "yes", "no"],
-        Option("Some views are mirrored: yes, no, or auto by a measurement.", TRAINING),
+        Option("Mirror some views, {choices}; auto measures whether that does harm.", TRAINING),
     ] = "auto"
     views: Annotated[
         int | None,
         Field(ge=1, le=1000),
-        Option("The disk keeps this many views of an image (partial-fine-tune).", TRAINING),
+        Option("Keep activations of this many views of an image on disk.", TRAINING, unit="views"),
     ] = None
     cached: Annotated[
         bool,
-        Option("The disk keeps activations, or every epoch computes them.", TRAINING),
+        Option("Keep activations on disk, or compute them in every epoch.", TRAINING),
     ] = True
     batchnorm: Annotated[
         Literal["frozen", "adapt"],
-        Option("BatchNorm keeps its statistics (frozen) or lets them move (adapt).", TRAINING),
+        Option(
+            "Keep BatchNorm's statistics as they were (frozen), or let them move (adapt).", TRAINING
+        ),
     ] = "frozen"
     minutes: Annotated[
         float | None,
         Field(gt=0, allow_inf_nan=False),
-        Option("The training may take this long, which decides the cut.", TRAINING, unit="minutes"),
+        Option(
+            "Choose a cut with which the training takes at most this long.",
+            TRAINING,
+            unit="minutes",
+        ),
     ] = None
-    tensorboard: Annotated[bool, Option("TensorBoard events are written too.", TRAINING)] = False
+    tensorboard: Annotated[bool, Option("Write TensorBoard events too.", TRAINING)] = False
     recipe: Recipe = Recipe()
     runtime: Runtime = Runtime()
 
@@ -296,31 +306,27 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
     own = by_part.pop("")
     try:
         own |= {part: PARTS[part](**values) for part, values in by_part.items() if values}
-        settings = Settings(**own)
+        return Settings(**own)
     except ValidationError as exc:
         name = str(exc.errors()[0]["loc"][0])
         given = options[name]
         # A list where one value belongs is as long as it likes.
         shown = given if isinstance(given, str) else ascii(given)[:80]
-        raise UsageError(f"{name} {_say_wanted(name)}, got {shown!s}") from exc
-    if settings.augment is not None:
-        choose("augment", settings.augment, AUGMENTATIONS)
-    parse_head(settings.head)
-    return settings
+        raise UsageError(f"{name} must be {say_wanted(name)}, got {shown!s}") from exc
 
 
-def _say_wanted(name: str) -> str:
+def say_wanted(name: str) -> str:
     """What a setting takes, in words."""
     if name == "val":
-        return "must be a fraction in [0, 1), or the path of a folder or manifest"
+        return "a fraction in [0, 1), or the path of a folder or manifest"
     field = FIELDS[name].info
     kind = str(field.annotation)
     if "Literal" in kind:
         choices = re.findall("'([^']+)'", kind)
-        return f"must be {', '.join(choices[:-1])} or {choices[-1]}"
+        return f"{', '.join(choices[:-1])} or {choices[-1]}"
     bounds = {w: getattr(m, w) for m in field.metadata for w in BOUNDS if hasattr(m, w)}
     words = " and ".join(f"{BOUNDS[w]} {bound:,}" for w, bound in bounds.items())
     for part, noun in (("float", "a number"), ("int", "a whole number"), ("bool", "true or false")):
         if part in kind:
-            return f"must be {noun} {words}".rstrip()
-    return "must be text"
+            return f"{noun} {words}".rstrip()
+    return "text"

@@ -3,7 +3,9 @@
 import importlib
 
 from headstart.choices import choose
+from headstart.data.views import AUGMENTATIONS
 from headstart.errors import UsageError
+from headstart.training.heads import parse_head
 from headstart.training.settings import FIELDS, Settings
 from headstart.training.strategies.fine_tune import FINE_TUNE
 from headstart.training.strategies.linear_probe import LINEAR_PROBE
@@ -24,9 +26,13 @@ def choose_strategy(settings: Settings) -> Strategy:
     """The strategy that the settings name.
 
     Raises:
-        UsageError: it is unknown, or a setting that the user gave has no effect on it.
+        UsageError: it, the augmentation or the head is unknown, or a setting that the user gave has no
+            effect on it.
     """
     strategy = choose("strategy", settings.strategy, STRATEGIES)
+    if settings.augment is not None:
+        choose("augment", settings.augment, AUGMENTATIONS)
+    parse_head(settings.head)
     given = settings.given()
     unused = [name for name in FIELDS if name in given and name not in strategy.uses_with(settings)]
     if unused:
