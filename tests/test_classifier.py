@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 import headstart.networks.building
-import headstart.runs.classifier
+import headstart.runs.prediction
 from headstart import Classifier, InputError, UsageError, predict
 from headstart.networks.backbones import backbone_of_state
 from headstart.training.heads import LinearHead
@@ -108,7 +108,7 @@ def test_what_goes_with_an_image_changes_nothing(tiny_run, photos):
     [
         ({"top": 0}, "top must be a whole number of at least 1, got 0"),
         ({"top": 1.5}, "top must be a whole number of at least 1, got 1.5"),
-        ({"workers": 0}, "workers must be a whole number of at least 1, got 0"),
+        ({"workers": 0}, "workers must be greater than or equal to 1, got 0"),
         ({"device": "cudo"}, "'cudo' is unknown"),
     ],
 )
@@ -199,13 +199,13 @@ def test_a_folder_of_other_files_is_not_saved_to(tiny_run, tmp_path):
 
 def test_one_engine_serves_a_call(tiny_run, photos, monkeypatch):
     made = []
-    make = headstart.runs.classifier.make_engine
+    make = headstart.runs.prediction.make_engine
 
     def count(*arguments, **options):
         made.append(1)
         return make(*arguments, **options)
 
-    monkeypatch.setattr(headstart.runs.classifier, "make_engine", count)
+    monkeypatch.setattr(headstart.runs.prediction, "make_engine", count)
     assert len(list(predict(tiny_run, [photos, photos / "test"]))) == 42
     assert made == [1]
 

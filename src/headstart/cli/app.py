@@ -497,6 +497,7 @@ def predict_command(
         "precision": precision,
         "device": device,
         "workers": workers,
+        "cache_dir": cache_dir,
     }
     names = _read_names(images)
     printer = PRINTERS["json" if as_json else "csv" if as_csv else "table"](top)
@@ -526,9 +527,8 @@ def _load_model(model: str, weights: Path | None, cache_dir: Path | None) -> "st
     if model.startswith(PRETRAINED):
         name = model.removeprefix(PRETRAINED)
         return pretrained_classifier(name, weights=weights, cache_dir=cache_dir)
-    if weights or cache_dir:
-        given = "--weights" if weights else "--cache-dir"
-        raise UsageError(f"{given} goes with {PRETRAINED}NETWORK; a run has its weights")
+    if weights:
+        raise UsageError(f"--weights goes with {PRETRAINED}NETWORK; a run has its weights")
     return model
 
 

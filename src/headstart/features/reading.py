@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -53,6 +54,7 @@ def run_images(
     exact: bool = True,
     max_pixels: int = MAX_PIXELS,
     skip: Callable[[bytes], bool] = lambda name: False,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[Result, None, None]:
     """Stream images through a network.
 
@@ -60,6 +62,7 @@ def run_images(
         images: taken a few micro-batches ahead.
         exact: as in `decoding.decode_and_prepare`.
         skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
+        pool: of `workers` threads to work in, left open; by default one that is made for these images.
 
     Yields:
         What became of each image, and for every cut point float32 (n, D) of the n that were run; in
@@ -80,7 +83,7 @@ def run_images(
         return readings, engine.run(np.stack(batch)) if batch else {}
 
     stop = engine.give_up if isinstance(engine, StartingEngine) else do_nothing
-    yield from map_ahead(work, _chunks(images, engine.micro_batch), count, stop)
+    yield from map_ahead(work, _chunks(images, engine.micro_batch), count, stop, pool)
 
 
 def read_image(
