@@ -192,9 +192,9 @@ def main() -> None:
     report(results, arguments)
 
 
-def describe() -> str:
-    """Versions and the machine."""
-    names = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
+def describe(*names: str) -> str:
+    """Versions, by default of what extraction uses, and the machine."""
+    names = names or ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():

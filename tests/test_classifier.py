@@ -17,6 +17,7 @@ from safetensors.numpy import save as save_arrays
 import headstart.networks.building
 import headstart.runs.prediction
 from headstart import Classifier, InputError, UsageError, predict
+from headstart.errors import VerificationError
 from headstart.networks.backbones import backbone_of_state
 from headstart.training.heads import LinearHead
 
@@ -478,6 +479,18 @@ def test_what_a_run_left_in_the_cache_does_not_stand_in_for_the_network(
     for _ in range(2):
         network = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
         assert len(network.state["head.weight"]) == 5  # the network's classes, not the run's
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"), [("fp32", "fit again"), ("bf16", "use --precision fp32")]
+)
+def test_a_network_that_overflows_predicts_nothing(precision, advice, copy, photos):
+    """Each weight is a number, and what they give is none."""
+    put("norm.weight", 3e38, slice(None))(copy)
+    card(backbone_fingerprint=backbone_of(copy).fingerprint)(copy)
+    found = predict(copy, files(photos)[:3], device="cpu", precision=precision)
+    with pytest.raises(VerificationError, match=f"NaN or infinite features at head; {advice}"):
+        list(found)
 
 
 @pytest.mark.parametrize(

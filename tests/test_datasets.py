@@ -298,7 +298,7 @@ def manifest(folder, text, suffix=".csv", **options):
 def test_manifest(text, suffix, expected, tmp_path):
     dataset = manifest(tmp_path, text, suffix)
     assert rows(dataset) == expected
-    assert dataset.warnings == (("1 repeated rows counted once",) if "./a" in str(text) else ())
+    assert dataset.warnings == (("1 repeated row counted once",) if "./a" in str(text) else ())
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,9 @@ def test_bad_group_pattern(pattern, message, tmp_path):
 def test_groups_that_leave_a_class_whole_are_told(tmp_path):
     plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/2_1", "c/1_1", "d/1_1", "d/1_2")
     dataset = load_dataset(tmp_path, group="(./[0-9]+)_")
-    whole = "all images of class 'a' are one group, so none of it, nor of 1 more classes can be held out"
+    whole = (
+        "all images of class 'a' are one group, so none of it, nor of 1 more class can be held out"
+    )
     assert dataset.warnings == (whole,)
     text = "path,label,group\na,x,g\nb,x,g\nc,y,1\nd,y,2\n"
     whole = "all images of class 'x' are one group, so none of it can be held out"
@@ -523,7 +525,7 @@ def test_groups_of_a_manifest(tmp_path):
     text = "path,label,split,group\na,x,train,g\nb,x,test,g\nc,x,,7\n"
     dataset = manifest(tmp_path, text)
     assert dataset.groups == ("g", "g", "7")
-    assert "1 groups have images in more than one split" in dataset.warnings[0]
+    assert "1 group has images in more than one split" in dataset.warnings[0]
     with pytest.raises(UsageError, match="the manifest has a column group already"):
         manifest(tmp_path, text, group="(a)")
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -378,6 +379,37 @@ def test_32_file_handles_are_enough(photos, template, tiny, look, tmp_path):
     for computed in (294, 0):  # 38 shards
         found = finish(start(cache, photos, tiny, code=few + WORKER))
         assert found[:3] == [right, computed, []]
+
+
+COMMAND = [sys.executable, "-m", "headstart"]
+
+# The command with 32 file handles, so many megabytes of addresses, and two processors, on whose number
+# depends how many addresses the libraries reserve.
+LIMITED = """if True:
+    import os, resource, sys
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    if int(sys.argv[1]):
+        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) * 2**20,) * 2)
+    os.execv(sys.executable, [sys.executable, "-m", "headstart", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS knows no limit of addresses")
+@pytest.mark.parametrize("megabytes", [0, 1100, 1500, 2500])
+def test_a_cold_extraction_with_few_handles_and_little_memory(megabytes, few, tmp_path):
+    """Import, conversion and compilation of the built-in network included: right, or one line."""
+    words = ["extract", few, "--cache-dir", tmp_path / "cache", "--json"]
+    command = [sys.executable, "-c", LIMITED, str(megabytes), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        assert (megabytes > 0, done.returncode, done.stdout) == (True, 5, "")
+        (line,) = done.stderr.splitlines()
+        assert re.match("error: (out of memory|no more threads)", line)
+    again = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300)
+    found = json.loads(again.stdout)
+    assert (again.returncode, found["images"], len(found["unreadable"])) == (0, 40, 1)
+    assert done.returncode or found["computed"] == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS knows no limit of addresses")

@@ -1,6 +1,5 @@
 """The loop learns, stops, says what is wrong, and goes on from any death to the same weights."""
 
-import dataclasses
 import json
 import os
 import random
@@ -21,7 +20,8 @@ from headstart.networks.backbones import load_backbone, with_state
 from headstart.runs.classifier import Classifier
 from headstart.training.heads import LinearHead, parse_head
 from headstart.training.inputs import MatrixSource, view_of
-from headstart.training.loop import Recipe, learning_rate_factor, train_network
+from headstart.training.loop import Examples, Place, Watch, learning_rate_factor, train_network
+from headstart.training.recipes import Recipe
 from headstart.training.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
 
 KILLS = int(os.environ.get("HEADSTART_TEST_TRAINING_KILLS", "6"))
@@ -30,7 +30,7 @@ STEPS = ("written", "synced", "renamed", "done")
 
 # ---------------------------------------------------------------- a small problem
 
-RECIPE = Recipe(epochs=8, batch=16, lr=1e-2, precision="fp32")
+RECIPE = Recipe(epochs=8, batch=16, lr=1e-2, train_precision="fp32")
 
 
 @pytest.fixture
@@ -51,9 +51,8 @@ def train(problem, network=None, recipe=RECIPE, held=True, **options):
     source, labels, ids, rows, val = problem
     network = network or make_network()
     val = val if held else val[:0]
-    outcome = train_network(
-        network, source, labels, ids, rows=rows, held=val, recipe=recipe, **options
-    )
+    examples = Examples(source, labels, ids, rows, val)
+    outcome = train_network(network, examples, recipe, **options)
     return network, outcome
 
 
@@ -65,7 +64,7 @@ def bytes_of(network):
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
 def test_it_learns_and_repeats(problem, optimizer, schedule):
     lr = 0.1 if optimizer == "sgd" else 1e-2
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=lr)
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "schedule": schedule, "lr": lr})
     network, outcome = train(problem, recipe=recipe)
     assert outcome.history[0]["val_accuracy"] < 0.8 < outcome.history[-1]["val_accuracy"]
     assert outcome.history[-1]["train_loss"] < outcome.history[1]["train_loss"]
@@ -78,21 +77,26 @@ def test_it_learns_and_repeats(problem, optimizer, schedule):
     "change",
     [
         {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}, {"label_smoothing": 0.2},
-        {"ema": 0.9}, {"clip": 0.5}, {"weight_decay": 0.5}, {"wise_ft": True}, {"seed": 1},
-        {"precision": "bf16"}, {"batch": 7}, {"warmup": 0.5},
+        {"ema": 0.9}, {"clip": 0.5}, {"weight_decay": 0.5}, {"wise_ft": True},
+        {"train_precision": "bf16"}, {"batch": 7}, {"warmup": 0.5},
     ],
     ids=str,
 )  # fmt: skip
 def test_every_part_of_a_recipe_changes_the_weights_and_still_learns(problem, change):
     plain, _ = train(problem)
-    network, outcome = train(problem, recipe=dataclasses.replace(RECIPE, **change))
+    network, outcome = train(problem, recipe=RECIPE.model_copy(update=change))
     if not (change.get("wise_ft") and outcome.wise_ft == 1.0):
         assert bytes_of(network) != bytes_of(plain)
     assert outcome.history[outcome.best_epoch]["val_accuracy"] > 0.8
 
 
+def test_another_seed_draws_otherwise(problem):
+    first, other = (train(problem, seed=seed)[0] for seed in (0, 1))
+    assert bytes_of(first) != bytes_of(other)
+
+
 def test_the_best_epoch_is_kept(problem):
-    recipe = dataclasses.replace(RECIPE, lr=0.3, schedule="constant", epochs=12)
+    recipe = RECIPE.model_copy(update={"lr": 0.3, "schedule": "constant", "epochs": 12})
     network, outcome = train(problem, recipe=recipe)
     losses = [h["val_loss"] for h in outcome.history]
     assert outcome.best_epoch == int(np.argmin(losses))
@@ -113,7 +117,7 @@ def test_without_validation_the_last_epoch_is_kept(problem):
 
 
 def test_it_stops_when_nothing_improves(problem):
-    recipe = dataclasses.replace(RECIPE, lr=1e-9, epochs=50, patience=3, min_delta=1e-3)
+    recipe = RECIPE.model_copy(update={"lr": 1e-9, "epochs": 50, "patience": 3, "min_delta": 1e-3})
     _, outcome = train(problem, recipe=recipe)
     assert len(outcome.history) == 1 + 3
     assert outcome.best_epoch == 0
@@ -127,12 +131,10 @@ def test_no_decay_on_vectors_and_slower_below():
     network = make_network()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     recipe = Recipe(epochs=3, batch=8, lr=0.1, weight_decay=9.0, warmup=0.0, schedule="constant",
-                    precision="fp32")  # fmt: skip
+                    train_precision="fp32")  # fmt: skip
     names = [n for n, _ in network.named_parameters()]
-    train_network(
-        network, source, labels, ids, rows=np.arange(40), held=np.arange(0), recipe=recipe,
-        scales={names[0]: 0.0, names[1]: 0.0},
-    )  # fmt: skip
+    examples = Examples(source, labels, ids, np.arange(40), np.arange(0))
+    train_network(network, examples, recipe, scales={names[0]: 0.0, names[1]: 0.0})
     after = network.state_dict()
     assert all(torch.equal(after[n], before[n]) for n in names[:2])
     assert float(after[names[2]].abs().mean()) < 0.5 * float(before[names[2]].abs().mean())
@@ -140,7 +142,7 @@ def test_no_decay_on_vectors_and_slower_below():
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
 def test_the_rate_rises_and_falls(schedule):
-    recipe = dataclasses.replace(RECIPE, schedule=schedule, warmup=0.1)
+    recipe = RECIPE.model_copy(update={"schedule": schedule, "warmup": 0.1})
     rates = [learning_rate_factor(step, 100, recipe) for step in range(100)]
     assert all(0 < r <= 1 for r in rates)
     top = int(np.argmax(rates))
@@ -194,7 +196,7 @@ def test_short_memory_halves_the_parts_and_not_the_step(problem):
 def test_short_memory_while_measuring_is_no_end(problem):
     network = Greedy(5)
     network.unused = nn.Parameter(torch.zeros(1_000_000), requires_grad=False)
-    recipe = dataclasses.replace(RECIPE, epochs=20, precision="auto")
+    recipe = RECIPE.model_copy(update={"epochs": 20, "train_precision": "auto"})
     assert train(problem, network, recipe)[1].precision == "bf16"
 
 
@@ -235,7 +237,7 @@ def test_cutmix_takes_all_channels_of_a_place(problem, axis):
                 seen.append(x.movedim(axis, 1))
             return self.inside(x.mean(dim=(1, 2, 3)).view(-1, 1) / 120)
 
-    train((Squares(), labels, ids, rows, held), Look(), dataclasses.replace(RECIPE, cutmix=1.0))
+    train((Squares(), labels, ids, rows, held), Look(), RECIPE.model_copy(update={"cutmix": 1.0}))
     assert any(len(x[0].unique()) == 2 for x in seen)
     for x in seen:
         assert torch.equal(x, x[:, :1].expand_as(x))
@@ -249,7 +251,9 @@ class Death(Exception):
 
 
 def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_path):
-    recipe = dataclasses.replace(RECIPE, checkpoint_s=0.0, ema=0.9, mixup=0.2, optimizer="amsgrad")
+    recipe = RECIPE.model_copy(
+        update={"checkpoint_s": 0.0, "ema": 0.9, "mixup": 0.2, "optimizer": "amsgrad"}
+    )
     whole, told = train(problem, make_network(dropout=0.3), recipe)
     for stop in (1, 3, 20, 33, 47):
         steps = 0
@@ -262,8 +266,10 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_p
 
         path = tmp_path / f"{stop}.safetensors"
         with pytest.raises(Death):
-            train(problem, make_network(dropout=0.3), recipe, checkpoint=path, progress=progress)
-        network, outcome = train(problem, make_network(dropout=0.3), recipe, checkpoint=path)
+            train(
+                problem, make_network(dropout=0.3), recipe, place=Place(path), watch=Watch(progress)
+            )
+        network, outcome = train(problem, make_network(dropout=0.3), recipe, place=Place(path))
         assert bytes_of(network) == bytes_of(whole)
         assert [h.get("val_loss") for h in outcome.history] == [h["val_loss"] for h in told.history]
 
@@ -271,13 +277,15 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_p
 def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
     path = tmp_path / "c.safetensors"
     train(
-        problem, recipe=dataclasses.replace(RECIPE, checkpoint_s=0.0), checkpoint=path, identity="a"
+        problem,
+        recipe=RECIPE.model_copy(update={"checkpoint_s": 0.0}),
+        place=Place(path, identity="a"),
     )
     with pytest.raises(InputError, match="of other data or settings"):
-        train(problem, checkpoint=path, identity="b")
+        train(problem, place=Place(path, identity="b"))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match="damaged"):
-        train(problem, checkpoint=path, identity="a")
+        train(problem, place=Place(path, identity="a"))
 
 
 OPTIONS = ["--strategy", "partial-fine-tune", "--cut", "blocks.3", "--views", "2", "--epochs", "6",
@@ -527,7 +535,7 @@ def test_heads_and_modules_are_the_same(notation):
 
 
 def test_history_is_json(problem, tmp_path):
-    train(problem, history=tmp_path / "history.jsonl")
+    train(problem, place=Place(history=tmp_path / "history.jsonl"))
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(RECIPE.epochs + 1))
 
@@ -536,6 +544,9 @@ def test_history_is_json_where_validation_overflows(problem, tmp_path):
     source, labels, ids, rows, held = problem
     matrix = source._matrix.numpy().copy()
     matrix[held] = np.inf
-    train((MatrixSource(matrix), labels, ids, rows, held), history=tmp_path / "history.jsonl")
+    train(
+        (MatrixSource(matrix), labels, ids, rows, held),
+        place=Place(history=tmp_path / "history.jsonl"),
+    )
     last = (tmp_path / "history.jsonl").read_text().splitlines()[-1]
     assert json.loads(last, parse_constant=pytest.fail)["val_loss"] is None

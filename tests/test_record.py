@@ -19,7 +19,7 @@ import headstart
 from headstart import Decisions, InputError, Run, UsageError, evaluate, fit, measure, measure_recall
 from headstart.metrics import Estimate
 from headstart.runs.record import Measured, Members, Parts, has_record, save_run, to_json
-from headstart.training.strategies import STRATEGIES
+from headstart.training.strategies.table import STRATEGIES
 
 SHORT = {"epochs": 2, "batch": 8, "train_precision": "fp32"}
 OPTIONS = {

@@ -88,7 +88,11 @@ ORDER = {
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
         "extraction tables activations near_copies"
     ),
-    "training": "decisions outputs logistic heads trainable inputs loop settings cuts strategies",
+    "training": (
+        "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
+        "epochs probes mirroring tuning"
+    ),
+    "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
     "runs": "folder prediction classifier record predictor fitting evaluation",
     "cli": "demo terminal commands app",
 }

@@ -278,6 +278,8 @@ def fit_command(
 
     headstart fit --resume tuned
     """
+    from headstart.training.settings import FIELDS
+
     begin_command(quiet, verbose, as_json)
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
@@ -285,7 +287,7 @@ def fit_command(
         raise UsageError("Missing argument 'data'; see headstart fit --help")
     if overwrite and output is None and resume is None:
         raise UsageError("--overwrite goes with -o; without, every run has a new folder")
-    options = given_options(context, headstart.Settings.model_fields)
+    options = given_options(context, FIELDS)
     if "val" in options:
         options["val"] = _fraction_or_path(val)
     if class_weights is not None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headstart.runs.evaluation import Evaluation
     from headstart.runs.prediction import Prediction
     from headstart.runs.record import Run
+    from headstart.training.task import Strategy
 
 __all__ = [
     "PRINTERS",
@@ -148,11 +149,9 @@ def show_run(run: "Run") -> None:
             f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
-    from_scratch = run.strategy == "scratch"
-    where = (
-        f"trained on {run.engine.device}" if from_scratch else _where_from(run.computed, run.engine)
-    )
-    out.print(Text(where, style="dim"))
+    reads_features = _strategy_of(run).reads == "features"
+    where = _where_from(run.computed, run.engine)
+    out.print(Text(where if reads_features else f"trained on {run.engine.device}", style="dim"))
     out.print(Text(f"saved to {printable(str(run.folder))}"))
 
 
@@ -244,21 +243,20 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
         out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
 
 
-# A strategy that may be better than another, and at what price.
-BETTER = {
-    "linear-probe": ("partial-fine-tune", "trains the network too, in minutes"),
-    "shallow-probe": ("linear-probe", "reads the whole network"),
-    "partial-fine-tune": ("fine-tune", "trains all weights, and wants a GPU"),
-    "scratch": ("partial-fine-tune", "starts from pre-trained weights"),
-}
 # Settings of a run that go with the same data whatever the strategy.
 KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 
+def _strategy_of(run: "Run") -> "Strategy":
+    from headstart.training.strategies.table import STRATEGIES
+
+    return STRATEGIES[run.strategy]
+
+
 def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
     """The commands that make sense after fit, on stderr; `data` is None where a resume knew them."""
-    strategy, folder = run.strategy, str(run.folder)
+    strategy, folder = _strategy_of(run), str(run.folder)
 
     def given(*names: str) -> list[str]:
         words = []
@@ -274,9 +272,9 @@ def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
         words = ["evaluate", folder, data, *given("root", "allow_outside")]
         steps.append((words, "measures on the test split"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
-    if data is not None and strategy in BETTER:
-        better, why = BETTER[strategy]
-        network = () if strategy == "scratch" else NETWORK
+    if data is not None and strategy.better is not None:
+        better, why = strategy.better
+        network = () if strategy.random_weights else NETWORK
         words = ["fit", data, "--strategy", better, *given(*KEPT, *network)]
         steps.append((words, why))
     lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]

@@ -158,7 +158,8 @@ def _checked(dataset: Dataset) -> Dataset:
         images = _count_classes(dataset)
         whole = [label for label in _undivided(dataset) if images[label] > 1]
         if whole:
-            more = f", nor of {len(whole) - 1} more classes" if len(whole) > 1 else ""
+            others = f"{len(whole) - 1} more class{'es' if len(whole) > 2 else ''}"
+            more = f", nor of {others}" if len(whole) > 1 else ""
             warnings.append(
                 f"all images of class '{dataset.classes[whole[0]]}' are one group, so none of it{more} "
                 "can be held out"
@@ -170,7 +171,7 @@ def _checked(dataset: Dataset) -> Dataset:
     spread = sorted(g for g, s in where.items() if len(s) > 1)
     if spread:
         warnings.append(
-            f"{len(spread)} groups have images in more than one split, so figures will flatter "
-            f"(first: '{spread[0]}')"
+            f"{len(spread)} group{'s have' if len(spread) > 1 else ' has'} images in more than one "
+            f"split, so figures will flatter (first: '{spread[0]}')"
         )
     return dataclasses.replace(dataset, warnings=tuple(warnings))

@@ -114,7 +114,9 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
             )
     if not rows:
         raise InputError(f"{path}: no rows; each image needs a row with its path and label")
-    warnings = (f"{repeated} repeated rows counted once",) if repeated else ()
+    warnings = (
+        (f"{repeated} repeated row{'s' if repeated > 1 else ''} counted once",) if repeated else ()
+    )
     return dataset_of_rows(root, rows.values(), warnings=warnings)
 
 

@@ -1,6 +1,6 @@
 """Takes a `Dataset`, gives every image its split: what must stay together, and which part is held out.
 
-`fit` splits here, and `strategies` keeps the same units in the folds of a cross-validation. A unit is
+`fit` splits here, and `probes` keeps the same units in the folds of a cross-validation. A unit is
 what one side of a split holds whole: a group, an image that is its own group, and whatever shares a
 byte-identical image with it.
 """

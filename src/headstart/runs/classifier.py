@@ -115,6 +115,7 @@ class Classifier:
         Raises:
             UsageError: an option is out of range, or something is no image.
             InputError: a folder holds no image.
+            VerificationError: on the way, the network gives something that is no number.
         """
         runtime = make_runtime(options)
         return predict_once(

@@ -114,18 +114,18 @@ def evaluate(
     record, classifier = _read_model(run, options.get("cache_dir"))
     members = Members() if record is None else record.members
     settings = make_settings({**_list_choices(record), **options})
-    check_cache(settings.cache_dir)
+    check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = (
         data
         if isinstance(data, Dataset)
-        else load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
+        else load_dataset(data, root=settings.data.root, allow_outside=settings.data.allow_outside)
     )
     dataset, chosen = _choose_split(dataset, split, members)
     problem = dataset.problem
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)
-    check_bad_images(features.unreadable(), len(dataset), settings.max_bad)
+    check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
     known = len(classifier.classes)

@@ -21,7 +21,6 @@ from headstart.data.scan import Scan, scan_images
 from headstart.data.splits import join_units, split_dataset
 from headstart.errors import InputError, UsageError
 from headstart.features.activations import check_images
-from headstart.features.engine import EngineChoice
 from headstart.features.engines import choose_device, choose_engine
 from headstart.features.extraction import Features, extract
 from headstart.features.near_copies import find_near_copies
@@ -40,14 +39,14 @@ from headstart.runs.folder import (
     recover,
 )
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
-from headstart.training.cuts import check_cut
-from headstart.training.decisions import Decisions, Origin
+from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
 from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
-from headstart.training.settings import Settings, holds_out, make_settings, trains_by_gradient
-from headstart.training.strategies import Task, Trained, train
+from headstart.training.settings import FIELDS, Settings, make_settings
+from headstart.training.strategies.table import choose_strategy, train
+from headstart.training.task import Strategy, Task, Trained
 
-__all__ = ["Source", "check_source", "extract_with", "fit", "gather_decisions", "load_data"]
+__all__ = ["Source", "check_source", "extract_with", "fit", "load_data"]
 
 Source = str | os.PathLike[str] | Dataset
 
@@ -59,20 +58,20 @@ def load_data(source: Source, settings: Settings) -> Dataset:
         InputError, UsageError: as `load_dataset` and `add_validation` say.
     """
     if isinstance(source, Dataset):
-        idle = {"root", "group"} & settings.model_fields_set
+        idle = {"root", "group"} & settings.data.model_fields_set
         if idle:
             raise UsageError(f"{min(idle)} has no effect on a Dataset; give it to load_dataset")
         dataset = source
     else:
         dataset = load_dataset(
             source,
-            root=settings.root,
-            group=settings.group,
-            allow_outside=settings.allow_outside,
+            root=settings.data.root,
+            group=settings.data.group,
+            allow_outside=settings.data.allow_outside,
         )
-    val = settings.val
+    val = settings.data.val
     if isinstance(val, str):
-        more = load_dataset(val, allow_outside=settings.allow_outside)
+        more = load_dataset(val, allow_outside=settings.data.allow_outside)
         dataset = add_validation(dataset, more)
     elif val and "val" in dataset.splits:
         raise UsageError(
@@ -124,7 +123,8 @@ def fit(
         raise UsageError("data is missing; name a folder or manifest of labelled images")
     check_source(data)
     settings = make_settings(options)
-    _check_machine(settings)
+    strategy = choose_strategy(settings)
+    _check_machine(settings, strategy)
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
     _check_trainable(dataset)
@@ -134,18 +134,19 @@ def fit(
         settings.backbone,
         weights=settings.weights,
         input_px=settings.input_px,
-        random_weights=settings.strategy == "scratch",
+        random_weights=strategy.random_weights,
         seed=settings.seed,
-        cache_dir=settings.cache_dir,
+        cache_dir=settings.runtime.cache_dir,
     )
-    check_cut(settings, backbone)
+    if strategy.check_cut is not None:
+        strategy.check_cut(settings, backbone)
     # Only now, since it reads images to find identical ones.
     progress("splitting the images", 0, 0)
-    dataset = split_dataset(dataset, val=holds_out(settings), seed=settings.seed)
+    dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
     _refuse_unmeasured(settings, dataset)
     if report is not None:
         progress("reading the images' headers", 0, 0)
-        report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
+        report(dataset, scan_images(dataset, max_pixels=settings.runtime.max_pixels))
     with _writing(folder):
         place = _begin(folder, data, settings, replaces=replaces, resume=resume)
     # The test split is looked at by `evaluate` alone.
@@ -163,13 +164,13 @@ def fit(
         return save_run(run, keep=_list_kept(run))
 
 
-def _check_machine(settings: Settings) -> None:
+def _check_machine(settings: Settings, strategy: Strategy) -> None:
     """What can be told of a setting before any work."""
-    choose_device(settings.device)
+    choose_device(settings.runtime.device)
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
-    if settings.strategy != "scratch":
-        check_cache(settings.cache_dir)
+    if strategy.reads == "features":
+        check_cache(settings.runtime.cache_dir)
 
 
 def _check_place(folder: Path, data: Source, overwrite: bool, resume: bool) -> bool:
@@ -202,16 +203,17 @@ def _begin(folder: Path, data: Source, settings: Settings, *, replaces: bool, re
     if not resume:
         place = folder / NEXT if replaces else folder
         clear_training(place)
-        if trains_by_gradient(settings):
+        if choose_strategy(settings).has_epochs(settings):
             _write_start(place, data, settings)
     return place
 
 
 def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress: Progress) -> Task:
     """What to train on: the readable labelled images, with their features."""
-    look = _check_with if settings.strategy == "scratch" else extract_with
+    reads_features = choose_strategy(settings).reads == "features"
+    look = extract_with if reads_features else _check_with
     features = look(settings, used, backbone, progress)
-    check_bad_images(features.unreadable(), len(used), settings.max_bad)
+    check_bad_images(features.unreadable(), len(used), settings.data.max_bad)
     good = features.good() & (used.labels >= 0)
     rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
     held = np.flatnonzero(good & (np.array(used.splits) == "val"))
@@ -226,6 +228,7 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
         folder=None,
         progress=progress,
         on_epoch=lambda entry: None,
+        decisions=Decisions(),
     )
 
 
@@ -237,7 +240,13 @@ def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
     if measured is not None:
         found = (measured.labels, measured.probabilities, used.classes)
         metrics, recall = measure(*found, seed=settings.seed), measure_recall(*found)
-    decisions = gather_decisions(settings, features.engine, trained)
+    engine, decisions = features.engine, task.decisions
+    for name, value in (
+        ("engine", engine.library),
+        ("device", engine.device),
+        ("precision", engine.precision),
+    ):
+        decisions.settle(name, value, "measured", reason=engine.reason)
     classifier = Classifier(
         trained.backbone,
         trained.head,
@@ -257,14 +266,14 @@ def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
         recall=recall,
         measured_on="" if measured is None else measured.part,
         images={"train": len(task.rows), "val": len(task.held), "unreadable": unreadable},
-        settings=_with_origins(settings, decisions),
+        settings=settings.describe(decisions),
         decisions=decisions,
-        warnings=_find_warnings(task, trained, measured, decisions),
+        warnings=_find_warnings(task, measured),
         history=(),
         data=None if isinstance(data, Dataset) else Path(os.path.abspath(data)),
         root=Path(os.path.abspath(used.root)),
         computed=features.computed,
-        engine=features.engine,
+        engine=engine,
         seconds=0.0,
         interrupted=trained.interrupted,
         parts=Parts(lambda: classifier, lambda: _list_members(used, features), lambda: measured),
@@ -275,9 +284,7 @@ def extract_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """`extract` with the settings that concern it."""
-    names = "engine precision device workers cache_dir rehash max_pixels".split()
-    options = {name: getattr(settings, name) for name in names}
-    return extract(dataset, backbone, progress=progress, **options)
+    return extract(dataset, backbone, progress=progress, **settings.runtime.model_dump())
 
 
 def check_source(data: object) -> None:
@@ -307,7 +314,7 @@ def _check_trainable(dataset: Dataset) -> None:
 
 def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
     """What goes by the validation images needs some."""
-    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.model_fields_set
+    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
     if idle and "val" not in dataset.splits:
         raise UsageError(
             f"setting '{min(idle)}' has no effect without validation images; leave it out, or hold "
@@ -336,11 +343,11 @@ def _check_with(
     """Which images can be read, for a training that needs no features."""
     errors, digests = check_images(
         dataset,
-        workers=settings.workers,
-        max_pixels=settings.max_pixels,
+        workers=settings.runtime.workers,
+        max_pixels=settings.runtime.max_pixels,
         progress=progress,
     )
-    device = choose_device(settings.device)
+    device = choose_device(settings.runtime.device)
     engine = choose_engine(backbone, engine="torch", precision="fp32", device=device)
     return Features(
         dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
@@ -377,12 +384,12 @@ _GUARDS = ("allow_outside", "max_pixels")
 def _write_start(place: Path, data: Source | None, settings: Settings) -> None:
     """Keep what `resume` needs."""
     source = None if isinstance(data, Dataset) else os.path.abspath(str(data))
-    given = {n: getattr(settings, n) for n in sorted(settings.model_fields_set)}
+    given = dict(sorted(settings.given().items()))
     for name in ("root", "weights", "cache_dir"):
         if given.get(name) is not None:
             given[name] = os.path.abspath(given[name])
-    if isinstance(settings.val, str):
-        given["val"] = os.path.abspath(settings.val)
+    if isinstance(settings.data.val, str):
+        given["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
     start = Start(data=source, options=given)
     write_atomically(place / START, to_json_bytes(start.model_dump()))
@@ -409,7 +416,7 @@ def _read_start(
     if not isinstance(found, str | os.PathLike | Dataset):
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
     for name in _GUARDS:
-        default = Settings.model_fields[name].default
+        default = FIELDS[name].info.default
         if options.get(name, default) != given.get(name, default):
             raise UsageError(
                 f"{folder}: was started with {name} {given.get(name, default)!r}, which is not taken "
@@ -418,16 +425,16 @@ def _read_start(
     return found, {**given, **options}
 
 
-def _find_warnings(
-    task: Task, trained: Trained, measured: Measured | None, decisions: Decisions
-) -> tuple[str, ...]:
-    used, features, val = task.dataset, task.features, task.settings.val
+def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
+    """One line each, of the data, the features, what was measured and the training."""
+    decisions, used = task.decisions, task.dataset
+    features, val = task.features, task.settings.data.val
     warnings = [
         *used.warnings,
         *features.warnings,
         *_duplicate_warnings(used, features),
         *_near_copy_warnings(task, measured, decisions),
-        *trained.warnings,
+        *decisions.warnings,
     ]
     if measured is None and val == 0:
         warnings.append(
@@ -516,37 +523,6 @@ def _say_why_unmeasured(training: Dataset, features: Features) -> str:
         f"too few images a class to measure anything ('{name}' has {images} to train on); add images, "
         "or a validation split"
     )
-
-
-def gather_decisions(settings: Settings, engine: EngineChoice, trained: Trained) -> Decisions:
-    """What was left open, with what it was given; evidence of one decision stands beside it."""
-    decisions = Decisions(warnings=list(trained.warnings))
-    evidence = dict(trained.evidence)
-    chosen = {f: getattr(engine, f) for f in ("device", "precision")} | {"engine": engine.library}
-    measured = {**trained.measured, **chosen}
-    for name, value in {**trained.chosen, **measured}.items():
-        if getattr(settings, name, 0) not in (None, "auto"):
-            continue
-        origin: Origin = "measured" if name in measured else "default"
-        if name == "cut" and origin == "default" and settings.freeze_until is not None:
-            origin = "user"  # of a layer that the user named there follows a cut point
-        own = evidence.pop(name) if isinstance(evidence.get(name), dict) else {}
-        decisions.settle(name, value, origin, **own)
-    for name, fact in evidence.items():
-        decisions.record(name, fact)
-    return decisions
-
-
-def _with_origins(settings: Settings, decisions: Decisions) -> dict[str, dict[str, Any]]:
-    """Every setting with where its value comes from."""
-    origins = settings.origins()
-    result = {
-        name: {"value": value, "origin": origins[name]}
-        for name, value in settings.model_dump().items()
-    }
-    for name, decision in decisions.settled.items():
-        result[name] = {"value": decision.value, "origin": decision.origin}
-    return result
 
 
 def _list_members(dataset: Dataset, features: Features) -> Members:

@@ -23,7 +23,7 @@ from headstart.choices import nearest
 from headstart.data.decoding import PillowSource
 from headstart.data.folders import list_files
 from headstart.data.images import FileSource, ImageRef, MemorySource
-from headstart.errors import InputError, UsageError
+from headstart.errors import InputError, UsageError, VerificationError
 from headstart.features.engine import Engine, EngineChoice
 from headstart.features.engines import choose_engine, make_engine
 from headstart.features.reading import run_images
@@ -204,6 +204,7 @@ class Pipeline:
         Raises:
             UsageError: `top` is out of range, something is none of these kinds, or it has been closed.
             InputError: a folder holds no image.
+            VerificationError: on the way, the network gives something that is no number.
         """
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
@@ -226,7 +227,7 @@ class Pipeline:
             Rows that sum to one; of unreadable images, rows of NaN. `predict` says why.
 
         Raises:
-            UsageError, InputError: as `predict`.
+            UsageError, InputError, VerificationError: as `predict`.
         """
         found = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
         result = np.full((len(found), len(self.model.classes)), np.nan, dtype=np.float32)
@@ -247,6 +248,7 @@ class Pipeline:
         progress(PREPARING, 0, 0)
         engine, choice, pool = self._start()
         progress(READING, 0, len(found))
+        advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
         stream = run_images(
             found,
             engine,
@@ -259,6 +261,11 @@ class Pipeline:
         done = 0
         with contextlib.closing(stream):
             for readings, outputs in stream:
+                for cut, values in outputs.items():
+                    if not np.isfinite(values).all():
+                        raise VerificationError(
+                            f"the network gives NaN or infinite features at {cut}; {advice}"
+                        )
                 rows = iter(self.model.predict_proba(outputs) if outputs else ())
                 for reading in readings:
                     name = found[done].id

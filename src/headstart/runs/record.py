@@ -41,7 +41,7 @@ from headstart.runs.folder import (
 )
 from headstart.training.decisions import Decisions
 from headstart.training.outputs import HISTORY
-from headstart.training.settings import Settings
+from headstart.training.settings import FIELDS
 
 __all__ = [
     "Measured",
@@ -455,7 +455,7 @@ def _make_run(
 def _read_settings(path: Path) -> dict[str, dict[str, Any]]:
     found = read_json(path)
     for name, entry in found.items():
-        if name not in Settings.model_fields:
+        if name not in FIELDS:
             raise InputError(f"{path}: damaged: '{name}' is no setting; fit again")
         _check_document(path, _Setting, entry)
     return found

@@ -1,8 +1,7 @@
 """Takes a matrix of features and labels, gives a classifier on them: multinomial logistic regression.
 
-Also holds the shape and the arithmetic of MLP heads, which `finetune` trains.
-
-`strategies` trains heads here. Shape letters: N images, D features, C classes.
+Also holds the shape and the arithmetic of MLP heads, which `epochs` trains. Shape letters: N images, D
+features, C classes.
 
 The penalty is chosen by stratified, group-aware cross-validation on the training part alone: from a
 penalty of 1 in steps of half a decade, to where the loss gets no lower.
@@ -23,6 +22,7 @@ from headstart.metrics import image_losses
 from headstart.parallel import Progress, no_progress
 from headstart.problem import SINGLE_LABEL, Problem
 from headstart.training.logistic import CV_GAP, GAP, SoftmaxRegression, side_by_side
+from headstart.training.rules import MAX_FOLDS, PENALTY_WITHOUT_FOLDS, count_folds
 
 __all__ = [
     "CutChoice",
@@ -46,8 +46,6 @@ __all__ = [
 # was inside this range on every data set tried (8 to 10,000 images a class, 2 to 100 classes).
 PENALTIES = tuple(float(10 ** (e / 2)) for e in range(4, -11, -1))
 FIRST_TRIED = PENALTIES.index(1.0)
-PENALTY_WITHOUT_FOLDS = 1e-2
-MAX_FOLDS = 5
 
 # The choice is made on as many folds as hold out this many units; the loss of neighbouring penalties
 # then differs by more than its error wherever the difference matters.
@@ -383,8 +381,8 @@ def choose_penalty(
     Raises:
         InputError: NaN or infinite features.
     """
-    folds = min(MAX_FOLDS, min(_units_per_class(labels, units, classes)))
-    if folds < 2:
+    folds = count_folds(min(_units_per_class(labels, units, classes)))
+    if not folds:
         return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
     fold = assign_folds(labels, units, folds, seed)
     judged = range(min(folds, -(-JUDGED_UNITS * folds // len(set(units)))))
