@@ -6,10 +6,10 @@
 What is timed is the whole search: standardising, the cross-validation of every penalty tried, the other folds
 at the best one, the head on all images. scikit-learn is told which folds and which penalties headstart tried
 (the whole grid would be three times as many), goes through them from strong to weak, each started from the
-one before, in the same floating-point numbers. lbfgs stops at the loosest `tol` with which, at the best penalty
-from a cold start, the penalised loss is as near to its minimum as headstart asks for (1e-5 nats an image in
-cross-validation, 1e-7 on all images). newton-cholesky keeps its default of 1e-4, which its last step leaves far
-behind.
+one before, in the same floating-point numbers. lbfgs stops at the loosest `tol` with which, at the best
+penalty from a cold start, the penalised loss is as near to its minimum as headstart asks for (1e-5 nats an
+image in cross-validation, 1e-7 on all images). newton-cholesky keeps its default of 1e-4, which its last step
+leaves far behind.
 
 Every measurement is a process of its own, the rounds interleaved, so that a slow minute of the machine hits
 all alike; starting Python and imports are not in it. One that takes longer than `--limit` is ended and not
@@ -42,7 +42,7 @@ def generate(images: int, width: int, classes: int) -> dict[str, np.ndarray]:
     labels = np.arange(images) % classes
     scales = np.arange(1, width + 1) ** -0.5
     hidden = (
-        rng.standard_normal((images, width)) + 0.35 * rng.standard_normal((classes, width))[labels]
+        rng.standard_normal((images, width)) + 0.07 * rng.standard_normal((classes, width))[labels]
     )
     turn = np.linalg.qr(rng.standard_normal((width, width)))[0]
     return {"features": ((hidden * scales) @ turn).astype(np.float32), "labels": labels}

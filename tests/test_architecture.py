@@ -111,7 +111,7 @@ def test_help_is_quick():
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        subprocess.run(command, capture_output=True, timeout=60, check=True)
+        subprocess.run(command, capture_output=True, timeout=300, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 2
 

@@ -7,6 +7,7 @@ import math
 import shutil
 
 import numpy as np
+import openvino
 import pytest
 import timm
 import torch
@@ -18,7 +19,7 @@ import headstart.networks.building
 import headstart.runs.prediction
 from headstart import Classifier, InputError, UsageError, predict
 from headstart.errors import VerificationError
-from headstart.networks.backbones import backbone_of_state
+from headstart.networks.backbones import backbone_of_state, with_state
 from headstart.training.heads import LinearHead
 
 
@@ -550,3 +551,21 @@ def test_a_folder_of_format_1_loads(tiny_run, tmp_path, photos):
     names = files(photos)[:2]
     expected = list(tiny_run.classifier.predict(names, device="cpu"))
     assert list(Classifier.load(folder).predict(names, device="cpu")) == expected
+
+
+def test_a_network_that_openvino_refuses_is_run_by_pytorch(tiny_run, photos, tmp_path, monkeypatch):
+    """At the first call: nobody has tried a network that was just trained."""
+    backbone = tiny_run.classifier.backbone
+    state = {name: values + np.float32(0.01) for name, values in backbone.state.items()}
+    tuned = with_state(backbone, state, "trained")
+    classifier = dataclasses.replace(tiny_run.classifier, backbone=tuned)
+    right = list(classifier.predict(photos / "test", engine="torch", device="cpu"))
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("no such operation: twirl")
+
+    monkeypatch.setenv("HEADSTART_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", refuse)
+    assert list(classifier.predict(photos / "test", device="cpu")) == right
+    with pytest.raises(UsageError, match="no such operation: twirl; use --engine torch"):
+        list(classifier.predict(photos / "test", engine="openvino", device="cpu"))

@@ -599,8 +599,10 @@ def test_what_is_no_data_or_no_run_is_refused_in_one_line(value, tiny, tiny_run,
 def test_what_is_shown_is_one_short_line(tiny_run, loose, photos, tiny):
     dataset = load_dataset(photos)
     backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
-    features = headstart.extract(dataset, backbone, device="cpu")
-    activations = headstart.extract_activations(dataset, backbone, "blocks.4", device="cpu")
+    features = headstart.extract(dataset, backbone, headstart.Runtime(device="cpu"))
+    activations = headstart.extract_activations(
+        dataset, backbone, "blocks.4", headstart.Runtime(device="cpu")
+    )
     result = evaluate(tiny_run, photos)
     for value, words in (
         (tiny_run, ("linear-probe", "test_vit", "3 classes", "accuracy", "tiny")),
@@ -620,7 +622,7 @@ def test_what_is_shown_is_one_short_line(tiny_run, loose, photos, tiny):
 def test_features_say_what_they_are_of(photos, tiny):
     dataset = load_dataset(photos)
     backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
-    features = headstart.extract(dataset, backbone, device="cpu")
+    features = headstart.extract(dataset, backbone, headstart.Runtime(device="cpu"))
     assert (features.targets == dataset.targets).all()
     assert (features.splits, features.classes) == (dataset.splits, dataset.classes)
     part = features.select(np.array([5, 30]))

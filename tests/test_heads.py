@@ -244,12 +244,13 @@ def test_an_interrupt_ends_the_choice_at_once():
     features, labels = problem(10_000, 300, 40, noise=2.0)
     sent = []
 
+    def interrupt():
+        sent.append(time.perf_counter())
+        _thread.interrupt_main()
+
     def progress(name, step, total):
         if step == 1:
-            sent.append(threading.Timer(0.1, lambda: sent.append(time.perf_counter())))
-            sent.append(threading.Timer(0.1, _thread.interrupt_main))
-            for timer in sent[:]:
-                timer.start()
+            threading.Timer(0.1, interrupt).start()
 
     with pytest.raises(KeyboardInterrupt):
         choose_penalty(features, labels, units(10_000), 40, progress=progress)

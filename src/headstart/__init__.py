@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from headstart.features.activations import Activations, extract_activations
-    from headstart.features.engines import choose_engine, make_engine
+    from headstart.features.engines import choose_engine, start_engine
     from headstart.features.extraction import Features, extract
     from headstart.features.runtime import Runtime
     from headstart.features.tables import export_features
@@ -71,12 +71,12 @@ __all__ = [
     "fit",
     "load_backbone",
     "load_dataset",
-    "make_engine",
     "measure",
     "measure_recall",
     "predict",
     "scan_images",
     "split_dataset",
+    "start_engine",
 ]
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
@@ -86,7 +86,7 @@ ORDER = {
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
-        "extraction tables activations near_copies"
+        "drawing extraction tables activations pixels near_copies"
     ),
     "training": (
         "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
@@ -106,7 +106,7 @@ _HOMES = {
     "data.scan": ("scan_images",),
     "data.splits": ("split_dataset",),
     "networks.backbones": ("Backbone", "load_backbone"),
-    "features.engines": ("choose_engine", "make_engine"),
+    "features.engines": ("choose_engine", "start_engine"),
     "features.runtime": ("Runtime",),
     "features.extraction": ("Features", "extract"),
     "features.tables": ("export_features",),

@@ -172,6 +172,7 @@ def extract_command(
 
     headstart extract photos --activations blocks.5 --views 4
     """
+    from headstart.features.runtime import Runtime, make_runtime
     from headstart.files import check_cache
 
     begin_command(quiet, verbose, as_json)
@@ -189,6 +190,7 @@ def extract_command(
     options = given_options(context)
     reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
     limit = options.pop("max_bad", max_bad)
+    runtime = make_runtime(**{n: options.pop(n) for n in Runtime.model_fields if n in options})
     check_cache(cache_dir)
     with show_progress() as progress:
         progress("listing images", 0, 0)
@@ -205,10 +207,10 @@ def extract_command(
             if activations:
                 _extract_activations(
                     dataset, network, activations, limit, views or 1, dtype or "bfloat16",
-                    progress=progress, **options,
+                    runtime=runtime, progress=progress, **options,
                 )  # fmt: skip
             else:
-                _extract(dataset, network, limit, export, progress=progress, **options)
+                _extract(dataset, network, limit, export, runtime=runtime, progress=progress)
 
 
 def _extract(

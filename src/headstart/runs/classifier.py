@@ -28,7 +28,7 @@ from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
 from headstart.parallel import Progress, no_progress
 from headstart.runs.folder import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
-from headstart.runs.prediction import ImageLike, Prediction, make_runtime, predict_once
+from headstart.runs.prediction import ImageLike, Prediction, predict_once, read_runtime
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
 
@@ -117,7 +117,7 @@ class Classifier:
             InputError: a folder holds no image.
             VerificationError: on the way, the network gives something that is no number.
         """
-        runtime = make_runtime(options)
+        runtime = read_runtime(options)
         return predict_once(
             self, images, runtime, top=top, allow_outside=allow_outside, progress=progress
         )

@@ -116,24 +116,21 @@ def evaluate(
     settings = make_settings({**_list_choices(record), **options})
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    dataset = (
-        data
-        if isinstance(data, Dataset)
-        else load_dataset(data, root=settings.data.root, allow_outside=settings.data.allow_outside)
-    )
-    dataset, chosen = _choose_split(dataset, split, members)
-    problem = dataset.problem
+    if not isinstance(data, Dataset):
+        given = settings.data
+        data = load_dataset(data, root=given.root, allow_outside=given.allow_outside)
+    dataset, chosen = _choose_split(data, split, members)
+    problem, known = dataset.problem, len(classifier.classes)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
-    known = len(classifier.classes)
     of_rows = problem.decode(targets[rows])
-    strange = np.array([any(k >= known for k in row) for row in of_rows], dtype=bool)
+    strange = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
     warnings = [*dataset.warnings, *features.warnings]
     if strange.any():
-        warnings.append(_tell_unknown(strange, classes[len(classifier.classes) :], unknown_classes))
+        warnings.append(_tell_unknown(strange, classes[known:], unknown_classes))
     if unknown_classes == "skip":
         rows, classes = rows[~strange], classifier.classes
     if len(rows) == 0:
@@ -142,6 +139,7 @@ def evaluate(
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]
     ids = tuple(dataset.ids[row] for row in rows)
+    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), members)
     return Evaluation(
         metrics=problem.measure(targets, probabilities, classes),
         recall=problem.measure_recall(targets, probabilities, classes),
@@ -153,10 +151,7 @@ def evaluate(
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
-        warnings=(
-            *warnings,
-            *_tell_flaws(problem.decode(targets), classes, features.select(rows), members),
-        ),
+        warnings=tuple(warnings),
         unknown=int(strange.sum()),
     )
 

@@ -20,10 +20,10 @@ from headstart.data.loading import load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.data.splits import join_units, split_dataset
 from headstart.errors import InputError, UsageError
-from headstart.features.activations import check_images
 from headstart.features.engines import choose_device, choose_engine
 from headstart.features.extraction import Features, extract
 from headstart.features.near_copies import find_near_copies
+from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
 from headstart.metrics import Estimate, measure, measure_recall
@@ -284,7 +284,7 @@ def extract_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """`extract` with the settings that concern it."""
-    return extract(dataset, backbone, progress=progress, **settings.runtime.model_dump())
+    return extract(dataset, backbone, settings.runtime, progress=progress)
 
 
 def check_source(data: object) -> None:
@@ -341,14 +341,9 @@ def _check_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """Which images can be read, for a training that needs no features."""
-    errors, digests = check_images(
-        dataset,
-        workers=settings.runtime.workers,
-        max_pixels=settings.runtime.max_pixels,
-        progress=progress,
-    )
-    device = choose_device(settings.runtime.device)
-    engine = choose_engine(backbone, engine="torch", precision="fp32", device=device)
+    errors, digests = check_images(dataset, settings.runtime, progress=progress)
+    how = {"engine": "torch", "precision": "fp32"}
+    engine = choose_engine(backbone, settings.runtime.model_copy(update=how))
     return Features(
         dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
     )

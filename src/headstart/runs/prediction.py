@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
 from headstart.choices import nearest
 from headstart.data.decoding import PillowSource
@@ -25,11 +24,11 @@ from headstart.data.folders import list_files
 from headstart.data.images import FileSource, ImageRef, MemorySource
 from headstart.errors import InputError, UsageError, VerificationError
 from headstart.features.engine import Engine, EngineChoice
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import choose_engine, make_engine, use_engine
 from headstart.features.reading import run_images
-from headstart.features.runtime import Runtime
+from headstart.features.runtime import Runtime, make_runtime
 from headstart.networks.backbones import Backbone
-from headstart.parallel import PREPARING, READING, Progress, count_threads, no_progress
+from headstart.parallel import PREPARING, READING, Progress, no_progress
 
 __all__ = [
     "EXACT",
@@ -38,8 +37,8 @@ __all__ = [
     "Pipeline",
     "Prediction",
     "list_images",
-    "make_runtime",
     "predict_once",
+    "read_runtime",
 ]
 
 # A path, the bytes of a file, uint8 (H, W, 3), or an image of Pillow's.
@@ -92,8 +91,8 @@ class Model(Protocol):
         ...
 
 
-def make_runtime(options: Mapping[str, Any]) -> Runtime:
-    """A `Runtime` from options by name, for what predicts.
+def read_runtime(options: Mapping[str, Any]) -> Runtime:
+    """The `Runtime` of options by name, for what predicts.
 
     Raises:
         UsageError: an unknown name, or a value that is out of range.
@@ -105,14 +104,7 @@ def make_runtime(options: Mapping[str, Any]) -> Runtime:
                 f"option '{name}' is unknown{nearest(name, known)}; known: top, allow_outside, "
                 f"progress, {', '.join(known)}"
             )
-    try:
-        plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
-        return Runtime(**plain)
-    except ValidationError as exc:
-        problem = exc.errors()[0]
-        wanted = problem["msg"].removeprefix("Input should be ").lower()
-        given = ascii(problem["input"])[:80]
-        raise UsageError(f"{problem['loc'][0]} must be {wanted}, got {given}") from exc
+    return make_runtime(**options)
 
 
 class Pipeline:
@@ -126,14 +118,13 @@ class Pipeline:
         runtime: on what it runs.
     """
 
-    def __init__(self, model: Model, runtime: Runtime, *, threads: int | None = None) -> None:
+    def __init__(self, model: Model, runtime: Runtime) -> None:
         if runtime.rehash:
             raise UsageError("setting 'rehash' has no effect on predict; leave it out")
         if "precision" not in runtime.model_fields_set:
             runtime = runtime.model_copy(update={"precision": EXACT.precision})
         self.model, self.runtime = model, runtime
-        self._threads = threads or count_threads(runtime.workers)
-        _choose_engine(model.backbone, runtime)  # what cannot be is told before the first image
+        choose_engine(model.backbone, runtime)  # what cannot be is told before the first image
         self._lock = threading.Lock()
         self._started: tuple[Engine, EngineChoice, ThreadPoolExecutor] | None = None
         self._is_closed = False
@@ -156,8 +147,8 @@ class Pipeline:
                 raise UsageError("the predictor is closed; make another")
             if self._started is None:
                 model = self.model
-                engine = _start_engine(model.backbone, self.runtime, model.cuts, self._threads)
-                pool = ThreadPoolExecutor(self._threads, thread_name_prefix="headstart")
+                engine = _start_engine(model.backbone, self.runtime, model.cuts)
+                pool = ThreadPoolExecutor(self.runtime.threads, thread_name_prefix="headstart")
                 self._started = (*engine, pool)
             return self._started
 
@@ -253,9 +244,8 @@ class Pipeline:
             found,
             engine,
             self.model.backbone.preprocessing,
-            workers=self._threads,
+            self.runtime,
             exact=choice.precision == "fp32",
-            max_pixels=self.runtime.max_pixels,
             pool=pool,
         )
         done = 0
@@ -296,10 +286,11 @@ def predict_once(
 ) -> Iterator[Prediction]:
     """As `Pipeline.predict`, of a pipeline that serves these images alone."""
     given = list_images(images)
-    many = any(isinstance(i, str | os.PathLike) and Path(i).is_dir() for i in given)
-    # An engine of fewer threads gives each of them more of the processor.
-    threads = min(count_threads(runtime.workers), len(given) or 1) if not many else None
-    pipeline = Pipeline(model, runtime, threads=threads)
+    if not any(isinstance(i, str | os.PathLike) and Path(i).is_dir() for i in given):
+        # An engine of fewer threads gives each of them more of the processor.
+        few = max(1, min(runtime.threads, len(given)))
+        runtime = runtime.model_copy(update={"workers": few})
+    pipeline = Pipeline(model, runtime)
     predictions = pipeline.predict(given, top=top, allow_outside=allow_outside, progress=progress)
 
     def stream() -> Iterator[Prediction]:
@@ -309,30 +300,21 @@ def predict_once(
     return stream()
 
 
-def _choose_engine(backbone: Backbone, runtime: Runtime) -> EngineChoice:
-    choice = choose_engine(
-        backbone,
-        engine=runtime.engine,
-        precision=runtime.precision,
-        device=runtime.device,
-        cache_dir=_cache(runtime),
-    )
-    # Who asks of one image waits for it, and in a micro-batch of four it takes twice the processor's time
-    # (68 against 32 ms with EfficientNet-Lite0 in OpenVINO); many images take a tenth more in ones.
-    return dataclasses.replace(choice, micro_batch=1) if choice.device == "cpu" else choice
-
-
 def _start_engine(
-    backbone: Backbone, runtime: Runtime, cuts: tuple[str, ...], threads: int
+    backbone: Backbone, runtime: Runtime, cuts: tuple[str, ...]
 ) -> tuple[Engine, EngineChoice]:
-    """A running engine, and which it is."""
-    choice = _choose_engine(backbone, runtime)
-    cache_dir = _cache(runtime)
-    return make_engine(backbone, choice, cuts=cuts, threads=threads, cache_dir=cache_dir), choice
+    """A running engine, and which it is; on a processor of one image at a time.
 
+    Who asks of one image waits for it, and in a micro-batch of four it takes twice the processor's time (68
+    against 32 ms with EfficientNet-Lite0 in OpenVINO); many images take a tenth more in ones.
+    """
 
-def _cache(runtime: Runtime) -> Path | None:
-    return None if runtime.cache_dir is None else Path(runtime.cache_dir)
+    def start(choice: EngineChoice) -> tuple[Engine, EngineChoice]:
+        if choice.device == "cpu":
+            choice = dataclasses.replace(choice, micro_batch=1)
+        return make_engine(backbone, choice, runtime, cuts=cuts), choice
+
+    return use_engine(backbone, runtime, start)
 
 
 def list_images(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:

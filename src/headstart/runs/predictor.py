@@ -14,8 +14,8 @@ from headstart.runs.prediction import (
     Pipeline,
     Prediction,
     list_images,
-    make_runtime,
     predict_once,
+    read_runtime,
 )
 from headstart.runs.record import Run
 
@@ -84,7 +84,7 @@ def predict(
     given = list_images(images)
     if not given:
         raise InputError("no images given; name files or folders, or - to read names from stdin")
-    runtime = make_runtime(options)
+    runtime = read_runtime(options)
     classifier = read_classifier("model", model, runtime.cache_dir)
     return predict_once(
         classifier, given, runtime, top=top, allow_outside=allow_outside, progress=progress

@@ -341,6 +341,7 @@ class _Engine(_Document):
     version: str
     micro_batch: Annotated[int, Field(ge=1)]
     reason: str
+    graph: str
 
 
 class _Provenance(_Document):

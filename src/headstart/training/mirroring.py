@@ -53,11 +53,11 @@ def _measure_loss(task: Task) -> np.ndarray | None:
         task.dataset.select(some),
         task.backbone,
         cut.name,
+        task.settings.runtime,
         views=2,
         augmentation=dataclasses.replace(AUGMENTATIONS["none"], flip=1.0),
         seed=seed,
         progress=task.progress,
-        **task.settings.runtime.model_dump(),
     )
     plain, turned = (
         _pool_grid(mirrored.read_tensor(np.arange(len(some)), view).float().numpy(), cut.axis)

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from headstart.data.views import AUGMENTATIONS, Augmentation
-from headstart.features.activations import ViewReader
+from headstart.features.pixels import ViewReader
 from headstart.networks.backbones import Backbone, with_state
 from headstart.training.epochs import (
     list_examples,
@@ -126,8 +126,7 @@ def views_of(task: Task, style: Augmentation, *, exact: bool) -> ViewReader:
         seed=task.settings.seed,
         exact=exact,
         sha256=task.features.sha256,
-        workers=task.settings.runtime.workers,
-        max_pixels=task.settings.runtime.max_pixels,
+        runtime=task.settings.runtime,
     )
 
 

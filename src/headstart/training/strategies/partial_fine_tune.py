@@ -8,19 +8,18 @@ import functools
 import json
 import math
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headstart.data.views import Augmentation
 from headstart.errors import InputError, UsageError
-from headstart.features.activations import Activations, extract_activations, to_half
+from headstart.features.activations import Activations, extract_activations
 from headstart.features.engine import Engine
-from headstart.features.engines import choose_engine, make_engine
-from headstart.files import default_cache_dir, translate_errors, write_atomically
+from headstart.features.engines import start_engine
+from headstart.features.extraction import to_half
+from headstart.files import translate_errors, write_atomically
 from headstart.networks.backbones import Backbone, find_cut, with_cut
-from headstart.parallel import count_threads
 from headstart.training.heads import Head, parse_head
 from headstart.training.outputs import ADVICE, PLAN
 from headstart.training.recipes import Recipe
@@ -67,11 +66,11 @@ def _cached(task: Task, backbone: Backbone, cut: str, style: Augmentation, views
             task.dataset.select(rows),
             backbone,
             cut,
+            task.settings.runtime,
             views=views,
             augmentation=style,
             seed=task.settings.seed,
             progress=task.progress,
-            **task.settings.runtime.model_dump(),
         )
 
     train = (task.rows, extract(task.rows, views))
@@ -84,18 +83,7 @@ def _live(task: Task, backbone: Backbone, cut: str, style: Augmentation, views: 
     from headstart.training.inputs import PixelSource
     from headstart.training.tuning import views_of
 
-    runtime, cache = task.settings.runtime, _cache(task)
-    choice = choose_engine(
-        backbone,
-        engine=runtime.engine,
-        precision=runtime.precision,
-        device=runtime.device,
-        cache_dir=cache,
-    )
-    threads = count_threads(runtime.workers)
-    trunk = make_engine(
-        backbone, choice, cuts=(cut,), pooled=False, threads=threads, cache_dir=cache
-    )
+    trunk, choice = start_engine(backbone, task.settings.runtime, cuts=(cut,), pooled=False)
     return PixelSource(
         views_of(task, style, exact=choice.precision == "fp32").read,
         trunk=functools.partial(_run_trunk, trunk, cut),
@@ -111,11 +99,6 @@ def _run_trunk(trunk: Engine, cut: str, pixels: np.ndarray) -> "torch.Tensor":
     size = trunk.micro_batch
     parts = [trunk.run(pixels[i : i + size])[cut] for i in range(0, len(pixels), size)]
     return torch.from_numpy(to_half(np.concatenate(parts), "bfloat16")).view(torch.bfloat16)
-
-
-def _cache(task: Task) -> Path | None:
-    cache = task.settings.runtime.cache_dir
-    return None if cache is None else Path(cache)
 
 
 def _find_given(settings: Settings, backbone: Backbone) -> tuple[str | None, str]:
@@ -162,7 +145,7 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
             images=len(task.rows),
             epochs=recipe.epochs,
             minutes=minutes,
-            disk_mb=DISK_SHARE * shutil.disk_usage(_cache(task) or default_cache_dir()).free / 1e6,
+            disk_mb=DISK_SHARE * shutil.disk_usage(settings.runtime.cache).free / 1e6,
             most_views=most,
         )
         evidence = {"costs": [dataclasses.asdict(c) for c in costs], "minutes": minutes}

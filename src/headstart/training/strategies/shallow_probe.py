@@ -5,12 +5,12 @@ For few images that are unlike those that the network was trained on.
 
 import dataclasses
 import time
-from pathlib import Path
 
 import numpy as np
 
 from headstart.errors import UsageError
-from headstart.features.engines import make_engine
+from headstart.features.engine import EngineChoice
+from headstart.features.engines import make_engine, use_engine
 from headstart.networks.backbones import Backbone, truncate
 from headstart.training.heads import choose_shallow
 from headstart.training.probes import compare_cuts, probe, settle_cut, weigh_classes
@@ -52,16 +52,10 @@ def _run(task: Task) -> Trained:
 
 def _compare_sizes(task: Task, small: Backbone) -> dict[str, dict[str, float]]:
     """What the cut saves: bytes of weights, and images a second, of the whole and the shallow one."""
-    result = {}
-    cache = task.settings.runtime.cache_dir
-    for name, backbone in (("whole", task.backbone), ("shallow", small)):
-        engine = make_engine(
-            backbone,
-            task.features.engine,
-            cuts=(backbone.cuts[-1].name,),
-            threads=1,
-            cache_dir=None if cache is None else Path(cache),
-        )
+
+    def measure(backbone: Backbone, choice: EngineChoice) -> dict[str, float]:
+        cuts = (backbone.cuts[-1].name,)
+        engine = make_engine(backbone, choice, task.settings.runtime, cuts=cuts, threads=1)
         pixels = np.zeros((engine.micro_batch, *backbone.preprocessing.input_px, 3), np.uint8)
         seconds = []
         for _ in range(5):
@@ -70,8 +64,13 @@ def _compare_sizes(task: Task, small: Backbone) -> dict[str, dict[str, float]]:
             seconds.append(time.perf_counter() - began)
         size = sum(a.nbytes for a in backbone.state.values())
         rate = engine.micro_batch / min(seconds)
-        result[name] = {"megabytes": round(size / 1e6, 2), "images_per_s": round(rate, 1)}
-    return result
+        return {"megabytes": round(size / 1e6, 2), "images_per_s": round(rate, 1)}
+
+    def measure_both(choice: EngineChoice) -> dict[str, dict[str, float]]:
+        # On one engine, to be comparable.
+        return {"whole": measure(task.backbone, choice), "shallow": measure(small, choice)}
+
+    return use_engine(small, task.settings.runtime, measure_both)
 
 
 SHALLOW_PROBE = Strategy(
