@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 import headstart.networks.building
-import headstart.runs.classifier
+import headstart.runs.prediction
 from headstart import Classifier, InputError, UsageError, predict
 from headstart.errors import VerificationError
 from headstart.networks.backbones import backbone_of_state, with_state
@@ -201,13 +201,13 @@ def test_a_folder_of_other_files_is_not_saved_to(tiny_run, tmp_path):
 
 def test_one_engine_serves_a_call(tiny_run, photos, monkeypatch):
     made = []
-    make = headstart.runs.classifier.start_engine
+    make = headstart.runs.prediction.make_engine
 
     def count(*arguments, **options):
         made.append(1)
         return make(*arguments, **options)
 
-    monkeypatch.setattr(headstart.runs.classifier, "start_engine", count)
+    monkeypatch.setattr(headstart.runs.prediction, "make_engine", count)
     assert len(list(predict(tiny_run, [photos, photos / "test"]))) == 42
     assert made == [1]
 

@@ -167,7 +167,6 @@ def test_the_program_explains_itself(cli):
         (["predict", "-"], 3, "-: no such run; headstart predict RUN IMAGES"),
         (["predict", "{run}"], 2, "no images are named after the run"),
         (["predict", "--model", "{run}"], 2, "Missing argument"),
-        (["predict", "{run}", "--cache-dir", "x", "x.png"], 2, "--cache-dir goes with pretrained:"),
         (["predict", "pretrained:lenet5", "x.png"], 3, "no pre-trained weights of lenet5"),
         (
             ["extract", "nowhere", "--export", "x.csv"],

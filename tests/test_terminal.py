@@ -15,7 +15,7 @@ import pytest
 import headstart
 from headstart.cli import terminal
 from headstart.cli.terminal import is_doubtful, show_progress
-from headstart.runs.classifier import Prediction
+from headstart.runs.prediction import Prediction
 
 COMMAND = [sys.executable, "-m", "headstart"]
 

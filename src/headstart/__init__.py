@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
-    from headstart.runs.classifier import Classifier, Prediction
-    from headstart.runs.evaluation import Evaluation, evaluate, predict
+    from headstart.runs.classifier import Classifier
+    from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
+    from headstart.runs.prediction import Prediction
+    from headstart.runs.predictor import Predictor, predict
     from headstart.runs.record import Run
     from headstart.training.decisions import Decision, Decisions
     from headstart.training.settings import Settings
@@ -53,6 +55,7 @@ __all__ = [
     "HeadstartError",
     "InputError",
     "Prediction",
+    "Predictor",
     "Preprocessing",
     "ResourceError",
     "Run",
@@ -90,7 +93,7 @@ ORDER = {
         "epochs probes mirroring tuning"
     ),
     "training.strategies": "linear_probe shallow_probe partial_fine_tune fine_tune scratch table",
-    "runs": "folder classifier record fitting evaluation",
+    "runs": "folder prediction classifier record predictor fitting evaluation",
     "cli": "demo terminal options reference listings commands app",
 }
 
@@ -110,10 +113,12 @@ _HOMES = {
     "features.activations": ("Activations", "extract_activations"),
     "training.decisions": ("Decision", "Decisions"),
     "training.settings": ("Settings",),
-    "runs.classifier": ("Classifier", "Prediction"),
+    "runs.prediction": ("Prediction",),
+    "runs.classifier": ("Classifier",),
+    "runs.predictor": ("Predictor", "predict"),
     "runs.record": ("Run",),
     "runs.fitting": ("fit",),
-    "runs.evaluation": ("Evaluation", "evaluate", "predict"),
+    "runs.evaluation": ("Evaluation", "evaluate"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -266,7 +266,6 @@ def predict_command(
     quiet: Quiet = False,
     verbose: Verbose = False,
     max_bad: float = MAX_BAD,
-    cache_dir: str | None = None,
     **options: Any,
 ) -> None:
     """Say what is in images that have no label.
@@ -291,7 +290,7 @@ def predict_command(
     run, images = _name_model(words, model)
     names = _read_names(images)
     printer = PRINTERS["json" if as_json else "csv" if as_csv else "table"](top)
-    load = functools.partial(_load_model, run, weights, cache_dir)
+    load = functools.partial(_load_model, run, weights, options.get("cache_dir"))
     _predict(names, load, printer, max_bad, top=printer.top, **options)
 
 
@@ -317,9 +316,8 @@ def _load_model(model: str, weights: Path | None, cache_dir: str | None) -> "str
     if model.startswith(PRETRAINED):
         name = model.removeprefix(PRETRAINED)
         return pretrained_classifier(name, weights=weights, cache_dir=cache_dir)
-    if weights or cache_dir:
-        given = "--weights" if weights else "--cache-dir"
-        raise UsageError(f"{given} goes with {PRETRAINED}NETWORK; a run has its weights")
+    if weights:
+        raise UsageError(f"--weights goes with {PRETRAINED}NETWORK; a run has its weights")
     return model
 
 

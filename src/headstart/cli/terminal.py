@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from headstart.features.engine import EngineChoice
     from headstart.metrics import Estimate
     from headstart.parallel import Progress as Told
-    from headstart.runs.classifier import Prediction
     from headstart.runs.evaluation import Evaluation
+    from headstart.runs.prediction import Prediction
     from headstart.runs.record import Run
     from headstart.training.task import Strategy
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,7 @@ def run_images(
     *,
     exact: bool = True,
     skip: Callable[[bytes], bool] = lambda name: False,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[Result, None, None]:
     """Stream images through a network.
 
@@ -62,6 +64,7 @@ def run_images(
         runtime: its threads and its largest image.
         exact: as in `decoding.decode_and_prepare`.
         skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
+        pool: threads to work in, left open; by default some that are made for these images.
 
     Yields:
         What became of each image, and for every cut point float32 (n, D) of the n that were run; in
@@ -81,7 +84,8 @@ def run_images(
         return readings, engine.run(np.stack(batch)) if batch else {}
 
     stop = engine.give_up if isinstance(engine, StartingEngine) else do_nothing
-    yield from map_ahead(work, _chunks(images, engine.micro_batch), runtime.threads, stop)
+    chunks = _chunks(images, engine.micro_batch)
+    yield from map_ahead(work, chunks, runtime.threads, stop, pool)
 
 
 def read_image(

@@ -17,23 +17,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS, PillowSource
-from headstart.data.folders import list_files
-from headstart.data.images import FileSource, ImageRef, MemorySource
-from headstart.errors import InputError, UsageError, VerificationError
-from headstart.features.engines import choose_engine, start_engine
-from headstart.features.reading import run_images
-from headstart.features.runtime import Runtime, make_runtime
+from headstart.data.decoding import INTERPOLATIONS
+from headstart.errors import InputError, UsageError
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
-from headstart.parallel import PREPARING, READING, Progress, no_progress
+from headstart.parallel import Progress, no_progress
 from headstart.runs.folder import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
+from headstart.runs.prediction import ImageLike, Prediction, predict_once, read_runtime
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
 
@@ -42,36 +37,12 @@ __all__ = [
     "PRETRAINED",
     "Card",
     "Classifier",
-    "ImageLike",
-    "Prediction",
-    "list_images",
     "pretrained_classifier",
     "read_card",
 ]
 
 HEAD_PREFIX = "headstart.head."
 PRETRAINED = "pretrained:"  # before a network's name, in the place of a run's folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image.
-
-    Attributes:
-        image: the path, or "image 3" for the third of those given where it is none.
-        label: the most probable class, "" for an unreadable image.
-        probability: of that class, in [0, 1]; NaN for an unreadable image.
-        top: (class, probability) of the most probable classes, in falling order.
-        error: why the image could not be read, "" for a good one.
-        names: what people call the classes of `top`, in its order; () where they are the names.
-    """
-
-    image: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-    names: tuple[str, ...] = ()
 
 
 class Card(BaseModel):
@@ -124,82 +95,32 @@ class Classifier:
 
     def predict(
         self,
-        images: "ImageLike | Iterable[ImageLike]",
+        images: ImageLike | Iterable[ImageLike],
         *,
-        allow_outside: bool = False,
         top: int = 5,
-        engine: str = "auto",
-        precision: str = "fp32",
-        device: str = "auto",
-        workers: int | None = None,
-        max_pixels: int = MAX_PIXELS,
+        allow_outside: bool = False,
         progress: Progress = no_progress,
+        **options: Any,
     ) -> Iterator[Prediction]:
-        """Classify images.
+        """Say what is in images; a `Predictor` is made for this call alone.
 
         Args:
-            images: one or many, of any of these kinds: the path of a file or of a folder of files, the
-                bytes of a file, a uint8 array (H, W, 3) in the order R, G, B, an image of Pillow's.
-                Files are read as they are needed.
-            allow_outside: follow links in a folder that lead out of it.
-            top: how many classes to list for each, at least 1.
-            engine, precision, device, workers: as in `Settings`. In fp32, the default, images are
-                decoded exactly and the probabilities are those of the network as timm runs it.
-            max_pixels: an image with more is unreadable.
+            images, top, allow_outside, progress: as `Predictor.predict`.
+            **options: fields of `Runtime`. In fp32, the default here, images are decoded exactly and the
+                probabilities are those of the network as timm runs it.
 
         Returns:
             One prediction an image, in order; an unreadable one has its reason in `error`.
 
         Raises:
-            UsageError: an option is out of range, or something is none of these kinds.
+            UsageError: an option is out of range, or something is no image.
             InputError: a folder holds no image.
             VerificationError: on the way, the network gives something that is no number.
         """
-        if not isinstance(top, int) or top < 1:
-            raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
-        found = _refer(list_images(images), allow_outside, max_pixels)
-        runtime = make_runtime(
-            engine=engine,
-            precision=precision,
-            device=device,
-            workers=workers,
-            max_pixels=max_pixels,
+        runtime = read_runtime(options)
+        return predict_once(
+            self, images, runtime, top=top, allow_outside=allow_outside, progress=progress
         )
-        few = max(1, min(runtime.threads, len(found)))
-        runtime = runtime.model_copy(update={"workers": few})
-        choose_engine(self.backbone, runtime)  # what cannot be is refused at the call
-        return self._stream(found, runtime, top, progress)
-
-    def _stream(
-        self, found: list[ImageRef], runtime: Runtime, top: int, progress: Progress
-    ) -> Iterator[Prediction]:
-        progress(PREPARING, 0, 0)
-        engine, choice = start_engine(self.backbone, runtime, cuts=self.cuts)
-        stream = run_images(
-            found,
-            engine,
-            self.backbone.preprocessing,
-            runtime,
-            exact=choice.precision == "fp32",
-        )
-        progress(READING, 0, len(found))
-        advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
-        done = 0
-        for readings, outputs in stream:
-            for cut, values in outputs.items():
-                if not np.isfinite(values).all():
-                    raise VerificationError(
-                        f"the network gives NaN or infinite features at {cut}; {advice}"
-                    )
-            probabilities = iter(self.predict_proba(outputs) if outputs else ())
-            for reading in readings:
-                name = found[done].id
-                done += 1
-                if reading.error:
-                    yield Prediction(name, "", float("nan"), (), reading.error)
-                else:
-                    yield self._prediction(name, next(probabilities), top)
-            progress(READING, done, len(found))
 
     def __repr__(self) -> str:
         return f"Classifier({self.strategy} on {self.backbone.name}, {len(self.classes):,} classes)"
@@ -217,12 +138,6 @@ class Classifier:
             and self.cuts == (self.backbone.cuts[-1].name,)
             and isinstance(self.head, LinearHead)
         )
-
-    def _prediction(self, image: str, probabilities: np.ndarray, top: int) -> Prediction:
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        best = tuple((self.classes[i], float(probabilities[i])) for i in order)
-        names = tuple(self.names[i] for i in order) if self.names else ()
-        return Prediction(image, best[0][0], best[0][1], best, names=names)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the classifier to a folder, in the place of the run that may be there.
@@ -486,71 +401,3 @@ def find_versions() -> dict[str, str]:
         "simplejpeg",
     )
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
-
-
-# What `predict` takes: a path, the bytes of a file, uint8 (H, W, 3), or an image of Pillow's.
-ImageLike = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
-
-
-def list_images(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
-    """One or many images as a list, each of a kind that can be read.
-
-    Raises:
-        UsageError: one is of another kind; says which, and what it is.
-    """
-    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
-    # An array of text or objects holds paths.
-    if one or (
-        isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype.kind not in "UO"
-    ):
-        return [_check_image(images, "the image")]
-    if not isinstance(images, Iterable):
-        return [_check_image(images, "the image")]
-    many: Iterable[Any] = images
-    return [_check_image(image, f"image {n}") for n, image in enumerate(many, 1)]
-
-
-def _check_image(image: Any, name: str) -> ImageLike:
-    if isinstance(image, str | os.PathLike):
-        if os.fspath(image) == "":
-            raise UsageError(f"{name} is an empty name; give the path of a file or folder")
-        return os.fspath(image)
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise UsageError(
-                f"{name} is an array of {image.dtype} {image.shape}; give uint8 (height, width, 3)"
-            )
-        return image
-    if isinstance(image, Image.Image):
-        return image
-    raise UsageError(
-        f"{name} is of type {type(image).__name__}; give a path, bytes, a uint8 array "
-        "(height, width, 3), an image of Pillow's, or several of these"
-    )
-
-
-def _refer(images: list[ImageLike], allow_outside: bool, max_pixels: int) -> list[ImageRef]:
-    """Each image, and for folders every image file below them.
-
-    Raises:
-        InputError: a folder holds no image.
-    """
-    found: list[ImageRef] = []
-    for number, image in enumerate(images, 1):
-        if isinstance(image, str | os.PathLike):
-            path = Path(image)
-            if not path.is_dir():
-                found.append(ImageRef(os.fspath(image), FileSource(path)))
-                continue
-            inside = list(list_files(path, allow_outside=allow_outside))
-            if not inside:
-                raise InputError(f"{path}: no images in this folder")
-            found += [ImageRef(str(path / n), FileSource(path / n), why) for n, why in inside]
-        elif isinstance(image, bytes):
-            found.append(ImageRef(f"image {number}", MemorySource(image)))
-        else:
-            pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-            found.append(ImageRef(f"image {number}", PillowSource(pixels, max_pixels)))
-    return found

@@ -1,8 +1,8 @@
-"""Takes a run and labelled images, gives an `Evaluation`; and predictions of images without labels."""
+"""Takes a run and labelled images, gives an `Evaluation`."""
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from headstart.files import check_cache
 from headstart.metrics import Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.problem import Classes
-from headstart.runs.classifier import Classifier, ImageLike, Prediction, list_images
+from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import Source, check_source, extract_with
+from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.training.settings import make_settings
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "evaluate"]
 
 # The settings that `evaluate` heeds; the others concern training.
 EVALUATE_SETTINGS = (
@@ -76,7 +77,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: str | os.PathLike[str] | Run | Classifier,
+    run: ModelLike,
     data: Source,
     *,
     split: str | None = None,
@@ -110,7 +111,7 @@ def evaluate(
             f"those that have: {', '.join(EVALUATE_SETTINGS)}"
         )
     progress("loading the run", 0, 0)
-    record, classifier = _read_model("run", run, options.get("cache_dir"))
+    record, classifier = _read_model(run, options.get("cache_dir"))
     members = Members() if record is None else record.members
     settings = make_settings({**_list_choices(record), **options})
     check_cache(settings.runtime.cache_dir)
@@ -155,46 +156,14 @@ def evaluate(
     )
 
 
-def predict(
-    model: str | os.PathLike[str] | Run | Classifier,
-    images: ImageLike | Iterable[ImageLike],
-    **options: Any,
-) -> Iterator[Prediction]:
-    """Classify images: paths of files and folders, bytes, arrays, images of Pillow's; one or many.
-
-    Args:
-        model: the folder of a run, "pretrained:NAME" for a network that knows ImageNet's classes, a run
-            as `fit` gives it, or a classifier.
-        images, **options: as `Classifier.predict`.
-
-    Raises:
-        UsageError: an option is out of range, or an argument of a kind that is not taken.
-        InputError: the model cannot be loaded, a folder holds no image, or there is none at all.
-    """
-    given = list_images(images)
-    if not given:
-        raise InputError("no images given; name files or folders, or - to read names from stdin")
-    return _read_model("model", model, None)[1].predict(given, **options)
-
-
 def _read_model(
-    what: str,
-    model: str | os.PathLike[str] | Run | Classifier,
-    cache_dir: str | os.PathLike[str] | None,
+    model: ModelLike, cache_dir: str | os.PathLike[str] | None
 ) -> tuple[Run | None, Classifier]:
     """The run, where there is one, and the classifier."""
-    if isinstance(model, Run):
-        return model, model.classifier
-    if isinstance(model, Classifier):
-        return None, model
-    if not isinstance(model, str | os.PathLike):
-        raise UsageError(
-            f"{what} is of type {type(model).__name__}; give the folder of a run, a Run or a Classifier"
-        )
-    if not has_record(Path(model)):
-        return None, Classifier.load(model, cache_dir=cache_dir)
-    run = Run.load(model, cache_dir=cache_dir)
-    return run, run.classifier
+    if isinstance(model, str | os.PathLike) and has_record(Path(model)):
+        model = Run.load(model, cache_dir=cache_dir)
+    classifier = read_classifier("run", model, cache_dir)
+    return (model if isinstance(model, Run) else None), classifier
 
 
 def _match_targets(
