@@ -3,8 +3,13 @@
 What a session fixture wrote is read only; a test that changes a run works on a copy.
 """
 
+import os
 import signal
 import sys
+
+# PyTorch's threads sleep while they wait: where other processes want the cores, waiting that spins
+# makes a training take many times as long. Read when the library is loaded; processes inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import huggingface_hub
 import numpy as np

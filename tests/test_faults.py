@@ -3,6 +3,7 @@
 The counts are those of every CI run; `scripts/long-run` sets larger ones.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -18,6 +19,7 @@ import time
 
 import numpy as np
 import pytest
+from forks import Forked
 from PIL import Image
 
 import headstart.features.extraction
@@ -217,12 +219,15 @@ def test_killed_at_any_moment_nothing_committed_is_lost(photos, template, tiny, 
     moments, died = random.Random(0), 0
     for number in range(KILLS):
         cache = shutil.copytree(template, tmp_path / f"{number}")
-        process = start(cache, photos, tiny)
-        assert process.stdout.readline() == "start\n"
-        time.sleep(moments.uniform(0, 1.5 * seconds + 0.2))
-        process.kill()
-        process.communicate()
-        if process.returncode == -signal.SIGKILL:
+        with Forked(WORKER, cache, photos, tiny["weights"], 8) as process:
+            while not process.output and process.running:
+                time.sleep(0.005)
+            time.sleep(moments.uniform(0, 1.5 * seconds + 0.2))
+            if process.running:
+                process.kill()
+            code, output, errors = process.wait()
+        assert output.startswith("start\n"), errors
+        if code == -signal.SIGKILL:
             died += 1
         else:
             seconds *= 0.8  # so that enough die, however quick the machine has become
@@ -240,16 +245,17 @@ def test_killed_at_each_step_of_a_commit(point, tmp_path):
     for repeat in range(REPEATS):
         cache = tmp_path / f"{repeat}"
         after = -1 if point in FILE_POINTS else repeat % 4
-        command = [sys.executable, "-c", ADDER, cache, point, str(after)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
-        said = len(done.stdout.split())
+        with Forked(ADDER, cache, point, after) as process:
+            code, output, errors = process.wait()
+        assert (code, errors) == (-signal.SIGKILL, "")
+        said = len(output.split())
         assert said == max(after, 0)
         store = Store.open(cache, {})
         assert store.problems == []
         visible = point in ("manifest-renamed", "manifest-done")
         assert len(store) == 3 * (said + visible)
-        assert subprocess.run([*command[:4], "none", "0"], capture_output=True).returncode == 0
+        with Forked(ADDER, cache, "none", 0) as process:
+            assert process.wait()[0] == 0
         store = Store.open(cache, {})
         names = [hashlib.sha256(b"%d" % i).digest() for i in range(12)]
         assert store.read("a", names)[:, 0].tolist() == [i // 3 for i in range(12)]
@@ -371,10 +377,14 @@ def test_several_writers_give_what_one_gives(photos, template, tiny, look, tmp_p
     right = look(shutil.copytree(template, tmp_path / "right"), photos)[0]
     for number in range(ROUNDS):
         cache = shutil.copytree(template, tmp_path / f"{number}")
-        processes = [start(cache, photos, tiny) for _ in range(WRITERS)]
-        for process in processes:
-            digest, _, warnings, _ = finish(process)
-            assert (digest, warnings) == (right, [])
+        with contextlib.ExitStack() as stack:
+            words = (WORKER, cache, photos, tiny["weights"], 8)
+            processes = [stack.enter_context(Forked(*words)) for _ in range(WRITERS)]
+            for process in processes:
+                code, output, errors = process.wait(timeout_s=3600)
+                assert code == 0, errors
+                digest, _, warnings, _ = json.loads(output.splitlines()[-1])
+                assert (digest, warnings) == (right, [])
         digest, computed, warnings = look(cache, photos)
         assert (digest, computed, warnings) == (right, 0, ())
         assert list(cache.rglob("*.partial")) == []

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from forks import COMMAND, Forked, run_command
 from torch import nn
 
 import headstart
@@ -294,69 +295,59 @@ OPTIONS = ["--strategy", "partial-fine-tune", "--cut", "blocks.3", "--views", "2
 
 
 @pytest.fixture(scope="module")
-def command(tiny):
-    """The command of a fit, without data and output."""
-    code = "import headstart.cli.app; headstart.cli.app.main()"
+def options(tiny):
+    """The options of a fit, without data and output."""
     network = ["--backbone", tiny["backbone"], "--weights", tiny["weights"], "--device", "cpu"]
-    return [sys.executable, "-c", code, "fit"], [*OPTIONS, *network]
+    return [*OPTIONS, *network]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(command, loose, tmp_path_factory):
+def uninterrupted(options, loose, tmp_path_factory):
     """(model.safetensors, seconds) of a fit that nobody disturbs."""
-    start, options = command
     folder = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run([*start, str(loose), "-o", str(folder), *options], check=True, timeout=300,
-                   capture_output=True)  # fmt: skip
+    assert run_command("fit", loose, "-o", folder, *options)[0] == 0
     began = time.monotonic()
-    subprocess.run([*start, str(loose), "-o", str(folder), "--overwrite", *options], check=True,
-                   capture_output=True, timeout=300)  # fmt: skip
+    assert run_command("fit", loose, "-o", folder, "--overwrite", *options)[0] == 0
     return (folder / "model.safetensors").read_bytes(), time.monotonic() - began
 
 
-def finish(command, folder, data):
+def finish(options, folder, data):
     """Go on until the run is whole: --resume, or anew where it died before it could be resumed."""
-    start, options = command
-    done = subprocess.run(
-        [*start, "--resume", str(folder)], capture_output=True, text=True, timeout=300
-    )
+    code, _, errors = run_command("fit", "--resume", folder)
     card = folder / "headstart.json"
     whole = card.exists() and json.loads(card.read_text())["status"] == "complete"
-    if done.returncode and not whole:
-        assert "no interrupted training to resume" in done.stderr
-        done = subprocess.run([*start, str(data), "-o", str(folder), *options], capture_output=True,
-                              text=True, timeout=300)  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    if code and not whole:
+        assert "no interrupted training to resume" in errors
+        code, _, errors = run_command("fit", data, "-o", folder, *options)
+        assert code == 0, errors
     return (folder / "model.safetensors").read_bytes()
 
 
 def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
-    command, uninterrupted, loose, tmp_path
+    options, uninterrupted, loose, tmp_path
 ):
-    start, options = command
     whole, seconds = uninterrupted
     rng = random.Random(0)
     killed = trained = 0
     for number in range(KILLS):
         folder = tmp_path / f"run{number}"
-        process = subprocess.Popen([*start, str(loose), "-o", str(folder), *options],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        # Some moment after the first checkpoint, or, now and then, any moment at all.
-        if number % 5:
-            deadline = time.monotonic() + 300
-            while not (folder / "checkpoint.safetensors").exists() and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.15 * seconds))
-        else:
-            time.sleep(rng.uniform(0, seconds))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            killed += 1
-        else:  # the machine has become quicker
-            seconds *= 0.7
+        with Forked(COMMAND, "fit", loose, "-o", folder, *options) as process:
+            # Some moment after the first checkpoint, or, now and then, any moment at all.
+            if number % 5:
+                deadline = time.monotonic() + 300
+                while not (folder / "checkpoint.safetensors").exists() and process.running:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                time.sleep(rng.uniform(0, 0.15 * seconds))
+            else:
+                time.sleep(rng.uniform(0, seconds))
+            process.kill()
+            if process.wait()[0] == -signal.SIGKILL:
+                killed += 1
+            else:  # the machine has become quicker
+                seconds *= 0.7
         trained += (folder / "checkpoint.safetensors").exists()
-        assert finish(command, folder, loose) == whole
+        assert finish(options, folder, loose) == whole
         assert (
             sorted(p.name for p in folder.iterdir() if p.name.startswith(("start", "check"))) == []
         )
@@ -366,34 +357,32 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_in_a_checkpoint(command, uninterrupted, loose, tmp_path, step):
-    start, options = command
+def test_killed_in_a_checkpoint(options, uninterrupted, loose, tmp_path, step):
     folder = tmp_path / "run"
-    environment = {**os.environ, "HEADSTART_FAIL_AT": f"checkpoint-{step}"}
-    done = subprocess.run([*start, str(loose), "-o", str(folder), *options], env=environment,
-                          capture_output=True, timeout=300)  # fmt: skip
-    assert done.returncode == -signal.SIGKILL
-    assert finish(command, folder, loose) == uninterrupted[0]
+    point = f"checkpoint-{step}"
+    code, _, _ = run_command("fit", loose, "-o", folder, *options, HEADSTART_FAIL_AT=point)
+    assert code == -signal.SIGKILL
+    assert finish(options, folder, loose) == uninterrupted[0]
 
 
-def test_a_full_disk_at_a_checkpoint_is_told(command, loose, tmp_path, uninterrupted):
-    start, options = command
+def test_a_full_disk_at_a_checkpoint_is_told(options, loose, tmp_path, uninterrupted):
     folder = tmp_path / "run"
-    environment = {**os.environ, "HEADSTART_FAIL_AT": "checkpoint-written:enospc"}
-    done = subprocess.run([*start, str(loose), "-o", str(folder), *options], env=environment,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 5
-    assert "No space left" in done.stderr
-    assert finish(command, folder, loose) == uninterrupted[0]
+    point = "checkpoint-written:enospc"
+    code, _, errors = run_command("fit", loose, "-o", folder, *options, HEADSTART_FAIL_AT=point)
+    assert code == 5
+    assert "No space left" in errors
+    assert finish(options, folder, loose) == uninterrupted[0]
 
 
-def test_ctrl_c_keeps_the_best_model_so_far(command, uninterrupted, loose, tmp_path):
-    start, options = command
+def test_ctrl_c_keeps_the_best_model_so_far(options, uninterrupted, loose, tmp_path):
     folder = tmp_path / "run"
     longer = [*options, "--overwrite"]
     longer[longer.index("--epochs") + 1] = "2000"
-    process = subprocess.Popen([*start, str(loose), "-o", str(folder), *longer],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    # A start of Python as a user's; what follows it is forked.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headstart", "fit", str(loose), "-o", str(folder), *longer],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     history = folder / "history.jsonl"
     deadline = time.monotonic() + 300
     while not history.exists() or history.read_text().count("\n") < 4:
@@ -411,18 +400,14 @@ def test_ctrl_c_keeps_the_best_model_so_far(command, uninterrupted, loose, tmp_p
     kept = Classifier.load(folder)
     assert next(headstart.predict(kept, [next((loose / "plain").iterdir())])).error == ""
     epochs = len(history.read_text().splitlines())
-    done = subprocess.run([*start, "--resume", str(folder), "--epochs", "3"], capture_output=True,
-                          text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 2
-    assert "'epochs' cannot change on resume" in done.stderr
-    process = subprocess.Popen([*start, "--resume", str(folder)], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
-    deadline = time.monotonic() + 300
-    while len(history.read_text().splitlines()) <= epochs + 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    code, _, errors = run_command("fit", "--resume", folder, "--epochs", "3")
+    assert code == 2
+    assert "'epochs' cannot change on resume" in errors
+    with Forked(COMMAND, "fit", "--resume", folder):
+        deadline = time.monotonic() + 300
+        while len(history.read_text().splitlines()) <= epochs + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_resume_refuses_what_it_cannot_go_on_from(loose, plant, tmp_path, tiny):

@@ -1,5 +1,6 @@
 """A JPEG decoded at a fraction of its size gives nearly the pixels of the exact way, or its reason."""
 
+import functools
 import io
 
 import numpy as np
@@ -39,16 +40,24 @@ def encode(image, orientation=1, **options):
     return file.getvalue()
 
 
+@functools.cache
+def in_all_orientations(size):
+    """Eight files, grey and in colour, progressive or not, of each subsampling."""
+    files = []
+    for orientation in range(1, 9):
+        grey = orientation in (3, 6)
+        options = {} if grey else {"subsampling": orientation % 3}
+        image = paint(*size, orientation, grey)
+        files.append(encode(image, orientation, progressive=orientation % 2 == 0, **options))
+    return files
+
+
 @pytest.mark.parametrize("size", [(640, 481), (333, 500), (1001, 777), (2047, 301)], ids=str)
 @pytest.mark.parametrize("how", [want((224, 224), 0.875), want((160, 192), 1.0, "squash", "bilinear"),
                                  want((128, 128), 1.0)], ids=str)  # fmt: skip
 def test_scaled_decoding_is_near_the_exact(size, how):
     distances = []
-    for orientation in range(1, 9):
-        grey = orientation in (3, 6)
-        options = {} if grey else {"subsampling": orientation % 3}
-        image = paint(*size, orientation, grey)
-        data = encode(image, orientation, progressive=orientation % 2 == 0, **options)
+    for data in in_all_orientations(size):
         exact, scaled = (decode_and_prepare(data, how, exact=e) for e in (True, False))
         assert (scaled.dtype, scaled.shape) == (np.uint8, (*how.input_px, 3))
         distances.append(np.abs(exact.astype(float) - scaled).mean())

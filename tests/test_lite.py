@@ -82,7 +82,7 @@ def test_its_graph_gives_timms_numbers(input_px, pair, tmp_path):
         assert made.cuts == built.cuts
         assert made.fingerprint == built.fingerprint
     size = built.preprocessing.input_px
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     for pooled in (True, False):
         found = {}
         for library, backbone in (("torch", built), ("openvino", made)):

@@ -31,7 +31,7 @@ KINDS = ["blobs", "plain", "stripes"]
 
 # Small networks, one of each family: what `build_network` calls it, and its size where it may be chosen.
 FAMILIES = {
-    "built-in": ("tf_efficientnet_lite0", 64),
+    "built-in": ("tf_efficientnet_lite0", 48),
     "resnet": ("test_resnet", None),
     "vgg": ("small_cnn", None),  # no BatchNorm
     "vit": ("test_vit", None),
