@@ -155,9 +155,7 @@ def fit(
     progress("training the head", 0, 0)
     told = _with_tensorboard(settings, place, on_epoch)
     task = dataclasses.replace(task, folder=place, on_epoch=told)
-    trained = train(task)
-    progress("measuring", 0, 0)
-    run = _measure(folder, data, task, trained)
+    run = _measure(folder, data, task, train(task))
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.perf_counter() - started)
     with _writing(folder):
@@ -235,6 +233,7 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
 def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
     """The run, whole but for its history and its time."""
     used, features, settings = task.dataset, task.features, task.settings
+    task.progress("measuring", 0, 0)
     measured = _find_measured(task, trained)
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
     if measured is not None:
