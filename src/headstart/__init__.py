@@ -80,8 +80,8 @@ __all__ = [
 ]
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
-# A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and the
-# next file has the table of them, so one more is its file and its line there.
+# A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and
+# a file after them has their table, so one more is its file and its line there.
 ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
     "data": "images groups dataset form * loading bounds decoding views scan splits",
