@@ -356,7 +356,7 @@ def test_in_bf16_large_jpegs_are_decoded_at_a_fraction(name, vit, live, look, tm
     found = look(dataset, views=3, precision="bf16", augmentation=style)
     for row, view in ((0, 0), (1, 0), (0, 2), (1, 1)):
         data = dataset.image(row).read()
-        least = needed_px(vit.preprocessing, style if view else None)
+        least = needed_px(vit.preprocessing, style.least_crop if view else 1.0)
         picture = decode_picture(data, least_px=least)
         assert picture.image.width < 1600
         pixels = augment_image(
@@ -482,7 +482,7 @@ def test_large_jpegs_are_read_at_a_fraction_where_that_is_allowed(vit, tmp_path)
     batch = next(reader.read([(np.array([0, 0]), np.array([0, 1]))]))
     data = dataset.image(0).read()
     assert (batch[0] == decode_and_prepare(data, how, exact=False)).all()
-    picture = decode_picture(data, least_px=needed_px(how, Augmentation()))
+    picture = decode_picture(data, least_px=needed_px(how, Augmentation().least_crop))
     assert picture.image.size < (1600, 1200)
     right = augment_image(picture, how, Augmentation(), seed=0, image_id="a/0.jpg", view=1)
     assert (batch[1] == right).all()

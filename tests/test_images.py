@@ -448,7 +448,7 @@ def test_views_of_a_scaled_decoding_are_near_the_exact(name, orientation):
     file = io.BytesIO()
     image.save(file, "JPEG", quality=95, exif=exif)
     style = AUGMENTATIONS[name]
-    least = needed_px(SMALL, style)
+    least = needed_px(SMALL, style.least_crop)
     exact, scaled = (decode_picture(file.getvalue(), least_px=px) for px in (None, least))
     assert exact.size == scaled.size
     assert scaled.image.width * scaled.image.height < 0.1 * 1201 * 1599

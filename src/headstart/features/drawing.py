@@ -63,7 +63,7 @@ class Drawing:
     def _least_px(self, plain: bool) -> int | None:
         if self.exact:
             return None
-        return needed_px(self.preprocessing, None if plain else self.augmentation)
+        return needed_px(self.preprocessing, 1.0 if plain else self.augmentation.least_crop)
 
     def recipe(self) -> bytes:
         """What an augmented view depends on besides the image; empty when views are plain."""
