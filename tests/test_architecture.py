@@ -4,7 +4,6 @@ import ast
 import importlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -121,14 +120,18 @@ def test_starting_imports_nothing_slow(code):
     assert run_python(code) == "[]"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no count of the processor's seconds")
 def test_help_is_quick():
+    import resource
+
     command = [sys.executable, "-c", "import headstart.cli.app; headstart.cli.app.main()", "--help"]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, capture_output=True, timeout=300, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 2  # of a processor, whatever else it does
 
 
 def test_a_module_and_a_function_have_names_of_their_own():
