@@ -87,7 +87,7 @@ def measure(mode: str, arguments: argparse.Namespace) -> dict[str, float]:
                 pass
             seconds = time.perf_counter() - start
     elif mode == "forward":
-        engine = headstart.make_engine(backbone, headstart.choose_engine(backbone))
+        engine, _ = headstart.start_engine(backbone)
         height, width = backbone.preprocessing.input_px
         shape = (engine.micro_batch, height, width, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -102,7 +102,7 @@ def measure(mode: str, arguments: argparse.Namespace) -> dict[str, float]:
         cache = Path(os.environ["HEADSTART_CACHE_DIR"])
         if mode == "cold":
             # Compile first: that is kept between processes and not what is measured here.
-            headstart.make_engine(backbone, headstart.choose_engine(backbone))
+            headstart.start_engine(backbone)
             shutil.rmtree(cache / "features", ignore_errors=True)
             shutil.rmtree(cache / "files", ignore_errors=True)
         start = time.perf_counter()
@@ -192,9 +192,9 @@ def main() -> None:
     report(results, arguments)
 
 
-def describe() -> str:
-    """Versions and the machine."""
-    names = ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
+def describe(*names: str) -> str:
+    """Versions, by default of what extraction uses, and the machine."""
+    names = names or ("headstart", "torch", "timm", "openvino", "numpy", "pillow", "simplejpeg")
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():

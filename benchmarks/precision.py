@@ -55,7 +55,7 @@ def compare(folder: Path, cache: Path) -> None:
         f"{worst} in the worst pixel"
     )
     found = {
-        p: headstart.extract(dataset, backbone, precision=p, cache_dir=cache)
+        p: headstart.extract(dataset, backbone, headstart.Runtime(precision=p, cache_dir=cache))
         for p in ("fp32", "bf16")
     }
     good = found["fp32"].good()

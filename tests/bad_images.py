@@ -338,11 +338,13 @@ class Costly(NamedTuple):
         make: gives the bytes.
         size: (width, height) that it is read with; None where it is refused.
         reason: why it is refused.
+        most_kb: memory that it may take.
     """
 
     make: Callable[[], bytes]
     size: tuple[int, int] | None = None
     reason: str = ""
+    most_kb: int = 600_000
 
 
 def smooth(width: int, height: int) -> Image.Image:
@@ -439,12 +441,27 @@ def _costly_tiffs() -> dict[str, Costly]:
         data = tiff_of(3, 2, bytes(6), after=1)
         return data[:-4] + struct.pack("<I", int.from_bytes(data[4:8], "little") + next_at)
 
+    def two() -> bytes:
+        data = tiff_of(3, 2, bytes(6))
+        first = int.from_bytes(data[4:8], "little")
+        last = struct.pack("<I", len(data)), struct.pack("<I", first)
+        return data[:-4] + last[0] + data[first:-4] + last[1]
+
+    def within(tag: int) -> bytes:
+        data = tiff_of(3, 2, bytes(6), tags=((tag, 4, 1, 0xABCDEF),))
+        return data.replace(struct.pack("<I", 0xABCDEF), data[4:8])
+
     def jpegs(more: int) -> bytes:
         return tiff_of(7000, 7000, progressive(7000, 7000, more), 7, samples=3)
 
     wide = bytes(4000 * 3000 * 6)
     return {
         "directories in a circle": Costly(lambda: loop(0), (3, 2)),
+        "two directories in a circle": Costly(two, (3, 2)),
+        **{
+            f"a directory within itself, tag {tag}": Costly(lambda t=tag: within(t), (3, 2))
+            for tag in (330, 34665, 34853, 40965)  # of pages, EXIF, places, interoperability
+        },
         "2,000,000 strips": Costly(
             lambda: tiff_of(10, 2_000_000, bytes(10), count=2_000_000), reason="200,000 strips"
         ),
@@ -504,6 +521,17 @@ def _costly_others() -> dict[str, Costly]:
         "WebP of 16383 x 2000": Costly(
             lambda: encode(Image.new("RGB", (16383, 2000)), "WEBP", method=0), (16383, 2000)
         ),
+        # The longest side of the format and nearly 50 megapixels; libwebp keeps two canvases.
+        **{
+            f"{mode} WebP of 16383 x 3051": Costly(
+                lambda m=mode: encode(
+                    Image.new(m, (16383, 3051)), "WEBP", lossless=m == "RGBA", method=0
+                ),
+                (16383, 3051),
+                most_kb=850_000,
+            )
+            for mode in ("RGB", "RGBA")
+        },
     }
 
 

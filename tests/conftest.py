@@ -19,7 +19,6 @@ from PIL import Image
 
 import headstart.cli.app
 from headstart.networks.building import build_network
-from headstart.parallel import count_cpus
 
 KINDS = ("blobs", "plain", "stripes")
 
@@ -106,12 +105,6 @@ def run(photos, tmp_path_factory):
 def tiny_run(photos, tiny, tmp_path_factory):
     """A run of the random network."""
     return headstart.fit(photos, tmp_path_factory.mktemp("run") / "tiny", **tiny)
-
-
-@pytest.fixture(scope="session")
-def crowding():
-    """A function () -> how many times as long work takes beside what the machine does now: 1 or more."""
-    return lambda: max(1.0, os.getloadavg()[0] / count_cpus())
 
 
 @pytest.fixture

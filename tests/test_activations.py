@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-import headstart.features.activations
+import headstart.features.drawing
+import headstart.features.extraction
 import headstart.features.file_hashes
 from headstart.data.decoding import (
     decode_and_prepare,
@@ -27,15 +28,12 @@ from headstart.data.decoding import (
 from headstart.data.loading import load_dataset
 from headstart.data.views import AUGMENTATIONS, Augmentation, augment_image
 from headstart.errors import InputError, ResourceError, UsageError, VerificationError
-from headstart.features.activations import (
-    ViewReader,
-    activations_bytes,
-    check_images,
-    extract_activations,
-)
+from headstart.features.activations import activations_bytes, extract_activations
 from headstart.features.cache import prune
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import start_engine
 from headstart.features.extraction import extract
+from headstart.features.pixels import ViewReader, check_images
+from headstart.features.runtime import Runtime
 from headstart.networks.backbones import load_backbone
 
 CUT = "blocks.2"
@@ -50,8 +48,7 @@ def vit(tiny):
 @pytest.fixture(scope="module")
 def live(vit):
     """The engine, unpooled."""
-    choice = choose_engine(vit, **FAST)
-    return make_engine(vit, choice, cuts=(CUT,), pooled=False)
+    return start_engine(vit, Runtime(**FAST), cuts=(CUT,), pooled=False)[0]
 
 
 @pytest.fixture
@@ -69,11 +66,18 @@ GOOD = np.array([0, 1, 2, 4, 5, 6, 7, 8])
 @pytest.fixture
 def look(vit, live, tmp_path, monkeypatch):
     """A function (data set, **options) -> Activations, with a store of the test's own."""
-    monkeypatch.setattr(headstart.features.activations, "make_engine", lambda *_, **__: live)
+    made = headstart.features.extraction.make_engine
+
+    def make(*facts, pooled, **options):
+        return made(*facts, pooled=pooled, **options) if pooled else live
+
+    monkeypatch.setattr(headstart.features.extraction, "make_engine", make)
 
     def call(dataset, **options):
-        usual = {**FAST, "cut": CUT, "cache_dir": tmp_path / "cache"}
-        return extract_activations(dataset, vit, **{**usual, **options})
+        usual = {**FAST, "cache_dir": tmp_path / "cache"}
+        own = {n: options.pop(n) for n in list(options) if n in Runtime.model_fields}
+        cut = options.pop("cut", CUT)
+        return extract_activations(dataset, vit, cut, Runtime(**{**usual, **own}), **options)
 
     return call
 
@@ -161,7 +165,9 @@ def test_the_mean_of_activations_is_the_feature(dataset, vit, look, tmp_path):
     found = look(dataset, dtype="float16").read(GOOD, 0).astype(np.float32)
     point = vit.cut(CUT)
     others = tuple(a for a in range(1, found.ndim) if a != point.axis)
-    features = extract(dataset, vit, cache_dir=tmp_path / "other", **FAST).values[CUT][GOOD]
+    features = extract(dataset, vit, Runtime(cache_dir=tmp_path / "other", **FAST)).values[CUT][
+        GOOD
+    ]
     assert np.abs(found.mean(axis=others) - features).max() < 2e-3 * np.abs(features).max()
 
 
@@ -197,8 +203,8 @@ def test_a_short_disk_is_said_before_any_work(dataset, vit, look, monkeypatch, t
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
     with monkeypatch.context() as patch:
-        patch.setattr(headstart.features.activations, "make_engine", refuse)
-        patch.setattr(headstart.features.activations, "decode_picture", refuse)
+        patch.setattr(headstart.features.extraction, "make_engine", refuse)
+        patch.setattr(headstart.features.drawing, "decode_picture", refuse)
         for _ in range(2):  # with unknown hashes, and with known ones
             leave(25)  # 9 images in 3 views, one plain view twice
             with pytest.raises(ResourceError, match=r"at blocks.2 take 0.0 GB more .* a later cut"):
@@ -214,7 +220,7 @@ def test_a_short_disk_is_said_before_any_work(dataset, vit, look, monkeypatch, t
     leave(0)
     assert look(dataset, views=4).computed == 0
     shutil.rmtree(tmp_path / "cache/files")
-    monkeypatch.setattr(headstart.features.activations, "make_engine", refuse)
+    monkeypatch.setattr(headstart.features.extraction, "make_engine", refuse)
     assert look(dataset, views=4).computed == 0
 
 
@@ -267,9 +273,9 @@ def test_micro_batches_are_filled_from_several_images(dataset, live, look, monke
 def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
     monkeypatch.setattr(headstart.features.file_hashes, "CLOCK_RESOLUTION_NS", 0)
     right, opened = look(dataset), []
-    read = headstart.features.activations.read_image
+    read = headstart.features.extraction.read_image
     monkeypatch.setattr(
-        headstart.features.activations,
+        headstart.features.extraction,
         "read_image",
         lambda image, *_: opened.append(image.id) or read(image, *_),
     )
@@ -283,10 +289,10 @@ def test_rehash_reads_every_file_again(dataset, look, monkeypatch):
 def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
     dataset, live, look, monkeypatch
 ):
-    made, sent, read = threading.Event(), [], headstart.features.activations.read_image
+    made, sent, read = threading.Event(), [], headstart.features.extraction.read_image
 
     def make(*_, **__):
-        assert made.wait(30)
+        assert made.wait(300)
         return live
 
     def interrupt():
@@ -299,8 +305,8 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
         return read(image, *options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(headstart.features.activations, "make_engine", make)
-        patch.setattr(headstart.features.activations, "read_image", note)
+        patch.setattr(headstart.features.extraction, "make_engine", make)
+        patch.setattr(headstart.features.extraction, "read_image", note)
         with pytest.raises(KeyboardInterrupt):
             look(dataset, views=2)
         assert time.monotonic() - sent[0] < 5
@@ -310,7 +316,7 @@ def test_reading_starts_before_the_engine_and_is_interrupted_at_once(
 
 ENGINE = """
 import sys
-import headstart, headstart.features.activations
+import headstart, headstart.features.extraction
 
 class Begun(BaseException):
     pass
@@ -318,12 +324,13 @@ class Begun(BaseException):
 def begin(*_):
     raise Begun("torchvision.transforms.v2.functional" in sys.modules)
 
-headstart.features.activations.StartingEngine = begin
+headstart.features.extraction.StartingEngine = begin
 data, weights, cache = sys.argv[1:]
 backbone = headstart.load_backbone("test_vit", weights=weights, cache_dir=cache)
 try:
     headstart.extract_activations(
-        headstart.load_dataset(data), backbone, "blocks.2", views=2, device="cpu", cache_dir=cache
+        headstart.load_dataset(data), backbone, "blocks.2",
+        headstart.Runtime(device="cpu", cache_dir=cache), views=2,
     )
 except Begun as exc:
     print(exc)
@@ -349,7 +356,7 @@ def test_in_bf16_large_jpegs_are_decoded_at_a_fraction(name, vit, live, look, tm
     found = look(dataset, views=3, precision="bf16", augmentation=style)
     for row, view in ((0, 0), (1, 0), (0, 2), (1, 1)):
         data = dataset.image(row).read()
-        least = needed_px(vit.preprocessing, style if view else None)
+        least = needed_px(vit.preprocessing, style.least_crop if view else 1.0)
         picture = decode_picture(data, least_px=least)
         assert picture.image.width < 1600
         pixels = augment_image(
@@ -377,7 +384,7 @@ def test_options_out_of_range_are_refused(options, reason, dataset, look):
 def test_features_and_activations_do_not_mix(dataset, vit, look, tmp_path):
     cache = tmp_path / "cache"
     look(dataset)
-    assert extract(dataset, vit, cache_dir=cache, **FAST).computed == 7
+    assert extract(dataset, vit, Runtime(cache_dir=cache, **FAST)).computed == 7
     assert look(dataset).computed == 0
     assert look(dataset, dtype="float16").computed > 0
     assert prune(cache, backbone="test_vit")[0] == 3
@@ -391,7 +398,7 @@ def test_auto_falls_back_where_openvino_cannot(dataset, tiny, tmp_path, monkeypa
 
     monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", refuse)
     vit = load_backbone(tiny["backbone"], weights=tiny["weights"], cache_dir=tmp_path)
-    found = extract_activations(dataset, vit, CUT, device="cpu", cache_dir=tmp_path)
+    found = extract_activations(dataset, vit, CUT, Runtime(device="cpu", cache_dir=tmp_path))
     assert found.engine.library == "torch"
     assert "no such operation: twirl" in found.engine.reason
 
@@ -413,7 +420,12 @@ ORDER = [
 def test_views_are_read_in_order_and_equal_single_ones(workers, memory, name, dataset, vit):
     style = AUGMENTATIONS[name]
     reader = ViewReader(
-        dataset, vit.preprocessing, augmentation=style, seed=5, workers=workers, memory_bytes=memory
+        dataset,
+        vit.preprocessing,
+        augmentation=style,
+        seed=5,
+        runtime=Runtime(workers=workers),
+        memory_bytes=memory,
     )
     for _ in range(2):
         batches = list(reader.read(iter(ORDER)))
@@ -445,9 +457,9 @@ def test_views_are_read_in_order_and_equal_single_ones(workers, memory, name, da
     ],
 )
 def test_what_fits_memory_is_decoded_once(memory, style, counts, dataset, vit, monkeypatch):
-    decoded, decode = [], headstart.features.activations.decode_picture
+    decoded, decode = [], headstart.features.drawing.decode_picture
     monkeypatch.setattr(
-        headstart.features.activations,
+        headstart.features.drawing,
         "decode_picture",
         lambda *a, **k: decoded.append(1) or decode(*a, **k),
     )
@@ -470,7 +482,7 @@ def test_large_jpegs_are_read_at_a_fraction_where_that_is_allowed(vit, tmp_path)
     batch = next(reader.read([(np.array([0, 0]), np.array([0, 1]))]))
     data = dataset.image(0).read()
     assert (batch[0] == decode_and_prepare(data, how, exact=False)).all()
-    picture = decode_picture(data, least_px=needed_px(how, Augmentation()))
+    picture = decode_picture(data, least_px=needed_px(how, Augmentation().least_crop))
     assert picture.image.size < (1600, 1200)
     right = augment_image(picture, how, Augmentation(), seed=0, image_id="a/0.jpg", view=1)
     assert (batch[1] == right).all()
@@ -485,7 +497,7 @@ def test_no_more_than_two_batches_are_read_ahead(dataset, vit):
             yield GOOD, number
 
     before = threading.active_count()
-    stream = ViewReader(dataset, vit.preprocessing, workers=3).read(order())
+    stream = ViewReader(dataset, vit.preprocessing, runtime=Runtime(workers=3)).read(order())
     for number in range(3):
         next(stream)
         assert len(taken) <= number + 4
@@ -537,12 +549,12 @@ def test_rows_that_cannot_be_read_are_refused(dataset, vit):
 
 def test_checked_images_have_the_errors_and_hashes_of_features(dataset, vit, tmp_path):
     (dataset.root / "blobs/02.png").unlink()
-    features = extract(dataset, vit, cache_dir=tmp_path / "cache", **FAST)
+    features = extract(dataset, vit, Runtime(cache_dir=tmp_path / "cache", **FAST))
     seen = []
     errors, sha256 = check_images(dataset, progress=lambda *facts: seen.append(facts))
     assert (errors, sha256) == (features.errors, features.sha256)
     assert [bool(e) for e in errors] == [False, False, True, True, *[False] * 5]
     assert (seen[0][1:], seen[-1][1:]) == ((0, 9), (9, 9))
     known = dataclasses.replace(dataset, errors=("broken link", *dataset.errors[1:]))
-    assert check_images(known, workers=1)[0] == ("broken link", *errors[1:])
-    assert check_images(dataset, max_pixels=100)[0][0] == "48 x 40 is more than 100 pixels"
+    assert check_images(known, Runtime(workers=1))[0] == ("broken link", *errors[1:])
+    assert check_images(dataset, Runtime(max_pixels=100))[0][0] == "48 x 40 is more than 100 pixels"

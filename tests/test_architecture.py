@@ -4,7 +4,6 @@ import ast
 import importlib
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,27 @@ ROOT = Path(headstart.__file__).parent
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
-ROOMS = [
-    f"{wing}.{room}".lstrip(".")
-    for wing, rooms in headstart.ORDER.items()
-    for room in rooms.split()
-]
+
+
+def list_rooms():
+    """(file, files that it may import from), in order; those that a * stands for do not see each other."""
+    rooms = []
+    for wing, words in headstart.ORDER.items():
+        named = [f"{wing}.{word}".lstrip(".") for word in words.split()]
+        others = {
+            name
+            for name in FILES
+            if name.rpartition(".")[0] == wing and not name.endswith("__init__")
+        }
+        for place in named:
+            above = [name for name, _ in rooms]
+            alike = sorted(others.difference(named)) if place.endswith("*") else [place]
+            rooms += [(name, above) for name in alike]
+    return rooms
+
+
+ABOVE = dict(list_rooms())
+ROOMS = list(ABOVE)
 # They say what is in a wing, and begin the program.
 DOORS = ("__init__", "__main__", *(f"{wing}.__init__" for wing in headstart.ORDER if wing))
 SLOW = ("torch", "timm", "torchvision", "sklearn", "scipy", "openvino")
@@ -47,12 +62,11 @@ def test_every_file_has_its_place():
 
 @pytest.mark.parametrize("name", ROOMS)
 def test_a_file_imports_only_from_files_above_it(name):
-    above = ROOMS[: ROOMS.index(name)]
     for module in imported(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         package, _, rest = module.partition(".")
         if package != "headstart":
             continue
-        if not any(rest == room or rest.startswith(f"{room}.") for room in above):
+        if not any(rest == room or rest.startswith(f"{room}.") for room in ABOVE[name]):
             # The package's public names, which are imported when first used.
             assert name.startswith("cli."), f"{name} imports {module}"
             assert not rest or rest in headstart.__all__
@@ -106,14 +120,18 @@ def test_starting_imports_nothing_slow(code):
     assert run_python(code) == "[]"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no count of the processor's seconds")
 def test_help_is_quick():
+    import resource
+
     command = [sys.executable, "-c", "import headstart.cli.app; headstart.cli.app.main()", "--help"]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, capture_output=True, timeout=60, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, capture_output=True, timeout=300, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 2  # of a processor, whatever else it does
 
 
 def test_a_module_and_a_function_have_names_of_their_own():

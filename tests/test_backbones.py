@@ -16,11 +16,14 @@ from torch import fx
 
 from headstart.data.decoding import decode_image, prepare_image
 from headstart.errors import InputError, UsageError
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import start_engine
+from headstart.features.runtime import Runtime
 from headstart.networks.backbones import find_cut, load_backbone, with_cut, wrap_network
 from headstart.networks.building import build_network
 from headstart.networks.catalogue import list_backbones, list_layers
 from headstart.networks.graphs import trace_network
+
+TORCH = Runtime(engine="torch", device="cpu")
 
 FAMILIES = (
     "resnet18 vgg11 vit_tiny_patch16_224 convnext_atto mobilenetv3_small_100 "
@@ -120,7 +123,7 @@ def test_a_cut_changes_nothing(name, lite0):
             other = torch.zeros(2, 3, *backbone.preprocessing.input_px)
             rest = fx.Interpreter(graph).run(other, initial_env=value)
             assert torch.allclose(rest, whole, atol=1e-4)
-    engine = make_engine(backbone, choose_engine(backbone, engine="torch", device="cpu"))
+    engine = start_engine(backbone, TORCH)[0]
     features = engine.run(pixels)
     assert list(features) == names
     for cut in backbone.cuts:
@@ -240,8 +243,8 @@ def test_networks_that_timm_lacks_give_features(name, library):
     pixels = noise(backbone)
     features = {}
     for engine in ("torch", "openvino"):
-        choice = choose_engine(backbone, engine=engine, precision="fp32", device="cpu")
-        features[engine] = make_engine(backbone, choice).run(pixels)
+        runtime = Runtime(engine=engine, precision="fp32", device="cpu")
+        features[engine] = start_engine(backbone, runtime)[0].run(pixels)
     with torch.inference_mode():
         whole = backbone.network(normalised(backbone, pixels)).numpy()
     layer = backbone.network.get_submodule(backbone.classifier)
@@ -303,7 +306,7 @@ def test_any_layer_can_become_a_cut_point():
     assert more.cut("layer2.1").shape == (128, 8, 8)
     assert (more.fingerprint, more.network) == (backbone.fingerprint, backbone.network)
     assert with_cut(more, name) is more
-    engine = make_engine(more, choose_engine(more, engine="torch", device="cpu"), cuts=(name,))
+    engine = start_engine(more, TORCH, cuts=(name,))[0]
     assert engine.run(noise(more))[name].shape == (2, 128)
     with pytest.raises(UsageError, match=r"resnet18 cannot be cut before 'layer2\.1\.conv2'"):
         with_cut(backbone, "layer2.1.conv2")
@@ -311,8 +314,7 @@ def test_any_layer_can_become_a_cut_point():
 
 def test_a_value_at_a_cut_point_is_not_changed_by_what_follows():
     backbone = with_cut(load_backbone("resnet18", random_weights=True, input_px=32), "act1")
-    choice = choose_engine(backbone, engine="torch", device="cpu")
-    engine = make_engine(backbone, choice, cuts=("act1", "fc"), pooled=False)
+    engine, _ = start_engine(backbone, TORCH, cuts=("act1", "fc"), pooled=False)
     assert (engine.run(noise(backbone))["act1"] < 0).any()
 
 

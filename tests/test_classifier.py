@@ -7,6 +7,7 @@ import math
 import shutil
 
 import numpy as np
+import openvino
 import pytest
 import timm
 import torch
@@ -15,9 +16,10 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 import headstart.networks.building
-import headstart.runs.classifier
+import headstart.runs.prediction
 from headstart import Classifier, InputError, UsageError, predict
-from headstart.networks.backbones import backbone_of_state
+from headstart.errors import VerificationError
+from headstart.networks.backbones import backbone_of_state, with_state
 from headstart.training.heads import LinearHead
 
 
@@ -36,6 +38,19 @@ def test_a_saved_classifier_predicts_as_before(name, request, photos):
     assert saved.backbone.fingerprint == run.classifier.backbone.fingerprint
     assert (saved.cuts, saved.strategy, saved.seed) == (run.classifier.cuts, "linear-probe", 0)
     assert saved.backbone.weights == run.classifier.backbone.weights
+
+
+def test_what_people_call_the_classes_is_saved(tiny_run, photos, tmp_path):
+    names = ("Kleckse", "ein \u00dcbriges", "\u6761\u7eb9")
+    named = dataclasses.replace(tiny_run.classifier, names=names)
+    named.save(tmp_path / "named")
+    saved = Classifier.load(tmp_path / "named")
+    assert saved.names == names
+    (found,) = predict(tmp_path / "named", photos / "test/plain/50.png", device="cpu")
+    assert dict(zip([c for c, _ in found.top], found.names, strict=True))["plain"] == names[1]
+    card(names=["two", "names"])(tmp_path / "named")
+    with pytest.raises(InputError, match=r"headstart\.json: has 2 names for 3 classes"):
+        Classifier.load(tmp_path / "named")
 
 
 @pytest.mark.parametrize("name", ["run", "tiny_run"])
@@ -95,7 +110,7 @@ def test_what_goes_with_an_image_changes_nothing(tiny_run, photos):
     [
         ({"top": 0}, "top must be a whole number of at least 1, got 0"),
         ({"top": 1.5}, "top must be a whole number of at least 1, got 1.5"),
-        ({"workers": 0}, "workers must be a whole number of at least 1, got 0"),
+        ({"workers": 0}, "workers must be greater than or equal to 1, got 0"),
         ({"device": "cudo"}, "'cudo' is unknown"),
     ],
 )
@@ -186,13 +201,13 @@ def test_a_folder_of_other_files_is_not_saved_to(tiny_run, tmp_path):
 
 def test_one_engine_serves_a_call(tiny_run, photos, monkeypatch):
     made = []
-    make = headstart.runs.classifier.make_engine
+    make = headstart.runs.prediction.make_engine
 
     def count(*arguments, **options):
         made.append(1)
         return make(*arguments, **options)
 
-    monkeypatch.setattr(headstart.runs.classifier, "make_engine", count)
+    monkeypatch.setattr(headstart.runs.prediction, "make_engine", count)
     assert len(list(predict(tiny_run, [photos, photos / "test"]))) == 42
     assert made == [1]
 
@@ -468,6 +483,18 @@ def test_what_a_run_left_in_the_cache_does_not_stand_in_for_the_network(
 
 
 @pytest.mark.parametrize(
+    ("precision", "advice"), [("fp32", "fit again"), ("bf16", "use --precision fp32")]
+)
+def test_a_network_that_overflows_predicts_nothing(precision, advice, copy, photos):
+    """Each weight is a number, and what they give is none."""
+    put("norm.weight", 3e38, slice(None))(copy)
+    card(backbone_fingerprint=backbone_of(copy).fingerprint)(copy)
+    found = predict(copy, files(photos)[:3], device="cpu", precision=precision)
+    with pytest.raises(VerificationError, match=f"NaN or infinite features at head; {advice}"):
+        list(found)
+
+
+@pytest.mark.parametrize(
     "values", [{"mean": [0.1, 0.5, 0.5]}, {"input_size": [3, 64, 64]}], ids=str
 )
 def test_pre_processing_that_is_not_the_recorded_one_is_refused(values, copy):
@@ -524,3 +551,21 @@ def test_a_folder_of_format_1_loads(tiny_run, tmp_path, photos):
     names = files(photos)[:2]
     expected = list(tiny_run.classifier.predict(names, device="cpu"))
     assert list(Classifier.load(folder).predict(names, device="cpu")) == expected
+
+
+def test_a_network_that_openvino_refuses_is_run_by_pytorch(tiny_run, photos, tmp_path, monkeypatch):
+    """At the first call: nobody has tried a network that was just trained."""
+    backbone = tiny_run.classifier.backbone
+    state = {name: values + np.float32(0.01) for name, values in backbone.state.items()}
+    tuned = with_state(backbone, state, "trained")
+    classifier = dataclasses.replace(tiny_run.classifier, backbone=tuned)
+    right = list(classifier.predict(photos / "test", engine="torch", device="cpu"))
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("no such operation: twirl")
+
+    monkeypatch.setenv("HEADSTART_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", refuse)
+    assert list(classifier.predict(photos / "test", device="cpu")) == right
+    with pytest.raises(UsageError, match="no such operation: twirl; use --engine torch"):
+        list(classifier.predict(photos / "test", engine="openvino", device="cpu"))

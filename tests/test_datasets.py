@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.choices import choose, nearest
-from headstart.data.dataset import Dataset, add_validation, match_classes
+from headstart.data.dataset import Dataset, Row, add_validation, dataset_of_rows, match_classes
 from headstart.data.folders import list_files
+from headstart.data.form import Form, LoadOptions
 from headstart.data.images import FileSource, MemorySource
-from headstart.data.loading import load_dataset
+from headstart.data.loading import FORMS, load_dataset
 from headstart.data.scan import scan_images
 from headstart.data.splits import find_identical, split_dataset
 from headstart.draws import draw
@@ -297,7 +298,7 @@ def manifest(folder, text, suffix=".csv", **options):
 def test_manifest(text, suffix, expected, tmp_path):
     dataset = manifest(tmp_path, text, suffix)
     assert rows(dataset) == expected
-    assert dataset.warnings == (("1 repeated rows counted once",) if "./a" in str(text) else ())
+    assert dataset.warnings == (("1 repeated row counted once",) if "./a" in str(text) else ())
 
 
 @pytest.mark.parametrize(
@@ -376,7 +377,10 @@ def test_root_and_leave_to_go_out(tmp_path):
     assert all(dataset.image(row).stamp() is not None for row in range(3))
     with pytest.raises(InputError, match="the root of the manifest's paths is not a folder"):
         manifest(tmp_path, text, root=tmp_path / "none")
-    with pytest.raises(UsageError, match="root applies to a manifest"):
+    with pytest.raises(
+        UsageError,
+        match=r"root applies to a \.csv, .* manifest, and the data are a folder of class folders; lea",
+    ):
         load_dataset(tmp_path, root=tmp_path)
 
 
@@ -418,6 +422,61 @@ def test_manifest_round_trip(links, labels, form):
     assert found == {p: unicodedata.normalize("NFC", c.strip()) for p, c in labels.items()}
 
 
+# ---------------------------------------------------------------- forms
+
+
+def test_a_form_can_be_insisted_on(tmp_path):
+    plant(tmp_path, "a/1", "b/1")
+    assert rows(load_dataset(tmp_path, format="folder")) == {"a/1": "a", "b/1": "b"}
+    message = f"^{re.escape(str(tmp_path))}: expected a .csv, .tsv or .jsonl manifest$"
+    with pytest.raises(InputError, match=message):
+        load_dataset(tmp_path, format="manifest")
+    with pytest.raises(
+        UsageError, match=r"format 'foldr' is unknown \(nearest: folder\); known: fo"
+    ):
+        load_dataset(tmp_path, format="foldr")
+
+
+def test_a_form_is_one_object_and_a_line_in_the_table(tmp_path, monkeypatch):
+    seen = []
+
+    def load(path, options):
+        seen.append(options)
+        names = path.read_text().split()
+        return dataset_of_rows(path.parent, [Row(name, (name[0],)) for name in names])
+
+    listed = Form(
+        name="list",
+        looks="a .list of names",
+        heeds=frozenset({"group"}),
+        recognises=lambda path: path.suffix == ".list",
+        load=load,
+    )
+    (tmp_path / "x.list").write_text("b2 a1 a2_0 a2_1")
+    with pytest.raises(InputError, match=r"expected a folder of class folders or a \.csv, "):
+        load_dataset(tmp_path / "x.list")
+    monkeypatch.setitem(FORMS, "list", listed)
+    dataset = load_dataset(tmp_path / "x.list", group="(a[0-9])_")
+    assert rows(dataset) == {"a1": "a", "a2_0": "a", "a2_1": "a", "b2": "b"}
+    assert dataset.groups == ("", "a2", "a2", "")
+    assert seen == [LoadOptions(group="(a[0-9])_")]
+    for option in ({"root": tmp_path}, {"allow_outside": True}):
+        with pytest.raises(
+            UsageError, match=f"{min(option)} applies to .*, and the data are a .li"
+        ):
+            load_dataset(tmp_path / "x.list", **option)
+    with pytest.raises(InputError, match=r"manifest or a \.list of names$"):
+        load_dataset(plant(tmp_path, "x.data") / "x.data")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_say_what_they_are(name):
+    form = FORMS[name]
+    assert form.name == name
+    assert form.looks.startswith(("a ", "an "))
+    assert form.heeds <= {"root", "group", "allow_outside"}
+
+
 # ---------------------------------------------------------------- groups, classes, draws
 
 
@@ -451,7 +510,9 @@ def test_bad_group_pattern(pattern, message, tmp_path):
 def test_groups_that_leave_a_class_whole_are_told(tmp_path):
     plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/2_1", "c/1_1", "d/1_1", "d/1_2")
     dataset = load_dataset(tmp_path, group="(./[0-9]+)_")
-    whole = "all images of class 'a' are one group, so none of it, nor of 1 more classes can be held out"
+    whole = (
+        "all images of class 'a' are one group, so none of it, nor of 1 more class can be held out"
+    )
     assert dataset.warnings == (whole,)
     text = "path,label,group\na,x,g\nb,x,g\nc,y,1\nd,y,2\n"
     whole = "all images of class 'x' are one group, so none of it can be held out"
@@ -464,16 +525,16 @@ def test_groups_of_a_manifest(tmp_path):
     text = "path,label,split,group\na,x,train,g\nb,x,test,g\nc,x,,7\n"
     dataset = manifest(tmp_path, text)
     assert dataset.groups == ("g", "g", "7")
-    assert "1 groups have images in more than one split" in dataset.warnings[0]
+    assert "1 group has images in more than one split" in dataset.warnings[0]
     with pytest.raises(UsageError, match="the manifest has a column group already"):
         manifest(tmp_path, text, group="(a)")
 
 
 def test_match_classes():
-    columns = [("", "")] * 3
-    labels = np.array([0, 2])
-    dataset = Dataset(Path("root"), ("cat", "unused", "dog"), ("0", "1"), labels, *columns)
-    assert match_classes(dataset, ("dog", "cat")).tolist() == [1, -1, 0, -1]
+    columns = [("", "", "")] * 3
+    labels = np.array([0, 2, -1])
+    dataset = Dataset(Path("root"), ("cat", "unused", "dog"), ("0", "1", "2"), labels, *columns)
+    assert match_classes(dataset, ("dog", "cat")).tolist() == [1, 0, -1]
     with pytest.raises(InputError, match=r"class 'cat' is .* \(nearest: Cat\); it knows Cat"):
         match_classes(dataset, ("Cat", "dog"))
 

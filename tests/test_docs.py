@@ -1,6 +1,5 @@
 """The documents keep their word: commands run or are accepted, Python runs, tables are those of the code."""
 
-import dataclasses
 import inspect
 import os
 import re
@@ -11,16 +10,17 @@ import pytest
 import typer
 
 import headstart
-import headstart.cli.app
 from headstart.cli.app import app
 from headstart.cli.demo import write_digits
+from headstart.cli.options import help_of
+from headstart.cli.reference import write_reference
 from headstart.data.groups import capture_groups
 from headstart.errors import UsageError
 from headstart.networks.architectures import find_network
 from headstart.networks.catalogue import list_layers
-from headstart.training.loop import Recipe
-from headstart.training.settings import make_settings
-from headstart.training.strategies import RECIPES, STRATEGIES
+from headstart.training.recipes import Recipe
+from headstart.training.settings import FIELDS, make_settings
+from headstart.training.strategies.table import STRATEGIES, choose_strategy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +105,9 @@ def test_a_fit_command_is_accepted(monkeypatch, command):
     taken = []
 
     def fit(data, out, *, overwrite, resume, progress, report, on_epoch, **options):
-        taken.append((resume, make_settings(options)))
+        settings = make_settings(options)
+        choose_strategy(settings)
+        taken.append((resume, settings))
         raise UsageError("far enough")
 
     monkeypatch.setattr(headstart, "fit", fit)
@@ -151,40 +153,51 @@ def test_the_guide_names_every_strategy_and_option_of_training():
 
 def test_the_table_of_recipes_is_that_of_the_code():
     """Values of every strategy, and a dash where the option is refused."""
-    kinds = {"head": {"head": "8"}} | {k: {"strategy": k} for k in RECIPES if k != "head"}
+    kinds = {"MLP head": {"head": "8"}}
+    kinds |= {name: {"strategy": name} for name, s in STRATEGIES.items() if s.by_gradient}
 
-    def cell(kind, field):
-        default = RECIPES[kind].get(field.name, field.default)
-        name = "train_precision" if field.name == "precision" else field.name
-        strategy = kinds[kind].get("strategy", "linear-probe")
+    def cell(options, name):
+        strategy = choose_strategy(make_settings(options))
+        value = getattr(strategy.recipe, name)
         try:
-            make_settings({**kinds[kind], name: default})
+            choose_strategy(make_settings({**options, name: value}))
         except UsageError as exc:
-            if f"'{name}' has no effect on {strategy}" in str(exc):
+            if f"'{name}' has no effect on {strategy.name}" in str(exc):
                 return "–"
             raise
-        if isinstance(default, bool):
-            return "yes" if default else "no"
-        return default if isinstance(default, str) else f"{default:g}"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return value if isinstance(value, str) else f"{value:g}"
 
-    wanted = {}
-    for field in dataclasses.fields(Recipe):
-        if field.name != "seed":
-            name = "train_precision" if field.name == "precision" else field.name
-            wanted[f"`--{name.replace('_', '-')}`"] = [cell(kind, field) for kind in kinds]
+    wanted = {
+        f"`--{name.replace('_', '-')}`": [cell(options, name) for options in kinds.values()]
+        for name in Recipe.model_fields
+    }
     section = GUIDE.split("## The recipe\n")[1].split("\n## ")[0]
     rows = [
         [c.strip() for c in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line
     ]
-    assert rows[0][1:5] == ["MLP head", *list(kinds)[1:]]
+    assert rows[0][1:5] == list(kinds)
     assert {row[0]: row[1:5] for row in rows[2:]} == wanted
+
+
+def test_the_page_of_settings_is_that_of_the_code():
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == write_reference(), "python -m headstart.cli.reference > docs/settings.md"
+
+
+def test_help_is_told_in_sentences():
+    for name in FIELDS:
+        text = help_of(name)
+        assert re.fullmatch(r"[A-Z][a-z]+ .*\.", text), name
+        assert text.split()[0] not in ("Of", "Whether", "For", "That"), name
 
 
 SOURCES = [
     README,
     GUIDE,
     inspect.getdoc(headstart.load_dataset),
-    inspect.getsource(headstart.cli.app),
+    *(setting.option.help for setting in FIELDS.values()),
 ]
 PATTERNS = sorted(
     {p for text in SOURCES for p in re.findall(r"['`](\([^'`\s]+_[^'`\s]*)['`]", text)}

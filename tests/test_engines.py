@@ -1,8 +1,11 @@
 """A frozen network gives an image the same features whatever goes with it, in either library."""
 
 import hashlib
+import importlib.metadata
+import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,10 +15,18 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from headstart.data.decoding import prepare_image
-from headstart.errors import ResourceError, UsageError
-from headstart.features import engines
-from headstart.features.engines import DEVICES, choose_device, choose_engine, make_engine
+from headstart.errors import EngineRefused, ResourceError, UsageError
+from headstart.features import engine_openvino, engines
+from headstart.features.cache import prune
+from headstart.features.engines import (
+    DEVICES,
+    choose_device,
+    choose_engine,
+    make_engine,
+    start_engine,
+)
 from headstart.features.extraction import extract
+from headstart.features.runtime import Runtime
 from headstart.networks.backbones import load_backbone
 from headstart.parallel import count_cpus
 
@@ -40,8 +51,8 @@ def run(backbone):
     def call(pixels, library="openvino", precision="fp32", **options):
         name = (library, precision, *options.items())
         if name not in made:
-            choice = choose_engine(backbone, engine=library, precision=precision, device="cpu")
-            made[name] = make_engine(backbone, choice, **options)
+            runtime = Runtime(engine=library, precision=precision, device="cpu")
+            made[name] = start_engine(backbone, runtime, **options)[0]
         return made[name].run(pixels)
 
     return call
@@ -111,10 +122,11 @@ def test_the_same_bits_in_another_process(backbone, tiny, run, pixels, tmp_path)
     code = f"""if True:
         import hashlib, numpy as np
         from headstart.networks.backbones import load_backbone
-        from headstart.features.engines import choose_engine, make_engine
+        from headstart.features.engines import start_engine
+        from headstart.features.runtime import Runtime
         backbone = load_backbone({backbone.name!r}, weights={weights!r})
-        choice = choose_engine(backbone, engine="openvino", precision="bf16", device="cpu")
-        found = make_engine(backbone, choice).run(np.load({str(tmp_path / "pixels.npy")!r}))
+        runtime = Runtime(engine="openvino", precision="bf16", device="cpu")
+        found = start_engine(backbone, runtime)[0].run(np.load({str(tmp_path / "pixels.npy")!r}))
         print(hashlib.sha256(b"".join(v.tobytes() for v in found.values())).hexdigest())
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -165,14 +177,14 @@ def vit(tiny, tmp_path):
 
 def test_the_choice_says_why(vit, tmp_path, monkeypatch):
     for native, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(engines, "_cpu_has_bf16", lambda native=native: native)
-        choice = choose_engine(vit, device="cpu", cache_dir=tmp_path)
+        monkeypatch.setattr(engine_openvino, "computes_bf16", lambda native=native: native)
+        choice = choose_engine(vit, Runtime(device="cpu", cache_dir=tmp_path))
         assert str(choice) == f"openvino {precision}"
         assert choice.reason.startswith("the fastest on a CPU")
         assert "reason" not in choice.key()
         assert choice.key()["version"] == choice.version
     monkeypatch.setitem(DEVICES, "cuda", lambda: True)
-    choice = choose_engine(vit, cache_dir=tmp_path)
+    choice = choose_engine(vit, Runtime(cache_dir=tmp_path))
     assert (str(choice), choice.reason) == ("torch cuda bf16", "cuda is present")
     assert 1 <= count_cpus() <= 4096
 
@@ -191,13 +203,13 @@ def test_the_choice_says_why(vit, tmp_path, monkeypatch):
 def test_what_cannot_be_is_refused(options, reason, vit, tmp_path, monkeypatch):
     monkeypatch.setitem(DEVICES, "cuda", lambda: True)
     with pytest.raises(UsageError, match=reason):
-        choose_engine(vit, cache_dir=tmp_path, **options)
+        choose_engine(vit, Runtime(cache_dir=tmp_path, **options))
 
 
 def test_an_unknown_cut_is_refused(vit, tmp_path):
-    choice = choose_engine(vit, device="cpu", cache_dir=tmp_path)
+    choice = choose_engine(vit, Runtime(device="cpu", cache_dir=tmp_path))
     with pytest.raises(UsageError, match="cut point 'nowhere' is not one of test_vit"):
-        make_engine(vit, choice, cuts=("nowhere",), cache_dir=tmp_path)
+        make_engine(vit, choice, Runtime(cache_dir=tmp_path), cuts=("nowhere",))
 
 
 def test_devices(monkeypatch):
@@ -230,13 +242,13 @@ def test_auto_falls_back_says_why_and_remembers(vit, photos, tmp_path, refused):
     from headstart.data.loading import load_dataset
 
     dataset = load_dataset(photos)
-    first = extract(dataset, vit, device="cpu", cache_dir=tmp_path)
+    first = extract(dataset, vit, Runtime(device="cpu", cache_dir=tmp_path))
     assert (first.engine.library, first.computed, len(refused)) == ("torch", len(dataset), 1)
     assert "OpenVINO cannot take test_vit: no such operation: twirl" in first.engine.reason
-    choice = choose_engine(vit, device="cpu", cache_dir=tmp_path)
+    choice = choose_engine(vit, Runtime(device="cpu", cache_dir=tmp_path))
     assert (choice.library, choice.precision) == ("torch", "fp32")
     assert "OpenVINO cannot take test_vit: no such operation: twirl" in choice.reason
-    again = extract(dataset, vit, device="cpu", cache_dir=tmp_path)
+    again = extract(dataset, vit, Runtime(device="cpu", cache_dir=tmp_path))
     assert (again.computed, len(refused)) == (0, 1)
     assert all((again.values[c] == first.values[c]).all() for c in first.values)
 
@@ -246,24 +258,62 @@ def test_a_lack_of_memory_is_not_remembered_as_a_refusal(vit, tmp_path, monkeypa
         raise RuntimeError("std::bad_alloc")
 
     monkeypatch.setattr(openvino.frontend.FrontEnd, "convert", short)
-    choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)
+    runtime = Runtime(engine="openvino", precision="fp32", cache_dir=tmp_path)
     with pytest.raises(ResourceError, match="out of memory; close other programs"):
-        make_engine(vit, choice, cache_dir=tmp_path)
-    assert choose_engine(vit, device="cpu", cache_dir=tmp_path).library == "openvino"
+        start_engine(vit, runtime)
+    assert choose_engine(vit, Runtime(device="cpu", cache_dir=tmp_path)).library == "openvino"
+
+
+def test_whoever_starts_an_engine_falls_back(vit, refused, tmp_path, monkeypatch):
+    """Also where the refusal cannot be remembered."""
+
+    def full(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr(engines, "write_atomically", full)
+    runtime = Runtime(device="cpu", cache_dir=tmp_path)
+    for attempts in (1, 2):
+        engine, choice = start_engine(vit, runtime, cuts=("blocks.2",), pooled=False)
+        assert (choice.library, engine.cuts, len(refused)) == ("torch", ("blocks.2",), attempts)
+        assert choice.reason == "OpenVINO cannot take test_vit: no such operation: twirl"
+    with pytest.raises(EngineRefused, match="use --engine torch"):
+        start_engine(vit, runtime.model_copy(update={"engine": "openvino"}))
+
+
+def test_a_refusal_is_forgotten(vit, refused, tmp_path, monkeypatch):
+    """In a week, by `cache prune`, and with another version of what makes or takes a network."""
+    runtime, version = Runtime(device="cpu", cache_dir=tmp_path), importlib.metadata.version
+
+    def attempts():
+        start_engine(vit, runtime)
+        return len(refused)
+
+    assert (attempts(), attempts()) == (1, 1)
+    (file,) = tmp_path.glob("backbones/*/*.refused")
+    long_ago = time.time() - 8 * 24 * 3600
+    os.utime(file, (long_ago, long_ago))
+    assert (attempts(), attempts()) == (2, 2)
+    prune(tmp_path)
+    assert not file.exists()
+    assert (attempts(), attempts()) == (3, 3)
+    for package, count in (("torch", 4), ("openvino", 5), ("headstart", 6)):
+        other = {package: f"of another {package}"}
+        monkeypatch.setattr(importlib.metadata, "version", lambda n, o=other: o.get(n, version(n)))
+        assert (attempts(), attempts()) == (count, count)
 
 
 def test_openvino_by_name_does_not_fall_back(vit, photos, tmp_path, refused):
     from headstart.data.loading import load_dataset
 
     with pytest.raises(UsageError, match="test_vit: no such operation: twirl; use --engine torch"):
-        extract(load_dataset(photos), vit, engine="openvino", cache_dir=tmp_path)
+        extract(load_dataset(photos), vit, Runtime(engine="openvino", cache_dir=tmp_path))
 
 
 @pytest.mark.parametrize(("kind", "harm"), [("bin", "flip"), ("xml", "cut")])
 def test_a_damaged_converted_network_is_made_again(kind, harm, vit, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
-    choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)
-    right = make_engine(vit, choice, cache_dir=tmp_path).run(pixels)
+    runtime = Runtime(engine="openvino", precision="fp32", cache_dir=tmp_path)
+    right = start_engine(vit, runtime)[0].run(pixels)
     (file,) = tmp_path.glob(f"backbones/*/openvino-*.{kind}")
     data = bytearray(file.read_bytes())
     middle = len(data) // 2
@@ -271,7 +321,7 @@ def test_a_damaged_converted_network_is_made_again(kind, harm, vit, tmp_path):
     file.write_bytes(data if harm == "flip" else data[:middle])
     for blob in tmp_path.glob("openvino/*"):  # what OpenVINO itself keeps of the network
         blob.unlink()
-    found = make_engine(vit, choice, cache_dir=tmp_path).run(pixels)
+    found = start_engine(vit, runtime)[0].run(pixels)
     assert all((found[cut] == right[cut]).all() for cut in right)
 
 
@@ -307,14 +357,14 @@ def test_a_compiler_that_cannot_write_its_cache_is_not_taken_for_a_refusal(
         return compile_model(core, model, device, settings)
 
     monkeypatch.setattr(openvino.Core, "compile_model", full)
-    choice = choose_engine(vit, engine="openvino", precision="fp32", cache_dir=tmp_path)
+    runtime = Runtime(engine="openvino", precision="fp32", cache_dir=tmp_path)
     with pytest.raises(ResourceError, match="a compiled network cannot be written; free space"):
-        make_engine(vit, choice, cache_dir=tmp_path)
+        start_engine(vit, runtime)
 
     def short(core, model, device, settings):
         raise RuntimeError("iostream error" if "CACHE_DIR" in settings else "std::bad_alloc")
 
     monkeypatch.setattr(openvino.Core, "compile_model", short)
     with pytest.raises(ResourceError, match="out of memory"):
-        make_engine(vit, choice, cache_dir=tmp_path)
-    assert choose_engine(vit, device="cpu", cache_dir=tmp_path).library == "openvino"
+        start_engine(vit, runtime)
+    assert choose_engine(vit, Runtime(device="cpu", cache_dir=tmp_path)).library == "openvino"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -26,8 +27,9 @@ import headstart.features.shards
 from headstart.data.loading import load_dataset
 from headstart.errors import ResourceError, VerificationError
 from headstart.features.cache import list_stores, verify
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import start_engine
 from headstart.features.extraction import extract
+from headstart.features.runtime import Runtime
 from headstart.features.store import Store
 from headstart.networks.backbones import load_backbone
 
@@ -50,13 +52,15 @@ WORKER = """if True:
     import headstart.features.shards
     from headstart.networks.backbones import load_backbone
     from headstart.data.loading import load_dataset
+    from headstart.features.runtime import Runtime
     cache, photos, weights, shard_rows = sys.argv[1:]
     headstart.features.shards.SHARD_ROWS = int(shard_rows)
     backbone = load_backbone("test_vit", weights=weights, cache_dir=cache)
     dataset = load_dataset(photos)
     print("start", flush=True)
     found = headstart.features.extraction.extract(
-        dataset, backbone, engine="openvino", precision="fp32", device="cpu", cache_dir=cache
+        dataset, backbone,
+        Runtime(engine="openvino", precision="fp32", device="cpu", cache_dir=cache),
     )
     digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
     for cut in found.values:
@@ -73,27 +77,29 @@ STARVED = """if True:
     import headstart.features.shards
     from headstart.networks.backbones import load_backbone
     from headstart.data.loading import load_dataset
-    from headstart.features.engines import choose_engine, make_engine
+    from headstart.features.runtime import Runtime
+    from headstart.features.engines import start_engine
     from headstart.errors import ResourceError
     from headstart.features.cache import list_stores
     cache, photos, weights, shard_rows = sys.argv[1:]
     headstart.features.shards.SHARD_ROWS = int(shard_rows)
     backbone = load_backbone("test_vit", weights=weights, cache_dir=cache)
-    choice = choose_engine(backbone, engine="openvino", precision="fp32", cache_dir=cache)
-    engine = make_engine(backbone, choice, threads=1, cache_dir=Path(cache))
+    runtime = Runtime(engine="openvino", precision="fp32", device="cpu", cache_dir=cache)
+    engine, _ = start_engine(backbone, runtime, threads=1)
     headstart.features.extraction.make_engine = lambda *_, **__: engine
-    options = {"engine": "openvino", "precision": "fp32", "device": "cpu", "cache_dir": cache}
     dataset = load_dataset(photos)
     used = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
     try:
-        headstart.features.extraction.extract(dataset, backbone, workers=1, **options)
+        headstart.features.extraction.extract(
+            dataset, backbone, runtime.model_copy(update={"workers": 1})
+        )
         said = ""
     except ResourceError as exc:
         said = str(exc)
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     kept = sum(info.rows for info in list_stores(Path(cache)))
-    found = headstart.features.extraction.extract(dataset, backbone, **options)
+    found = headstart.features.extraction.extract(dataset, backbone, runtime)
     digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
     for cut in found.values:
         digest.update(found.values[cut].tobytes())
@@ -148,7 +154,7 @@ def template(few, tiny, tmp_path_factory):
     backbone = load_backbone("test_vit", weights=tiny["weights"], cache_dir=cache)
     options = {"engine": "openvino", "device": "cpu", "cache_dir": cache}
     for precision in ("fp32", "bf16"):
-        extract(load_dataset(few), backbone, precision=precision, **options)
+        extract(load_dataset(few), backbone, Runtime(precision=precision, **options))
     for part in ("features", "files"):
         shutil.rmtree(cache / part, ignore_errors=True)
     return cache
@@ -162,8 +168,8 @@ def cache(template, tmp_path):
 @pytest.fixture(scope="module")
 def engine(template, tiny):
     backbone = load_backbone("test_vit", weights=tiny["weights"], cache_dir=template)
-    choice = choose_engine(backbone, engine="openvino", precision="fp32", cache_dir=template)
-    return backbone, make_engine(backbone, choice, cache_dir=template)
+    runtime = Runtime(engine="openvino", precision="fp32", cache_dir=template)
+    return backbone, start_engine(backbone, runtime)[0]
 
 
 @pytest.fixture
@@ -177,7 +183,7 @@ def look(engine, monkeypatch):
         dataset = load_dataset(photos)
         dataset = dataset.select(np.arange(len(dataset))[rows])
         options = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
-        found = extract(dataset, backbone, cache_dir=cache, **options)
+        found = extract(dataset, backbone, Runtime(cache_dir=cache, **options))
         digest = hashlib.sha256(repr((found.ids, found.errors, found.sha256)).encode())
         for cut in found.values:
             digest.update(found.values[cut].tobytes())
@@ -220,7 +226,10 @@ def test_killed_at_any_moment_nothing_committed_is_lost(photos, template, tiny, 
             process.kill()
             code, output, errors = process.wait()
         assert output.startswith("start\n"), errors
-        died += code == -signal.SIGKILL
+        if code == -signal.SIGKILL:
+            died += 1
+        else:
+            seconds *= 0.8  # so that enough die, however quick the machine has become
         there = committed(cache)
         digest, computed, warnings = look(cache, photos)
         assert (digest, warnings) == (right, ())
@@ -253,7 +262,7 @@ def test_killed_at_each_step_of_a_commit(point, tmp_path):
         assert verify(cache) == (12, [])
 
 
-def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path, crowding):
+def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path):
     photos = write_images(tmp_path / "photos/a", 3000)
     cache = shutil.copytree(template, tmp_path / "cache")
     command = [
@@ -268,14 +277,14 @@ def test_interrupted_it_says_how_to_go_on_and_does(template, tiny, tmp_path, cro
         *("--engine", "openvino", "--precision", "fp32", "--max-bad", "0.1", "--workers", "1"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while committed(cache) == 0 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=60)[1].decode()
+    stderr = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 130
-    assert time.monotonic() - started < 5 * crowding()
+    assert time.monotonic() - started < 5
     assert "interrupted; what was computed is kept: run the same command again" in stderr
     assert "Traceback" not in stderr
     there = committed(cache)
@@ -389,6 +398,37 @@ def test_32_file_handles_are_enough(photos, template, tiny, look, tmp_path):
         assert found[:3] == [right, computed, []]
 
 
+COMMAND = [sys.executable, "-m", "headstart"]
+
+# The command with 32 file handles, so many megabytes of addresses, and two processors, on whose number
+# depends how many addresses the libraries reserve.
+LIMITED = """if True:
+    import os, resource, sys
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    if int(sys.argv[1]):
+        resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) * 2**20,) * 2)
+    os.execv(sys.executable, [sys.executable, "-m", "headstart", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS knows no limit of addresses")
+@pytest.mark.parametrize("megabytes", [0, 1100, 1500, 2500])
+def test_a_cold_extraction_with_few_handles_and_little_memory(megabytes, few, tmp_path):
+    """Import, conversion and compilation of the built-in network included: right, or one line."""
+    words = ["extract", few, "--cache-dir", tmp_path / "cache", "--json"]
+    command = [sys.executable, "-c", LIMITED, str(megabytes), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        assert (megabytes > 0, done.returncode, done.stdout) == (True, 5, "")
+        (line,) = done.stderr.splitlines()
+        assert re.match("error: (out of memory|no more threads)", line)
+    again = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=300)
+    found = json.loads(again.stdout)
+    assert (again.returncode, found["images"], len(found["unreadable"])) == (0, 40, 1)
+    assert done.returncode or found["computed"] == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS knows no limit of addresses")
 def test_out_of_memory_is_said_and_loses_nothing(few, template, tiny, look, tmp_path):
     photos = shutil.copytree(few, tmp_path / "photos")
@@ -484,7 +524,7 @@ def stored(few, template, engine, tmp_path_factory):
         patch.setattr(headstart.features.extraction, "make_engine", lambda *_, **__: made)
         patch.setattr(headstart.features.shards, "SHARD_ROWS", 8)
         options = {"engine": "openvino", "precision": "fp32", "device": "cpu"}
-        extract(load_dataset(few), backbone, cache_dir=cache, **options)
+        extract(load_dataset(few), backbone, Runtime(cache_dir=cache, **options))
     return cache
 
 

@@ -21,8 +21,9 @@ from headstart.errors import ResourceError, TooManyBadImagesError
 from headstart.features.cache import prune
 from headstart.features.extraction import extract
 from headstart.features.reading import check_bad_images, run_images
+from headstart.features.runtime import Runtime
 from headstart.networks.backbones import load_backbone
-from headstart.parallel import PREPARING, READING
+from headstart.parallel import PREPARING, READING, no_progress
 
 HOW = Preprocessing((16, 16), 1.0, "center", "bilinear", (0, 0, 0), (1, 1, 1))
 CUTS = ("blocks.2", "head")
@@ -60,7 +61,8 @@ def look(tiny, engine, tmp_path, monkeypatch):
 
     def call(dataset, **options):
         usual = {"precision": "fp32", "device": "cpu", "cache_dir": tmp_path / "cache"}
-        return extract(dataset, backbone, **{**usual, **options})
+        progress = options.pop("progress", no_progress)
+        return extract(dataset, backbone, Runtime(**{**usual, **options}), progress=progress)
 
     return call
 
@@ -93,7 +95,7 @@ def test_every_image_has_its_row(grey, look):
     assert np.array_equal(found.values["head"], expected, equal_nan=True)
     assert np.isnan(found.values["blocks.2"]).all(axis=1).tolist() == (~found.good()).tolist()
     assert np.flatnonzero(found.good()).tolist() == GOOD
-    assert dict(found.bad()) == {
+    assert dict(found.unreadable()) == {
         "grey/00.png": "not an image: text",
         **{f"grey/{n:02}.png": "empty file" for n in BAD[1:]},
         "grey/30.png": "broken link",
@@ -124,13 +126,13 @@ def test_the_number_of_workers_changes_nothing(workers, grey, look, tmp_path):
 def test_order_and_number_of_images_change_nothing(precision, photos, tiny, tmp_path):
     backbone = load_backbone(tiny["backbone"], weights=tiny["weights"])
     dataset = load_dataset(photos)
-    options = {"precision": precision, "device": "cpu", "cache_dir": tmp_path}
-    whole = extract(dataset, backbone, **options)
+    runtime = Runtime(precision=precision, device="cpu", cache_dir=tmp_path)
+    whole = extract(dataset, backbone, runtime)
     right = {cut: whole.values[cut].copy() for cut in whole.values}
     order = np.random.default_rng(0).permutation(len(dataset))
     for rows in (order, order[:7], order[:1]):
         prune(tmp_path, max_bytes=0)
-        part = extract(dataset.select(rows), backbone, workers=3, **options)
+        part = extract(dataset.select(rows), backbone, runtime.model_copy(update={"workers": 3}))
         assert part.computed == len(rows)
         for cut in right:
             assert (part.values[cut] == right[cut][rows]).all()
@@ -144,7 +146,7 @@ def test_too_many_pixels_are_a_bad_image(grey, look):
 
 def test_nothing_to_do(grey, look, engine):
     found = look(grey.select(np.array([], dtype=np.int64)))
-    assert (found.ids, found.errors, found.bad(), engine.batches) == ((), (), [], [])
+    assert (found.ids, found.errors, found.unreadable(), engine.batches) == ((), (), [], [])
     assert found.values["head"].shape == (0, 3)
 
 
@@ -168,7 +170,7 @@ def test_reading_runs_ahead_within_bounds(grey):
             yield grey.image(1)
 
     seen = 0
-    stream = run_images(sources(), Means(), HOW, workers=3)
+    stream = run_images(sources(), Means(), HOW, Runtime(workers=3))
     for _ in range(5):
         readings, outputs = next(stream)
         seen += len(readings)
@@ -212,14 +214,14 @@ def test_an_interruption_ends_the_reading_threads(how, grey, engine, monkeypatch
             raise OSError(errno.EMFILE, "too many open files")
 
         monkeypatch.setattr(os, "open", refuse)
-    stream = run_images(sources, engine, HOW, workers=4)
+    stream = run_images(sources, engine, HOW, Runtime(workers=4))
     if expected is None:
         next(stream)
         stream.close()
     else:
         with pytest.raises(expected):
             list(stream)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while reading_threads(before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert reading_threads(before) == []

@@ -1,14 +1,15 @@
 """The loop learns, stops, says what is wrong, and goes on from any death to the same weights."""
 
-import dataclasses
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from headstart.networks.backbones import load_backbone, with_state
 from headstart.runs.classifier import Classifier
 from headstart.training.heads import LinearHead, parse_head
 from headstart.training.inputs import MatrixSource, view_of
-from headstart.training.loop import Recipe, learning_rate_factor, train_network
+from headstart.training.loop import Examples, Place, Watch, learning_rate_factor, train_network
+from headstart.training.recipes import Recipe
 from headstart.training.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
 
 KILLS = int(os.environ.get("HEADSTART_TEST_TRAINING_KILLS", "6"))
@@ -31,7 +33,7 @@ STEPS = ("written", "synced", "renamed", "done")
 
 # ---------------------------------------------------------------- a small problem
 
-RECIPE = Recipe(epochs=8, batch=16, lr=1e-2, precision="fp32")
+RECIPE = Recipe(epochs=8, batch=16, lr=1e-2, train_precision="fp32")
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def problem():
     """(source, labels, ids, rows, held): two classes that a line tells apart, mostly."""
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 2
-    matrix = rng.normal(size=(120, 6)) + 1.2 * labels[:, None]
+    matrix = rng.normal(size=(120, 6)) + 1.8 * labels[:, None]
     ids = tuple(f"{n}.png" for n in range(120))
     return MatrixSource(matrix), labels, ids, np.arange(90), np.arange(90, 120)
 
@@ -52,9 +54,8 @@ def train(problem, network=None, recipe=RECIPE, held=True, **options):
     source, labels, ids, rows, val = problem
     network = network or make_network()
     val = val if held else val[:0]
-    outcome = train_network(
-        network, source, labels, ids, rows=rows, held=val, recipe=recipe, **options
-    )
+    examples = Examples(source, labels, ids, rows, val)
+    outcome = train_network(network, examples, recipe, **options)
     return network, outcome
 
 
@@ -66,7 +67,7 @@ def bytes_of(network):
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
 def test_it_learns_and_repeats(problem, optimizer, schedule):
     lr = 0.1 if optimizer == "sgd" else 1e-2
-    recipe = dataclasses.replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=lr)
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "schedule": schedule, "lr": lr})
     network, outcome = train(problem, recipe=recipe)
     assert outcome.history[0]["val_accuracy"] < 0.8 < outcome.history[-1]["val_accuracy"]
     assert outcome.history[-1]["train_loss"] < outcome.history[1]["train_loss"]
@@ -79,21 +80,26 @@ def test_it_learns_and_repeats(problem, optimizer, schedule):
     "change",
     [
         {"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}, {"label_smoothing": 0.2},
-        {"ema": 0.9}, {"clip": 0.5}, {"weight_decay": 0.5}, {"wise_ft": True}, {"seed": 1},
-        {"precision": "bf16"}, {"batch": 7}, {"warmup": 0.5},
+        {"ema": 0.9}, {"clip": 0.5}, {"weight_decay": 0.5}, {"wise_ft": True},
+        {"train_precision": "bf16"}, {"batch": 7}, {"warmup": 0.5},
     ],
     ids=str,
 )  # fmt: skip
 def test_every_part_of_a_recipe_changes_the_weights_and_still_learns(problem, change):
     plain, _ = train(problem)
-    network, outcome = train(problem, recipe=dataclasses.replace(RECIPE, **change))
+    network, outcome = train(problem, recipe=RECIPE.model_copy(update=change))
     if not (change.get("wise_ft") and outcome.wise_ft == 1.0):
         assert bytes_of(network) != bytes_of(plain)
     assert outcome.history[outcome.best_epoch]["val_accuracy"] > 0.8
 
 
+def test_another_seed_draws_otherwise(problem):
+    first, other = (train(problem, seed=seed)[0] for seed in (0, 1))
+    assert bytes_of(first) != bytes_of(other)
+
+
 def test_the_best_epoch_is_kept(problem):
-    recipe = dataclasses.replace(RECIPE, lr=0.3, schedule="constant", epochs=12)
+    recipe = RECIPE.model_copy(update={"lr": 0.3, "schedule": "constant", "epochs": 12})
     network, outcome = train(problem, recipe=recipe)
     losses = [h["val_loss"] for h in outcome.history]
     assert outcome.best_epoch == int(np.argmin(losses))
@@ -114,7 +120,7 @@ def test_without_validation_the_last_epoch_is_kept(problem):
 
 
 def test_it_stops_when_nothing_improves(problem):
-    recipe = dataclasses.replace(RECIPE, lr=1e-9, epochs=50, patience=3, min_delta=1e-3)
+    recipe = RECIPE.model_copy(update={"lr": 1e-9, "epochs": 50, "patience": 3, "min_delta": 1e-3})
     _, outcome = train(problem, recipe=recipe)
     assert len(outcome.history) == 1 + 3
     assert outcome.best_epoch == 0
@@ -128,12 +134,10 @@ def test_no_decay_on_vectors_and_slower_below():
     network = make_network()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     recipe = Recipe(epochs=3, batch=8, lr=0.1, weight_decay=9.0, warmup=0.0, schedule="constant",
-                    precision="fp32")  # fmt: skip
+                    train_precision="fp32")  # fmt: skip
     names = [n for n, _ in network.named_parameters()]
-    train_network(
-        network, source, labels, ids, rows=np.arange(40), held=np.arange(0), recipe=recipe,
-        scales={names[0]: 0.0, names[1]: 0.0},
-    )  # fmt: skip
+    examples = Examples(source, labels, ids, np.arange(40), np.arange(0))
+    train_network(network, examples, recipe, scales={names[0]: 0.0, names[1]: 0.0})
     after = network.state_dict()
     assert all(torch.equal(after[n], before[n]) for n in names[:2])
     assert float(after[names[2]].abs().mean()) < 0.5 * float(before[names[2]].abs().mean())
@@ -141,7 +145,7 @@ def test_no_decay_on_vectors_and_slower_below():
 
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "constant"])
 def test_the_rate_rises_and_falls(schedule):
-    recipe = dataclasses.replace(RECIPE, schedule=schedule, warmup=0.1)
+    recipe = RECIPE.model_copy(update={"schedule": schedule, "warmup": 0.1})
     rates = [learning_rate_factor(step, 100, recipe) for step in range(100)]
     assert all(0 < r <= 1 for r in rates)
     top = int(np.argmax(rates))
@@ -195,7 +199,7 @@ def test_short_memory_halves_the_parts_and_not_the_step(problem):
 def test_short_memory_while_measuring_is_no_end(problem):
     network = Greedy(5)
     network.unused = nn.Parameter(torch.zeros(1_000_000), requires_grad=False)
-    recipe = dataclasses.replace(RECIPE, epochs=20, precision="auto")
+    recipe = RECIPE.model_copy(update={"epochs": 20, "train_precision": "auto"})
     assert train(problem, network, recipe)[1].precision == "bf16"
 
 
@@ -236,7 +240,7 @@ def test_cutmix_takes_all_channels_of_a_place(problem, axis):
                 seen.append(x.movedim(axis, 1))
             return self.inside(x.mean(dim=(1, 2, 3)).view(-1, 1) / 120)
 
-    train((Squares(), labels, ids, rows, held), Look(), dataclasses.replace(RECIPE, cutmix=1.0))
+    train((Squares(), labels, ids, rows, held), Look(), RECIPE.model_copy(update={"cutmix": 1.0}))
     assert any(len(x[0].unique()) == 2 for x in seen)
     for x in seen:
         assert torch.equal(x, x[:, :1].expand_as(x))
@@ -250,7 +254,9 @@ class Death(Exception):
 
 
 def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_path):
-    recipe = dataclasses.replace(RECIPE, checkpoint_s=0.0, ema=0.9, mixup=0.2, optimizer="amsgrad")
+    recipe = RECIPE.model_copy(
+        update={"checkpoint_s": 0.0, "ema": 0.9, "mixup": 0.2, "optimizer": "amsgrad"}
+    )
     whole, told = train(problem, make_network(dropout=0.3), recipe)
     for stop in (1, 3, 20, 33, 47):
         steps = 0
@@ -263,8 +269,10 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_p
 
         path = tmp_path / f"{stop}.safetensors"
         with pytest.raises(Death):
-            train(problem, make_network(dropout=0.3), recipe, checkpoint=path, progress=progress)
-        network, outcome = train(problem, make_network(dropout=0.3), recipe, checkpoint=path)
+            train(
+                problem, make_network(dropout=0.3), recipe, place=Place(path), watch=Watch(progress)
+            )
+        network, outcome = train(problem, make_network(dropout=0.3), recipe, place=Place(path))
         assert bytes_of(network) == bytes_of(whole)
         assert [h.get("val_loss") for h in outcome.history] == [h["val_loss"] for h in told.history]
 
@@ -272,13 +280,15 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bytes(problem, tmp_p
 def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
     path = tmp_path / "c.safetensors"
     train(
-        problem, recipe=dataclasses.replace(RECIPE, checkpoint_s=0.0), checkpoint=path, identity="a"
+        problem,
+        recipe=RECIPE.model_copy(update={"checkpoint_s": 0.0}),
+        place=Place(path, identity="a"),
     )
     with pytest.raises(InputError, match="of other data or settings"):
-        train(problem, checkpoint=path, identity="b")
+        train(problem, place=Place(path, identity="b"))
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match="damaged"):
-        train(problem, checkpoint=path, identity="a")
+        train(problem, place=Place(path, identity="a"))
 
 
 OPTIONS = ["--strategy", "partial-fine-tune", "--cut", "blocks.3", "--views", "2", "--epochs", "6",
@@ -326,7 +336,7 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
         with Forked(COMMAND, "fit", loose, "-o", folder, *options) as process:
             # Some moment after the first checkpoint, or, now and then, any moment at all.
             if number % 5:
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 300
                 while not (folder / "checkpoint.safetensors").exists() and process.running:
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
@@ -334,7 +344,10 @@ def test_killed_at_any_moment_the_weights_are_those_of_one_never_killed(
             else:
                 time.sleep(rng.uniform(0, seconds))
             process.kill()
-            killed += process.wait()[0] == -signal.SIGKILL
+            if process.wait()[0] == -signal.SIGKILL:
+                killed += 1
+            else:  # the machine has become quicker
+                seconds *= 0.7
         trained += (folder / "checkpoint.safetensors").exists()
         assert finish(options, folder, loose) == whole
         assert (
@@ -363,7 +376,14 @@ def test_a_full_disk_at_a_checkpoint_is_told(options, loose, tmp_path, uninterru
     assert finish(options, folder, loose) == uninterrupted[0]
 
 
-def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path, crowding):
+def cpu_seconds(pid):
+    """What a running process has had of its processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path):
     folder = tmp_path / "run"
     longer = [*options, "--overwrite"]
     longer[longer.index("--epochs") + 1] = "2000"
@@ -373,14 +393,18 @@ def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path, crowding):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     history = folder / "history.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not history.exists() or history.read_text().count("\n") < 4:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = cpu_seconds(process.pid)
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - began < 5 * crowding()
+    _, errors = process.communicate(timeout=300)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Five seconds of two processors, which others may have in the meantime.
+    whole = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert whole - spent < 5 * 2
     assert process.returncode == 130, errors
     assert "best model so far is kept" in errors
     assert f"headstart fit --resume {folder}" in errors
@@ -391,7 +415,7 @@ def test_ctrl_c_keeps_the_best_model_so_far(options, loose, tmp_path, crowding):
     assert code == 2
     assert "'epochs' cannot change on resume" in errors
     with Forked(COMMAND, "fit", "--resume", folder):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(history.read_text().splitlines()) <= epochs + 1:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -484,11 +508,11 @@ def test_the_part_above_a_cut_gives_what_the_whole_does():
         0, 256, (4, *backbone.preprocessing.input_px, 3), dtype=np.uint8
     )
     whole = TrainableNetwork(backbone, None, module_of_head(head, parse_head("linear"))).eval()
-    choice = headstart.choose_engine(backbone, engine="torch", precision="fp32", device="cpu")
+    runtime = headstart.Runtime(engine="torch", precision="fp32", device="cpu")
     with torch.inference_mode():
         expected = whole(torch.from_numpy(pixels))
         for cut in backbone.cuts[:-1]:
-            engine = headstart.make_engine(backbone, choice, cuts=(cut.name,), pooled=False)
+            engine, _ = headstart.start_engine(backbone, runtime, cuts=(cut.name,), pooled=False)
             below = torch.from_numpy(engine.run(pixels)[cut.name])
             tail = TrainableNetwork(
                 backbone, cut.name, module_of_head(head, parse_head("linear"))
@@ -512,7 +536,7 @@ def test_heads_and_modules_are_the_same(notation):
 
 
 def test_history_is_json(problem, tmp_path):
-    train(problem, history=tmp_path / "history.jsonl")
+    train(problem, place=Place(history=tmp_path / "history.jsonl"))
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(RECIPE.epochs + 1))
 
@@ -521,6 +545,9 @@ def test_history_is_json_where_validation_overflows(problem, tmp_path):
     source, labels, ids, rows, held = problem
     matrix = source._matrix.numpy().copy()
     matrix[held] = np.inf
-    train((MatrixSource(matrix), labels, ids, rows, held), history=tmp_path / "history.jsonl")
+    train(
+        (MatrixSource(matrix), labels, ids, rows, held),
+        place=Place(history=tmp_path / "history.jsonl"),
+    )
     last = (tmp_path / "history.jsonl").read_text().splitlines()[-1]
     assert json.loads(last, parse_constant=pytest.fail)["val_loss"] is None

@@ -17,7 +17,10 @@ from headstart import Classifier, InputError, ResourceError, UsageError, evaluat
 from headstart.errors import TooManyBadImagesError
 
 KINDS = ("blobs", "plain", "stripes")
-FILES = ("config.json", "headstart.json", "metrics.json", "model.safetensors", "settings.json")
+FILES = (
+    "config.json headstart.json metrics.json model.safetensors predictions.safetensors run.json "
+    "settings.json"
+).split()
 
 
 def read(run, name):
@@ -66,7 +69,7 @@ def test_a_run_is_right_about_fresh_pictures(name, request, photos):
     result = evaluate(run.folder, photos, device="cpu")
     assert (result.split, result.images) == ("test", {"evaluated": 9, "unreadable": 0})
     assert result.metrics["accuracy"].value >= 8 / 9
-    assert (result.bad, result.warnings) == ((), ())
+    assert (result.unreadable, result.warnings) == ((), ())
 
 
 def test_the_same_seed_gives_the_same_bytes(photos, tiny, tmp_path):
@@ -150,7 +153,11 @@ def test_the_datas_own_validation_images_are_measured_on(plant, tiny, tmp_path):
         ({"backbone": "resnet5O"}, UsageError, "nearest: resnet50"),
         ({"weights": "nowhere.pth"}, InputError, "nowhere.pth: no such weights file"),
         ({"group": "("}, UsageError, "is not a regular expression"),
-        ({"root": "."}, UsageError, "root applies to a manifest"),
+        (
+            {"root": "."},
+            UsageError,
+            "root applies to a .csv, .tsv or .jsonl manifest, and the data are",
+        ),
         ({"penaltie": 1}, UsageError, "nearest: penalty"),
     ],
 )
@@ -416,7 +423,7 @@ def test_a_crash_at_any_step_leaves_an_incomplete_run_or_a_whole_one(
         try:
             assert len(Classifier.load(folder).classes) == 3
             outcomes.append("whole")
-            kept = {*FILES, "split.jsonl"}
+            kept = {*FILES, "split.jsonl"} - {"predictions.safetensors"}  # nothing is measured
         except InputError as exc:
             outcomes.append("incomplete" if "incomplete" in str(exc) else "nothing")
             kept = {"headstart.json"} if last else set()
@@ -425,8 +432,8 @@ def test_a_crash_at_any_step_leaves_an_incomplete_run_or_a_whole_one(
         if isinstance(error, Died) and outcomes[-1] != "whole":
             fit(loose, folder, **tiny)
             assert Classifier.load(folder)
-    # The card, six files and their record, and as many moves.
-    assert outcomes == ["nothing", *["incomplete"] * 7, *["whole"] * 6]
+    # The card, seven files and their record, and as many moves.
+    assert outcomes == ["nothing", *["incomplete"] * 8, *["whole"] * 7]
     assert Classifier.load(run.folder)
 
 
@@ -531,7 +538,7 @@ def test_unreadable_images_are_reported(tiny_run, photos, tmp_path):
     (data / "plain/50.png").write_bytes(b"")
     result = evaluate(tiny_run.folder, data, device="cpu")
     assert result.images == {"evaluated": 8, "unreadable": 1}
-    assert result.bad == (("plain/50.png", "empty file"),)
+    assert result.unreadable == (("plain/50.png", "empty file"),)
     (data / "plain/51.png").write_bytes(b"")
     with pytest.raises(TooManyBadImagesError):
         evaluate(tiny_run.folder, data, device="cpu")
@@ -592,8 +599,10 @@ def test_what_is_no_data_or_no_run_is_refused_in_one_line(value, tiny, tiny_run,
 def test_what_is_shown_is_one_short_line(tiny_run, loose, photos, tiny):
     dataset = load_dataset(photos)
     backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
-    features = headstart.extract(dataset, backbone, device="cpu")
-    activations = headstart.extract_activations(dataset, backbone, "blocks.4", device="cpu")
+    features = headstart.extract(dataset, backbone, headstart.Runtime(device="cpu"))
+    activations = headstart.extract_activations(
+        dataset, backbone, "blocks.4", headstart.Runtime(device="cpu")
+    )
     result = evaluate(tiny_run, photos)
     for value, words in (
         (tiny_run, ("linear-probe", "test_vit", "3 classes", "accuracy", "tiny")),
@@ -613,11 +622,11 @@ def test_what_is_shown_is_one_short_line(tiny_run, loose, photos, tiny):
 def test_features_say_what_they_are_of(photos, tiny):
     dataset = load_dataset(photos)
     backbone = headstart.load_backbone(tiny["backbone"], weights=tiny["weights"])
-    features = headstart.extract(dataset, backbone, device="cpu")
-    assert (features.labels == dataset.labels).all()
+    features = headstart.extract(dataset, backbone, headstart.Runtime(device="cpu"))
+    assert (features.targets == dataset.targets).all()
     assert (features.splits, features.classes) == (dataset.splits, dataset.classes)
     part = features.select(np.array([5, 30]))
-    assert part.labels.tolist() == dataset.labels[[5, 30]].tolist()
+    assert part.targets.tolist() == dataset.targets[[5, 30]].tolist()
     assert part.splits == (dataset.splits[5], dataset.splits[30])
     assert part.values["head"].shape[0] == 2
 

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from headstart.errors import InputError, UsageError
+from headstart.problem import softmax
 from headstart.training.heads import (
     CutScore,
     HeadShape,
@@ -28,7 +29,7 @@ from headstart.training.heads import (
     parse_head,
     suggest_cuts,
 )
-from headstart.training.logistic import fold_standardisation, softmax, standardise
+from headstart.training.logistic import fold_standardisation, standardise
 
 
 def problem(count, width, classes, seed=0, noise=1.0):
@@ -243,12 +244,13 @@ def test_an_interrupt_ends_the_choice_at_once():
     features, labels = problem(10_000, 300, 40, noise=2.0)
     sent = []
 
+    def interrupt():
+        sent.append(time.perf_counter())
+        _thread.interrupt_main()
+
     def progress(name, step, total):
         if step == 1:
-            sent.append(threading.Timer(0.1, lambda: sent.append(time.perf_counter())))
-            sent.append(threading.Timer(0.1, _thread.interrupt_main))
-            for timer in sent[:]:
-                timer.start()
+            threading.Timer(0.1, interrupt).start()
 
     with pytest.raises(KeyboardInterrupt):
         choose_penalty(features, labels, units(10_000), 40, progress=progress)

@@ -165,8 +165,8 @@ def test_every_image_is_read_or_refused_in_little_time_and_memory(name, measured
         assert COSTLY[name].reason in outcome
     else:
         assert tuple(outcome) == COSTLY[name].size
-    assert seconds < 5  # of a slow machine; each takes less than one on a quick one
-    assert memory_kb < 600_000
+    assert seconds < 5  # of a slow machine; each takes at most 1.3 on a quick one
+    assert memory_kb < COSTLY[name].most_kb
 
 
 # ---------------------------------------------------------------- files
@@ -448,7 +448,7 @@ def test_views_of_a_scaled_decoding_are_near_the_exact(name, orientation):
     file = io.BytesIO()
     image.save(file, "JPEG", quality=95, exif=exif)
     style = AUGMENTATIONS[name]
-    least = needed_px(SMALL, style)
+    least = needed_px(SMALL, style.least_crop)
     exact, scaled = (decode_picture(file.getvalue(), least_px=px) for px in (None, least))
     assert exact.size == scaled.size
     assert scaled.image.width * scaled.image.height < 0.1 * 1201 * 1599

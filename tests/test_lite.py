@@ -13,7 +13,8 @@ import torch
 
 from headstart.errors import InputError, UsageError
 from headstart.features.engine_openvino import has_own_graph
-from headstart.features.engines import choose_engine, make_engine
+from headstart.features.engines import start_engine
+from headstart.features.runtime import Runtime
 from headstart.networks.backbones import backbone_of_state, load_backbone, truncate, wrap_network
 from headstart.networks.building import build_network, get_config
 from headstart.networks.lite import (
@@ -85,8 +86,8 @@ def test_its_graph_gives_timms_numbers(input_px, pair, tmp_path):
     for pooled in (True, False):
         found = {}
         for library, backbone in (("torch", built), ("openvino", made)):
-            choice = choose_engine(backbone, engine=library, precision="fp32", device="cpu")
-            engine = make_engine(backbone, choice, pooled=pooled, cache_dir=tmp_path)
+            runtime = Runtime(engine=library, precision="fp32", device="cpu", cache_dir=tmp_path)
+            engine, _ = start_engine(backbone, runtime, pooled=pooled)
             found[library] = engine.run(pixels)
         for cut, right in found["torch"].items():
             assert found["openvino"][cut].shape == right.shape
@@ -189,8 +190,8 @@ def test_a_network_that_was_cut_short_comes_back(cut, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     found = []
     for library in ("torch", "openvino"):
-        choice = choose_engine(again, engine=library, precision="fp32", device="cpu")
-        found.append(make_engine(again, choice, cache_dir=tmp_path).run(pixels)[cut])
+        runtime = Runtime(engine=library, precision="fp32", device="cpu", cache_dir=tmp_path)
+        found.append(start_engine(again, runtime)[0].run(pixels)[cut])
     assert np.abs(found[0] - found[1]).max() < 1e-4 * np.abs(found[0]).max()
     with pytest.raises(KeyError):
         build_lite_graph(

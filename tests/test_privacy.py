@@ -24,7 +24,8 @@ for options in ({}, {"backbone": "test_vit", "weights": weights, "engine": "open
     for prediction in headstart.predict(run, [data], engine="openvino"):
         assert not prediction.error
     backbone = headstart.load_backbone(*list(options.values())[:1], weights=options.get("weights"))
-    headstart.extract(headstart.load_dataset(data), backbone, engine="openvino", precision="fp32")
+    runtime = headstart.Runtime(engine="openvino", precision="fp32")
+    headstart.extract(headstart.load_dataset(data), backbone, runtime)
 print("done")
 """
 

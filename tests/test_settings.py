@@ -5,8 +5,10 @@ import re
 import pytest
 
 from headstart.errors import UsageError
-from headstart.training.settings import HEEDED, Settings, holds_out, make_settings
-from headstart.training.strategies import STRATEGIES
+from headstart.training.decisions import Decisions
+from headstart.training.recipes import Recipe
+from headstart.training.settings import FIELDS, Settings, make_settings
+from headstart.training.strategies.table import STRATEGIES, choose_strategy
 
 NAN, INF = float("nan"), float("inf")
 
@@ -31,7 +33,7 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE, ids=lambda v: str(v)[:20])
 def test_a_value_out_of_range_is_named(name, value):
     with pytest.raises(UsageError, match=f"^{name}\\b") as caught:
-        make_settings({name: value})
+        choose_strategy(make_settings({name: value}))
     assert caught.value.exit_code == 2
     assert str(value) in str(caught.value) or repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -43,7 +45,7 @@ def test_a_value_out_of_range_is_named(name, value):
     assert not re.search("(?i)value error|input should|valid|type=", str(caught.value))
 
 
-@pytest.mark.parametrize("name", list(Settings.model_fields))
+@pytest.mark.parametrize("name", list(FIELDS))
 def test_every_setting_says_what_it_takes(name):
     with pytest.raises(UsageError, match=rf"^{name} must be [a-z].*, got \[\]$"):
         make_settings({name: []})
@@ -84,25 +86,51 @@ def test_an_unknown_setting_names_the_nearest(name, message):
 
 def test_an_unknown_strategy_names_the_nearest():
     with pytest.raises(UsageError, match=r"'linear-prob' is unknown \(nearest: linear-probe\)"):
-        make_settings({"strategy": "linear-prob"})
+        choose_strategy(make_settings({"strategy": "linear-prob"}))
 
 
 def test_settings_know_what_the_user_said():
     settings = make_settings({"seed": 0, "val": 0.25})
-    origins = settings.origins()
-    assert {name for name, origin in origins.items() if origin == "user"} == {"seed", "val"}
-    assert set(origins) == set(Settings.model_fields)
+    assert settings.given() == {"seed": 0, "val": 0.25}
+    told = settings.describe(Decisions())
+    assert {n for n, entry in told.items() if entry["origin"] == "user"} == {"seed", "val"}
+    assert list(told) == list(FIELDS)
     assert make_settings({}) == Settings()
     with pytest.raises(ValueError):
         settings.seed = 3
 
 
-def test_every_strategy_says_what_it_heeds():
-    assert list(HEEDED) == list(STRATEGIES)
-    for names in HEEDED.values():
-        assert names <= set(Settings.model_fields)
+def test_what_was_decided_stands_where_the_user_left_it_open():
+    decisions = Decisions()
+    for name, value in (("epochs", 15), ("lr", 0.1), ("flip", "no"), ("cut", "b"), ("views", 2)):
+        decisions.settle(name, value, "measured")
+    settings = make_settings({"lr": 0.5, "flip": "auto", "views": 8})
+    told = settings.describe(decisions)
+    assert told["epochs"] == {"value": 15, "origin": "measured"}
+    assert told["lr"] == {"value": 0.5, "origin": "user"}
+    assert told["flip"] == {"value": "no", "origin": "measured"}
+    assert told["cut"] == {"value": "b", "origin": "measured"}
+    assert told["views"] == {"value": 8, "origin": "user"}
+    assert told["batch"] == {"value": None, "origin": "default"}
+    assert told["max_bad"] == {"value": 0.001, "origin": "default"}
+
+
+def test_parts_of_the_settings_have_what_was_given():
+    settings = make_settings({"val": 0.2, "epochs": 3, "device": "cpu", "head": "8"})
+    assert settings.data.val == 0.2
+    assert settings.recipe.over(Recipe(lr=0.5, epochs=9)) == Recipe(lr=0.5, epochs=3)
+    assert settings.runtime.device == "cpu"
+    assert settings.head == "8"
+
+
+def test_every_strategy_says_what_it_uses():
+    for name, strategy in STRATEGIES.items():
+        assert strategy.name == name
+        assert strategy.help
+        assert strategy.uses <= set(FIELDS)
+        assert strategy.better is None or strategy.better[0] in STRATEGIES
     # Every setting is of use to some strategy, at least with another head.
-    assert set().union(*HEEDED.values()) == set(Settings.model_fields)
+    assert set().union(*(s.uses for s in STRATEGIES.values())) == set(FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +156,7 @@ def test_every_strategy_says_what_it_heeds():
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
-        make_settings(options)
+        choose_strategy(make_settings(options))
 
 
 @pytest.mark.parametrize(
@@ -143,4 +171,5 @@ def test_a_setting_without_effect_is_refused(options, message):
     ],
 )
 def test_what_is_trained_by_gradient_holds_some_out(options, fraction):
-    assert holds_out(make_settings(options)) == fraction
+    settings = make_settings(options)
+    assert choose_strategy(settings).held_fraction(settings) == fraction

@@ -24,6 +24,7 @@ from headstart.errors import InputError, ResourceError, UsageError
 from headstart.features.cache import list_networks, list_stores, prune, verify
 from headstart.features.extraction import extract
 from headstart.features.file_hashes import FileMemory
+from headstart.features.runtime import Runtime
 from headstart.features.store import Store
 from headstart.features.tables import export_features
 from headstart.files import write_atomically
@@ -197,7 +198,7 @@ def vit(tiny):
 def compiled(vit, loose, tmp_path_factory):
     """A cache that holds the converted network and nothing else."""
     cache = tmp_path_factory.mktemp("compiled")
-    extract(load_dataset(loose), vit, precision="fp32", device="cpu", cache_dir=cache)
+    extract(load_dataset(loose), vit, Runtime(precision="fp32", device="cpu", cache_dir=cache))
     prune(cache, max_bytes=0)
     return cache
 
@@ -212,7 +213,7 @@ def look(vit, compiled, tmp_path, monkeypatch):
 
     def call(folder, **options):
         usual = {"precision": "fp32", "device": "cpu", "cache_dir": cache}
-        return extract(load_dataset(folder), vit, **{**usual, **options})
+        return extract(load_dataset(folder), vit, Runtime(**{**usual, **options}))
 
     return call
 
@@ -262,7 +263,7 @@ def test_unreadable_images_are_rows_with_a_reason(look, plant, tmp_path):
     first = look(root)
     assert first.computed == 3
     assert first.good().tolist() == [True, False, True, False, True]
-    assert [i for i, _ in first.bad()] == ["blobs/01.png", "blobs/03.png"]
+    assert [i for i, _ in first.unreadable()] == ["blobs/01.png", "blobs/03.png"]
     assert np.isnan(first.values["head"]).all(axis=1).tolist() == (~first.good()).tolist()
     again = look(root)
     assert (again.computed, bits(again)) == (0, bits(first))
@@ -337,7 +338,7 @@ def test_what_changes_a_number_changes_the_key(look, vit, tiny, plant, tmp_path)
     other = load_backbone("test_vit", weights=tmp_path / "other.pth", cache_dir=tmp_path / "own")
     cache = tmp_path / "cache"
     options = {"engine": "torch", "precision": "fp32", "device": "cpu", "cache_dir": cache}
-    assert extract(load_dataset(root), other, **options).computed == 3
+    assert extract(load_dataset(root), other, Runtime(**options)).computed == 3
     assert look(root, workers=1).computed == look(root, rehash=True).computed == 0
     stores = list_stores(cache)
     assert len(stores) == 5

@@ -15,7 +15,7 @@ import pytest
 import headstart
 from headstart.cli import terminal
 from headstart.cli.terminal import is_doubtful, show_progress
-from headstart.runs.classifier import Prediction
+from headstart.runs.prediction import Prediction
 
 COMMAND = [sys.executable, "-m", "headstart"]
 
@@ -42,7 +42,7 @@ def in_terminal(*arguments, columns=80, **environment):
         if not part:
             break
         parts.append(part)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     os.close(reader)
     return process.returncode, b"".join(parts).decode(), out.decode()
 

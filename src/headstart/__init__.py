@@ -22,15 +22,18 @@ if TYPE_CHECKING:
         UsageError,
     )
     from headstart.features.activations import Activations, extract_activations
-    from headstart.features.engines import choose_engine, make_engine
+    from headstart.features.engines import choose_engine, start_engine
     from headstart.features.extraction import Features, extract
     from headstart.features.runtime import Runtime
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
-    from headstart.runs.classifier import Classifier, Prediction
-    from headstart.runs.evaluation import Evaluation, evaluate, predict
-    from headstart.runs.fitting import Run, fit
+    from headstart.runs.classifier import Classifier
+    from headstart.runs.evaluation import Evaluation, evaluate
+    from headstart.runs.fitting import fit
+    from headstart.runs.prediction import Prediction
+    from headstart.runs.predictor import Predictor, predict
+    from headstart.runs.record import Run
     from headstart.training.decisions import Decision, Decisions
     from headstart.training.settings import Settings
 
@@ -52,6 +55,7 @@ __all__ = [
     "HeadstartError",
     "InputError",
     "Prediction",
+    "Predictor",
     "Preprocessing",
     "ResourceError",
     "Run",
@@ -67,26 +71,32 @@ __all__ = [
     "fit",
     "load_backbone",
     "load_dataset",
-    "make_engine",
     "measure",
     "measure_recall",
     "predict",
     "scan_images",
     "split_dataset",
+    "start_engine",
 ]
 
 # The house from the ground floor up, each wing with its files: a file imports only what stands before it.
+# A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and
+# a file after them has their table, so one more is its file and its line there.
 ORDER = {
-    "": "errors process choices options draws files parallel metrics",
-    "data": "images groups dataset folders manifests loading bounds decoding views scan splits",
+    "": "errors process choices options draws files parallel arrays metrics problem",
+    "data": "images groups dataset form * loading bounds decoding views scan splits",
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
-        "runtime file_hashes store cache engine engine_torch engine_openvino engines shards reading "
-        "extraction tables activations near_copies"
+        "runtime file_hashes store cache engine * engines shards reading "
+        "drawing extraction tables activations pixels near_copies"
     ),
-    "training": "decisions logistic heads trainable inputs loop settings cuts outputs strategies",
-    "runs": "record classifier fitting evaluation",
-    "cli": "demo terminal commands app",
+    "training": (
+        "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
+        "epochs probes mirroring tuning"
+    ),
+    "training.strategies": "* table",
+    "runs": "folder prediction classifier record predictor fitting evaluation",
+    "cli": "demo terminal options reference listings commands app",
 }
 
 _HOMES = {
@@ -98,16 +108,19 @@ _HOMES = {
     "data.scan": ("scan_images",),
     "data.splits": ("split_dataset",),
     "networks.backbones": ("Backbone", "load_backbone"),
-    "features.engines": ("choose_engine", "make_engine"),
+    "features.engines": ("choose_engine", "start_engine"),
     "features.runtime": ("Runtime",),
     "features.extraction": ("Features", "extract"),
     "features.tables": ("export_features",),
     "features.activations": ("Activations", "extract_activations"),
     "training.decisions": ("Decision", "Decisions"),
     "training.settings": ("Settings",),
-    "runs.classifier": ("Classifier", "Prediction"),
-    "runs.fitting": ("Run", "fit"),
-    "runs.evaluation": ("Evaluation", "evaluate", "predict"),
+    "runs.prediction": ("Prediction",),
+    "runs.classifier": ("Classifier",),
+    "runs.predictor": ("Predictor", "predict"),
+    "runs.record": ("Run",),
+    "runs.fitting": ("fit",),
+    "runs.evaluation": ("Evaluation", "evaluate"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

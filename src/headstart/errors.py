@@ -7,6 +7,7 @@ the element's name has.
 
 __all__ = [
     "BadImageError",
+    "EngineRefused",
     "HeadstartError",
     "InputError",
     "ResourceError",
@@ -36,6 +37,18 @@ class UsageError(HeadstartError, ValueError):
     """A setting or argument is wrong: unknown name, value out of range, option without effect."""
 
     exit_code = 2
+
+
+class EngineRefused(UsageError):
+    """An engine cannot run a network, and another one may.
+
+    Attributes:
+        reason: why not, without what to do next.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; use --engine torch")
+        self.reason = printable(reason)
 
 
 class InputError(HeadstartError, ValueError):

@@ -4,7 +4,6 @@ Every file is written under another name, synced and renamed, then its folder is
 All File Systems Are Not Created Equal, OSDI 2014, shows why each step is needed).
 """
 
-import collections
 import contextlib
 import errno
 import hashlib
@@ -56,20 +55,19 @@ def check_cache(cache_dir: str | os.PathLike[str] | None) -> None:
             probe.write(b"x")
 
 
-_passed: collections.Counter[str] = collections.Counter()
-
-
 def fail_point(name: str) -> None:
     """For the tests: HEADSTART_FAIL_AT=NAME kills the process here, NAME:enospc fills the disk; with
-    @N after it, at the Nth time alone."""
+    @N after it, at the Nth time alone, which the variable counts down to."""
     wanted = os.environ.get("HEADSTART_FAIL_AT", "")
     given, _, number = wanted.partition("@")
     point, _, how = given.partition(":")
     if point != name:
         return
-    _passed[wanted] += 1
-    if number and _passed[wanted] != int(number):
-        return
+    if number:
+        left = int(number) - 1
+        os.environ["HEADSTART_FAIL_AT"] = f"{given}@{left}" if left else ""
+        if left:
+            return
     if how == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -111,16 +109,16 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def translate_errors(folder: Path) -> Iterator[None]:
+def translate_errors(
+    folder: Path, *, advice: str = "free space, or name another place with --cache-dir"
+) -> Iterator[None]:
     """The system's errors as one line that says what to do."""
     try:
         yield
     except ResourceError:
         raise
     except OSError as exc:
-        raise ResourceError(
-            f"{folder}: {exc.strerror or exc}; free space, or name another place with --cache-dir"
-        ) from exc
+        raise ResourceError(f"{folder}: {exc.strerror or exc}; {advice}") from exc
 
 
 def write_quietly(path: Path, data: bytes) -> bool:
@@ -150,11 +148,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: missing, or not a regular file")
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
-        value = json.loads(path.read_bytes())
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_JSON_BYTES else b""
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if size > MAX_JSON_BYTES:
+        raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: not JSON") from exc
     if not isinstance(value, dict):

@@ -15,9 +15,12 @@ import math
 
 import numpy as np
 
+from headstart.arrays import FloatN, FloatNC, IntN
+
 __all__ = [
     "Estimate",
     "confusion_matrix",
+    "image_losses",
     "log_loss",
     "measure",
     "measure_recall",
@@ -40,7 +43,7 @@ class Estimate:
 
 
 def measure(
-    labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...], *, seed: int = 0
+    labels: IntN, probabilities: FloatNC, classes: tuple[str, ...], *, seed: int = 0
 ) -> dict[str, Estimate]:
     """Figures of a classifier on labelled images.
 
@@ -70,7 +73,7 @@ def measure(
 
 
 def measure_recall(
-    labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]
+    labels: IntN, probabilities: FloatNC, classes: tuple[str, ...]
 ) -> dict[str, Estimate]:
     """{class: the share of its images that were taken for it}; arguments as of `measure`."""
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
@@ -80,8 +83,8 @@ def measure_recall(
     }
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """int64 (C, C): row true class, column predicted class."""
+def confusion_matrix(labels: IntN, predicted: IntN, classes: int) -> IntN:
+    """(C, C): row true class, column predicted class."""
     flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
@@ -100,10 +103,15 @@ def wilson_interval(successes: float, total: float) -> Estimate:
     )
 
 
-def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
-    """Mean of -log(probability of the true class), in nats."""
+def image_losses(labels: IntN, probabilities: FloatNC) -> FloatN:
+    """float64 (N,): -log(probability of the true class) of each image, in nats."""
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses = -np.log(np.maximum(true, SMALLEST_PROBABILITY))
+    return np.asarray(-np.log(np.maximum(true, SMALLEST_PROBABILITY)))
+
+
+def log_loss(labels: IntN, probabilities: FloatNC) -> Estimate:
+    """Mean of `image_losses`."""
+    losses = image_losses(labels, probabilities)
     mean = float(losses.mean())
     if len(losses) < 2:
         return Estimate(mean, math.nan, math.nan)

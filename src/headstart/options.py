@@ -15,6 +15,7 @@ class Option:
 
     Attributes:
         help: one sentence for `--help` and the reference; what a value does, not what it is called.
+            The names that a value is one of stand in the place of "{choices}".
         panel: the heading under which it stands.
         common: whether `--help` shows it; `--help-all` shows every one.
         unit: of a number ("images", "seconds"), "" for none.

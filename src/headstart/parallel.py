@@ -48,23 +48,28 @@ def map_ahead(
     items: Iterable[T],
     workers: int,
     stop: Callable[[], None] = do_nothing,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[R, None, None]:
     """Ordered parallel map that starts at most a few items before they are asked for.
 
-    `stop` is called at the end, also an early one, to free workers that wait for something.
+    `stop` is called at the end, also an early one, to free workers that wait for something. A `pool` that is
+    given, of as many workers, is left open.
     """
-    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="headstart")
+    own = pool or ThreadPoolExecutor(max_workers=workers, thread_name_prefix="headstart")
     waiting: collections.deque[Future[R]] = collections.deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(own.submit(function, item))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:  # also when the consumer stops early or is interrupted
         stop()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in waiting:
+            future.cancel()
+        if pool is None:
+            own.shutdown(wait=True, cancel_futures=True)
 
 
 def count_threads(workers: int | None) -> int:

@@ -1,14 +1,17 @@
-"""Commands that look at the feature store and at networks, and the options that all commands share.
+"""The commands that work on images: each parses, calls one public function, and prints.
 
 Nothing here imports torch before a command needs it.
 """
 
 import contextlib
-import dataclasses
 import functools
+import itertools
+import os
+import re
+import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,116 +19,351 @@ import typer
 from rich.text import Text
 
 import headstart
+from headstart.cli.options import Json, Quiet, Verbose, begin_command, takes
 from headstart.cli.terminal import (
+    PRINTERS,
     State,
-    Table,
-    count,
+    err,
     note,
     out,
     print_json,
+    show_epoch,
+    show_evaluation,
+    show_next,
     show_progress,
+    show_run,
     show_scan,
     warn,
 )
-from headstart.errors import UsageError, printable
-from headstart.process import check_address_space
+from headstart.errors import InputError, UsageError, printable
+from headstart.process import leave
+from headstart.training.settings import FIELDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headstart.cli.terminal import PredictionPrinter
     from headstart.data.dataset import Dataset
+    from headstart.data.scan import Scan
     from headstart.networks.backbones import Backbone
+    from headstart.runs.classifier import Classifier
+    from headstart.runs.record import Run
 
 __all__ = [
-    "CacheDir",
-    "Device",
-    "Engine",
-    "Json",
-    "MaxBad",
-    "Outside",
-    "Precision",
-    "Quiet",
-    "Rehash",
-    "Root",
-    "Verbose",
-    "Workers",
-    "backbones_command",
-    "begin_command",
-    "cache_app",
+    "demo_command",
+    "evaluate_command",
     "extract_command",
-    "given_options",
-    "layers_command",
+    "fit_command",
+    "predict_command",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, one object a line.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, report or warnings; errors and results.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also show settings, and tracebacks of errors.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Threads; one more than CPUs by default. Changes no number.", min=1, max=256),
-]
-MaxBad = Annotated[
-    float,
-    typer.Option(
-        help="Share of unreadable images allowed; one is always allowed.", min=0.0, max=1.0
-    ),
-]
-Engine = Annotated[str, typer.Option(help="What runs the frozen network: auto, openvino or torch.")]
-Precision = Annotated[
-    str, typer.Option(help="Of its arithmetic: auto, fp32 (exact), bf16 or fp16.")
-]
-CacheDir = Annotated[
-    Path | None, typer.Option(help="Place of the feature store; HEADSTART_CACHE_DIR names it too.")
-]
-Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Read every file again, whatever its size and times say.")
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(help="Folder that a manifest's paths are relative to; its own by default."),
-]
-Outside = Annotated[
-    bool,
-    typer.Option("--allow-outside", help="Let links and manifest paths lead out of the folder."),
-]
-
-# Options that several commands have and that are fields of `Settings` of the same name.
-COMMON = "root allow_outside max_bad seed engine precision device workers cache_dir rehash".split()
+DATA_HELP = "Folder of class folders, or manifest with path and label."
+RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
+MAX_BAD = FIELDS["max_bad"].info.default
 
 
-def given_options(context: typer.Context, names: Iterable[str] = COMMON) -> dict[str, Any]:
-    """Those of the options that were given, so that a run can tell them from defaults."""
-    given = {}
-    for name in names:
-        source = context.get_parameter_source(name)
-        if name in context.params and source is not None and source.name != "DEFAULT":
-            value = context.params[name]
-            given[name] = str(value) if isinstance(value, Path) else value
-    return given
-
-
-def begin_command(quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Keep what the options common to all commands decide, and see that the libraries can be loaded."""
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose are both given; choose one")
-    State.quiet, State.verbose, State.json = quiet, verbose, as_json
-    check_address_space()
-
-
-def extract_command(
-    context: typer.Context,
+@takes(FIELDS)
+def fit_command(
     data: Annotated[
-        str, typer.Argument(help="Folder of class folders, or manifest (.csv, .tsv, .jsonl).")
+        str | None,  # not Path, which takes an empty name for the current folder
+        typer.Argument(help=DATA_HELP),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the run; runs/NAME-1, … by default."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the training interrupted there.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    **options: Any,
+) -> None:
+    """Train a classifier and write it to a folder.
+
+    \b
+    [bold]Examples[/bold]
+    headstart fit photos
+    headstart fit photos -o tuned --strategy partial-fine-tune
+    headstart fit --resume tuned
+    """
+    begin_command(quiet, verbose, as_json)
+    if resume is not None and output is not None:
+        raise UsageError("--resume and --output are both given; --resume names the folder")
+    if resume is None and data is None:
+        raise UsageError("Missing argument 'data'; see headstart fit --help")
+    if overwrite and output is None and resume is None:
+        raise UsageError("--overwrite goes with -o; without, every run has a new folder")
+    given = output if resume is None else resume
+    with _new_folder(str(data)) if given is None else contextlib.nullcontext(given) as folder:
+        dataset, run = _fit(data, folder, overwrite=overwrite, resume=resume is not None, **options)
+    if dataset is not None:
+        show_next(run, data, dataset)
+
+
+@contextlib.contextmanager
+def _new_folder(data: str) -> Iterator[Path]:
+    """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
+
+    Beside the data where `runs` would lie in them, as a class would.
+    """
+    source = Path(os.path.realpath(data))  # which takes a link to itself, too
+    name = re.sub(r"[^\w.-]+", "-", source.name if source.is_dir() else source.stem)
+    name = name.strip(".-")[:60] or "run"
+    runs = Path("runs")
+    if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
+        runs = source.parent / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = runs / f"{name}-{number}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    try:
+        yield folder
+    finally:
+        for empty in (folder, runs):
+            with contextlib.suppress(OSError):  # it is not empty
+                empty.rmdir()
+
+
+def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Dataset | None, Run]":
+    """Fit and show; the data set as it was read, where people are told of it."""
+    resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
+    read: list[Dataset] = []
+
+    def report(dataset: "Dataset", scan: "Scan") -> None:
+        read.append(dataset)
+        show_scan(dataset, scan)
+
+    try:
+        with show_progress() as progress:
+            run = headstart.fit(
+                data,
+                output,
+                progress=progress,
+                report=None if State.quiet or State.json else report,
+                on_epoch=show_epoch,
+                **options,
+            )
+    except KeyboardInterrupt:
+        from headstart.runs.folder import find_training
+        from headstart.training.outputs import START
+
+        if not (find_training(output) / START).exists():
+            raise
+        err.print(Text(f"interrupted; {resume}"))
+        leave(130)
+    if State.json:
+        print_json(
+            {
+                "run": str(run.folder),
+                "strategy": run.strategy,
+                "backbone": run.backbone,
+                "metrics": run.metrics,
+                "recall": run.recall,
+                "measured_on": run.measured_on,
+                "images": run.images,
+                "computed": run.computed,
+                "engine": str(run.engine),
+                "interrupted": run.interrupted,
+                "warnings": run.warnings,
+                "seconds": round(run.seconds, 3),
+            }
+        )
+    else:
+        show_run(run)
+    if run.interrupted:
+        err.print(Text(f"interrupted; the best model so far is kept. {resume}"))
+        raise typer.Exit(130)
+    return (read[0] if read else None), run
+
+
+@takes(("root", "allow_outside", "max_bad", *RUNTIME))
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    data: Annotated[str, typer.Argument(help="Labelled images: a folder or a manifest.")],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the images of train, val, test or all; test, else val, by default."
+        ),
+    ] = None,
+    unknown_classes: Annotated[
+        str,
+        typer.Option(
+            help="Where the model does not know an image's class, refuse to go on, count the image as "
+            "wrong, or skip it."
+        ),
+    ] = "refuse",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    **options: Any,
+) -> None:
+    """Measure a trained classifier on labelled images, classes matched by name.
+
+    [bold]Examples[/bold]
+
+    headstart evaluate run photos --split test
+
+    headstart evaluate run other-photos --json
+
+    headstart evaluate run other-photos --unknown-classes wrong
+    """
+    begin_command(quiet, verbose, as_json)
+    _evaluate(run, data, split=split, unknown_classes=unknown_classes, **options)
+
+
+def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
+    with show_progress() as progress:
+        result = headstart.evaluate(run, data, progress=progress, **options)
+    if State.json:
+        print_json(
+            {
+                "metrics": result.metrics,
+                "recall": result.recall,
+                "classes": result.classes,
+                "confusion": result.confusion,
+                "images": result.images,
+                "split": result.split,
+                "unknown": result.unknown,
+                "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
+                "warnings": result.warnings,
+            }
+        )
+    else:
+        show_evaluation(result)
+
+
+@takes(
+    ("allow_outside", "max_bad", "engine", "precision", "device", "workers", "cache_dir"),
+    precision="fp32",
+)
+def predict_command(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN IMAGES",
+            help="The folder of a run, or pretrained:NETWORK; then image files and folders, or - for "
+            "names on stdin, one a line.",
+        ),
     ],
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(help="A network of timm; repeat it for several."),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The run; all that is named besides are images then."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="File with the backbone's weights (.safetensors, .pth).")
+        Path | None, typer.Option(help="File with the weights of pretrained:NETWORK.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-k", help="List this many classes.", min=1)] = 3,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    max_bad: float = MAX_BAD,
+    **options: Any,
+) -> None:
+    """Say what is in images that have no label.
+
+    The table marks the doubtful ones with a question mark (probability below
+    a half, or the next class more than a third as probable) and ends with a
+    count a class. An unreadable image is a row with its reason. A network as
+    it was published, without any training of yours, names what it sees in
+    ImageNet's classes.
+
+    [bold]Examples[/bold]
+
+    headstart predict run cat.jpg holiday/
+
+    find . -name '*.png' | headstart predict run - --csv > labels.csv
+
+    headstart predict pretrained:tf_efficientnet_lite0 cat.jpg
+    """
+    begin_command(quiet, verbose, as_json)
+    if as_json and as_csv:
+        raise UsageError("--json and --csv are both given; choose one")
+    run, images = _name_model(words, model)
+    names = _read_names(images)
+    printer = PRINTERS["json" if as_json else "csv" if as_csv else "table"](top)
+    load = functools.partial(_load_model, run, weights, options.get("cache_dir"))
+    _predict(names, load, printer, max_bad, top=printer.top, **options)
+
+
+def _name_model(words: list[str], model: str | None) -> tuple[str, list[str]]:
+    """(the run, the images): the first word is the run where --model names none."""
+    from headstart.runs.classifier import CARD, PRETRAINED
+
+    if model is not None:
+        return model, words
+    first, *images = words
+    usage = "headstart predict RUN IMAGES… names the run first, or --model RUN does"
+    if not first.startswith(PRETRAINED) and not (Path(first) / CARD).exists():
+        what = "not a run of headstart" if os.path.exists(first) else "no such run"
+        raise InputError(f"{first}: {what}; {usage}")
+    if not images:
+        raise UsageError(f"no images are named after the run {first}; {usage}")
+    return first, images
+
+
+def _load_model(model: str, weights: Path | None, cache_dir: str | None) -> "str | Classifier":
+    from headstart.runs.classifier import PRETRAINED, pretrained_classifier
+
+    if model.startswith(PRETRAINED):
+        name = model.removeprefix(PRETRAINED)
+        return pretrained_classifier(name, weights=weights, cache_dir=cache_dir)
+    if weights:
+        raise UsageError(f"--weights goes with {PRETRAINED}NETWORK; a run has its weights")
+    return model
+
+
+def _predict(
+    images: list[str],
+    load: "Callable[[], str | Path | Classifier]",
+    printer: "PredictionPrinter",
+    max_bad: float,
+    **options: Any,
+) -> None:
+    from headstart.features.reading import check_bad_images
+
+    found = []
+    with show_progress() as progress:
+        progress("loading the network", 0, 0)
+        model = load()
+        for prediction in headstart.predict(model, images, progress=progress, **options):
+            found.append((prediction.image, prediction.error))
+            printer.add(prediction)
+    printer.close()
+    check_bad_images([f for f in found if f[1]], len(found), max_bad)
+
+
+def _read_names(images: list[str]) -> list[str]:
+    """Names as given, with those on stdin, one a line, in the place of -."""
+    names: list[str] = []
+    for image in images:
+        if image == "-":
+            try:
+                raw = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+            except OSError as exc:  # opened for writing, say
+                raise InputError(f"standard input: cannot be read: {exc.strerror}") from exc
+            # Not splitlines, which splits at characters that names may hold.
+            lines = (line.removesuffix("\r") for line in raw.split("\n"))
+            names += [line for line in lines if line]
+        else:
+            names.append(image)
+    return names
+
+
+@takes(("weights", "root", "allow_outside", "max_bad", "seed", *RUNTIME))
+def extract_command(
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="A network, as headstart backbones lists them; repeat it for several."),
     ] = None,
     export: Annotated[
         Path | None,
@@ -139,24 +377,18 @@ def extract_command(
         typer.Option(help="Keep the unpooled activations at this cut point instead."),
     ] = None,
     views: Annotated[
-        int | None, typer.Option(help="Views an image of the activations; 1 is plain.", min=1)
+        int | None,
+        typer.Option(help="Keep activations of this many views of an image; 1 is plain.", min=1),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Of the activations: bfloat16 or float16.")
+        str | None, typer.Option(help="Keep activations as bfloat16 or float16.")
     ] = None,
-    root: Root = None,
-    allow_outside: Outside = False,
-    max_bad: MaxBad = 0.001,
-    seed: Annotated[int, typer.Option(help="Of the augmented views.", min=0)] = 0,
-    engine: Engine = "auto",
-    precision: Precision = "auto",
-    device: Device = "auto",
-    workers: Workers = None,
-    cache_dir: CacheDir = None,
-    rehash: Rehash = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    weights: str | None = None,
+    max_bad: float = MAX_BAD,
+    **options: Any,
 ) -> None:
     """Run images through a frozen network once and keep what it gives.
 
@@ -172,13 +404,14 @@ def extract_command(
 
     headstart extract photos --activations blocks.5 --views 4
     """
+    from headstart.features.runtime import make_runtime
     from headstart.files import check_cache
 
     begin_command(quiet, verbose, as_json)
-    names = backbone or ["tf_efficientnet_lite0"]
+    names = backbone or [FIELDS["backbone"].info.default]
     if len(names) > 1 and (weights or export or activations):
         raise UsageError("--weights, --export and --activations go with one --backbone")
-    if activations is None and (views or dtype or "seed" in given_options(context)):
+    if activations is None and (views or dtype or "seed" in options):
         raise UsageError("--views, --dtype and --seed go with --activations CUT")
     if activations and export:
         raise UsageError("--export does not go with --activations")
@@ -186,15 +419,16 @@ def extract_command(
         from headstart.features.tables import check_export
 
         check_export(export)
-    options = given_options(context)
     reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
-    limit = options.pop("max_bad", max_bad)
-    check_cache(cache_dir)
+    runtime = make_runtime(**{n: options.pop(n) for n in RUNTIME if n in options})
+    check_cache(runtime.cache_dir)
     with show_progress() as progress:
         progress("listing images", 0, 0)
         dataset = headstart.load_dataset(data, **reading)
         progress("loading the network", 0, 0)
-        load = functools.partial(headstart.load_backbone, weights=weights, cache_dir=cache_dir)
+        load = functools.partial(
+            headstart.load_backbone, weights=weights, cache_dir=runtime.cache_dir
+        )
         networks = [load(name) for name in names]
         if activations:
             networks[0].cut(activations)
@@ -204,11 +438,11 @@ def extract_command(
         for network in networks:
             if activations:
                 _extract_activations(
-                    dataset, network, activations, limit, views or 1, dtype or "bfloat16",
-                    progress=progress, **options,
+                    dataset, network, activations, max_bad, views or 1, dtype or "bfloat16",
+                    runtime=runtime, progress=progress, **options,
                 )  # fmt: skip
             else:
-                _extract(dataset, network, limit, export, progress=progress, **options)
+                _extract(dataset, network, max_bad, export, runtime=runtime, progress=progress)
 
 
 def _extract(
@@ -228,14 +462,14 @@ def _extract(
         "engine": str(features.engine),
         "images": len(dataset),
         "computed": features.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in features.bad()],
+        "unreadable": [{"image": i, "error": e} for i, e in features.unreadable()],
         "cuts": {c.name: c.channels for c in network.cuts},
         "export": str(export) if export else None,
         "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    _show_extraction(result, features.engine.reason, len(features.bad()))
-    check_bad_images(features.bad(), len(dataset), max_bad)
+    _show_extraction(result, features.engine.reason, len(features.unreadable()))
+    check_bad_images(features.unreadable(), len(dataset), max_bad)
 
 
 def _extract_activations(
@@ -297,233 +531,42 @@ def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
         out.print(Text(f"wrote {printable(result['export'])}: {count}"))
 
 
-def backbones_command(
-    pattern: Annotated[
-        str,
-        typer.Argument(help="Part of a name, or one with * and ?; with a dot, also of the tag."),
-    ] = "",
-    library: Annotated[
-        str | None, typer.Option(help="Only those of timm, torchvision or headstart.")
-    ] = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Only those whose weights are on this machine.")
-    ] = False,
-    max_params: Annotated[
-        float | None,
-        typer.Option(help="Only those with at most so many million parameters.", min=0),
-    ] = None,
-    cache_dir: CacheDir = None,
-    as_json: Json = False,
+@takes(("device", "workers"))
+def demo_command(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the images and the run.")
+    ] = Path("demo"),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    **options: Any,
 ) -> None:
-    """List the networks there are, with their size, licence and where their weights are.
+    """Show the whole path on real images that come with scikit-learn.
 
-    Parameters are counted in lists of at most 30, and for --max-params, which
-    takes minutes for all networks the first time: name a pattern.
-
-    [bold]Examples[/bold]
-
-    headstart backbones resnet50
-
-    headstart backbones 'mobilenet*' --max-params 5
-
-    headstart backbones --local --json
+    Writes 1,797 handwritten digits as image files, trains on four fifths of
+    them, evaluates on the others and predicts some. Takes about a minute and
+    needs no download.
     """
-    from headstart.networks.catalogue import COUNTED, list_backbones
+    begin_command(quiet, verbose, False)
+    from headstart.cli.demo import write_digits
 
-    begin_command(False, False, as_json)
-    with show_progress() as progress:
-        found = list_backbones(
-            pattern,
-            library=library,
-            local=local,
-            max_parameters=None if max_params is None else max_params * 1e6,
-            cache_dir=cache_dir,
-            progress=progress,
-        )
-    if as_json:
-        for info in found:
-            print_json(dataclasses.asdict(info))
-        return
-    table = Table()
-    for column in ("name", "library", "million", "px", "licence", "weights"):
-        table.add_column(column, justify="right" if column in ("million", "px") else "left")
-    for info in found:
-        size = "" if info.parameters is None else f"{info.parameters / 1e6:.2f}"
-        table.add_row(
-            info.name, info.library, size, str(info.input_px[0]), Text(info.licence), info.weights
-        )
-    out.print(table if found else Text(f"no network fits '{printable(pattern)}'"))
-    note(count(len(found), "network"))
-    if any(info.parameters is None for info in found):
-        note(f"parameters are counted in lists of at most {COUNTED}; name a pattern")
+    data, run = output / "digits", output / "run"
+    count = write_digits(data)
+    note(f"wrote {count:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
+    some = [next((data / "test" / digit).glob("*.png")) for digit in ("3", "5", "8")]
+    _show_command("fit", data, "-o", run)
+    _fit(data, run, overwrite=True, **options)
+    _show_command("evaluate", run, data, "--split", "test")
+    _evaluate(run, data, split="test", **options)
+    _show_command("predict", run, *some)
+    printer = PRINTERS["table"](3)
+    _predict([str(s) for s in some], lambda: run, printer, 0.0, top=printer.top, **options)
+    out.print()
+    out.print(Text("Now with your own images, in a folder a class:", style="bold"))
+    out.print("  headstart fit PHOTOS -o RUN      [dim]train[/dim]")
+    out.print("  headstart evaluate RUN PHOTOS    [dim]measure[/dim]")
+    out.print("  headstart predict RUN NEW/       [dim]use[/dim]")
 
 
-def layers_command(
-    name: Annotated[str, typer.Argument(help="A network, as --backbone takes it.")],
-    freeze_until: Annotated[
-        str | None, typer.Option(help="Name or index of a layer; those before it are frozen.")
-    ] = None,
-    input_px: Annotated[
-        int | None, typer.Option(help="Height and width of the images, if not the network's own.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the layers of a network and where it can be cut; needs no weights.
-
-    A cut point is the place before the layer in whose row it stands.
-
-    [bold]Examples[/bold]
-
-    headstart layers mobilenet
-
-    headstart layers vgg16 --freeze-until features.21
-
-    headstart layers inception_v3 --input-px 139
-    """
-    from headstart.networks.catalogue import list_layers
-
-    begin_command(False, False, as_json)
-    layers, told = list_layers(name, input_px=input_px, freeze_until=freeze_until)
-    if as_json:
-        for layer in layers:
-            print_json(dataclasses.asdict(layer))
-        return
-    if told:
-        warn(told)
-    table = Table()
-    for column in ("", "layer", "type", "output", "parameters", "trained", "cut point"):
-        if column != "trained" or freeze_until is not None:
-            table.add_column(column, justify="right" if column in ("", "parameters") else "left")
-    for layer in layers:
-        shape = " x ".join(map(str, layer.shape))
-        cells = [str(layer.index), layer.name, layer.kind, shape, f"{layer.parameters:,}"]
-        if freeze_until is not None:
-            cells.append("yes" if layer.trainable else "frozen")
-        table.add_row(*map(Text, cells), Text(layer.cut, style="bold"))
-    out.print(table)
-    total = sum(layer.parameters for layer in layers)
-    trained = sum(layer.parameters for layer in layers if layer.trainable)
-    out.print(Text(f"{total:,} parameters" + (f", {trained:,} trained" if trained < total else "")))
-
-
-cache_app = typer.Typer(
-    rich_markup_mode="rich",
-    help="""Look after the feature store.
-
-[bold]Examples[/bold]
-
-headstart cache list
-
-headstart cache prune --older-than-days 90 --max-mb 5000
-""",
-)
-
-
-@cache_app.command(name="path")
-def cache_path(cache_dir: CacheDir = None) -> None:
-    """Print where the feature store is."""
-    sys.stdout.write(f"{printable(str(_cache(cache_dir)))}\n")
-
-
-@cache_app.command(name="list")
-def cache_list(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """List what the cache holds: features, and what is kept of networks; of each the last used first."""
-    from headstart.features.cache import list_networks, list_stores
-
-    stores = [*list_stores(_cache(cache_dir)), *list_networks(_cache(cache_dir))]
-    table = Table()
-    for name in ("backbone", "what", "engine", "rows", "MB", "last used"):
-        table.add_column(name, justify="right" if name in ("rows", "MB") else "left")
-    for info in stores:
-        key, engine = info.key, info.key.get("engine") or {}
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.used_s))
-        kept = "network"
-        if info.rows or "cuts" in key:
-            whole = key.get("pooling") == "mean"
-            kept = "features" if whole else f"at {', '.join(key.get('cuts', []))}"
-        if as_json:
-            print_json(
-                {
-                    "name": info.name,
-                    "what": kept,
-                    "key": key,
-                    "rows": info.rows,
-                    "bytes": info.size_bytes,
-                    "used": used,
-                }
-            )
-        runs = f"{engine.get('library', '')} {engine.get('precision', '')}"
-        cells = (str(key.get("backbone", "unknown")), kept, runs)
-        numbers = (f"{info.rows:,}" if info.rows else "", f"{info.size_bytes / 1e6:,.1f}", used)
-        table.add_row(*(Text(printable(c)) for c in cells), *numbers)
-    if not as_json:
-        out.print(table if stores else Text(f"nothing yet at {printable(str(_cache(cache_dir)))}"))
-
-
-@cache_app.command(name="size")
-def cache_size(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """Print how much disk the cache takes, compiled networks included."""
-    folder = _cache(cache_dir)
-    size = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # a writer at work renames its files
-            size += path.stat().st_size if path.is_file() else 0
-    if as_json:
-        print_json({"path": str(folder), "bytes": size})
-    else:
-        out.print(Text(f"{size / 1e6:,.1f} MB at {printable(str(folder))}"))
-
-
-@cache_app.command(name="verify")
-def cache_verify(cache_dir: CacheDir = None, as_json: Json = False) -> None:
-    """Check every checksum; damaged shards are moved away and computed again when needed."""
-    from headstart.features.cache import verify
-
-    rows, problems = verify(_cache(cache_dir))
-    if as_json:
-        print_json({"rows": rows, "problems": problems})
-    else:
-        for problem in problems:
-            warn(problem)
-        damaged = count(len(problems), "damaged shard")
-        out.print(Text(f"{count(rows, 'sound row')}, {damaged}"))
-    if problems:
-        raise typer.Exit(6)
-
-
-@cache_app.command(name="prune")
-def cache_prune(
-    older_than_days: Annotated[
-        float | None, typer.Option(help="Remove what was not used for this many days.", min=0)
-    ] = None,
-    max_mb: Annotated[
-        float | None,
-        typer.Option(help="Remove the least used until the rest takes no more.", min=0),
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Remove only what this network gave; alone, all of it.")
-    ] = None,
-    cache_dir: CacheDir = None,
-    as_json: Json = False,
-) -> None:
-    """Remove features and kept networks by age, size or backbone, and remains of interrupted runs."""
-    from headstart.features.cache import prune
-
-    if older_than_days is None and max_mb is None and backbone is None:
-        raise UsageError("say what to remove: --older-than-days, --max-mb or --backbone")
-    removed, freed = prune(
-        _cache(cache_dir),
-        unused_days=older_than_days,
-        max_bytes=None if max_mb is None else int(max_mb * 1e6),
-        backbone=backbone,
-    )
-    if as_json:
-        print_json({"removed": removed, "bytes": freed})
-    else:
-        out.print(Text(f"removed {count(removed, 'entry', 'entries')}, {freed / 1e6:,.1f} MB"))
-
-
-def _cache(given: Path | None) -> Path:
-    from headstart.files import default_cache_dir
-
-    return given or default_cache_dir()
+def _show_command(*words: object) -> None:
+    text = shlex.join(["headstart", *map(str, words)])
+    out.print(Text(f"\n$ {printable(text)}", style="bold cyan"))

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from headstart.features.engine import EngineChoice
     from headstart.metrics import Estimate
     from headstart.parallel import Progress as Told
-    from headstart.runs.classifier import Prediction
     from headstart.runs.evaluation import Evaluation
-    from headstart.runs.fitting import Run
+    from headstart.runs.prediction import Prediction
+    from headstart.runs.record import Run
+    from headstart.training.task import Strategy
 
 __all__ = [
     "PRINTERS",
@@ -130,7 +131,7 @@ def show_run(run: "Run") -> None:
         warn(warning)
     images = run.images
     if run.metrics:
-        chosen = ", by which the best epoch was chosen too" if "training" in run.evidence else ""
+        chosen = ", by which the best epoch was chosen too" if run.history else ""
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
@@ -144,15 +145,13 @@ def show_run(run: "Run") -> None:
         err.print(table)
     out.print(
         Text(
-            f"{run.classifier.strategy} on {printable(run.classifier.backbone.name)}"
+            f"{run.strategy} on {printable(run.backbone)}"
             f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
         )
     )
-    from_scratch = run.classifier.strategy == "scratch"
-    where = (
-        f"trained on {run.engine.device}" if from_scratch else _where_from(run.computed, run.engine)
-    )
-    out.print(Text(where, style="dim"))
+    reads_features = _strategy_of(run).reads == "features"
+    where = _where_from(run.computed, run.engine)
+    out.print(Text(where if reads_features else f"trained on {run.engine.device}", style="dim"))
     out.print(Text(f"saved to {printable(str(run.folder))}"))
 
 
@@ -162,7 +161,7 @@ def _decisions(run: "Run") -> str:
     words = []
     if settings["cut"]["value"] not in (None, "last"):
         words.append(f"cut {settings['cut']['value']} ({settings['cut']['origin']})")
-    training = run.evidence.get("training")
+    training = run.decisions.facts.get("training")
     if training is not None:
         best, epochs = training["best_epoch"], training["epochs"]
         words.append(
@@ -171,7 +170,7 @@ def _decisions(run: "Run") -> str:
     elif settings["penalty"]["value"] is not None:
         penalty = settings["penalty"]
         words.append(f"penalty {penalty['value']:g} ({penalty['origin']})")
-    saved = run.evidence.get("saved")
+    saved = run.decisions.facts.get("saved")
     if saved is not None:
         whole, shallow = saved["whole"], saved["shallow"]
         words.append(
@@ -205,7 +204,7 @@ def show_evaluation(result: "Evaluation") -> None:
     """The outcome of evaluate."""
     for warning in result.warnings:
         warn(warning)
-    for image, reason in result.bad[:5]:
+    for image, reason in result.unreadable[:5]:
         warn(f"unreadable: {image}: {reason}")
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
@@ -244,21 +243,20 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
         out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
 
 
-# A strategy that may be better than another, and at what price.
-BETTER = {
-    "linear-probe": ("partial-fine-tune", "trains the network too, in minutes"),
-    "shallow-probe": ("linear-probe", "reads the whole network"),
-    "partial-fine-tune": ("fine-tune", "trains all weights, and wants a GPU"),
-    "scratch": ("partial-fine-tune", "starts from pre-trained weights"),
-}
 # Settings of a run that go with the same data whatever the strategy.
 KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 
+def _strategy_of(run: "Run") -> "Strategy":
+    from headstart.training.strategies.table import STRATEGIES
+
+    return STRATEGIES[run.strategy]
+
+
 def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
     """The commands that make sense after fit, on stderr; `data` is None where a resume knew them."""
-    strategy, folder = run.classifier.strategy, str(run.folder)
+    strategy, folder = _strategy_of(run), str(run.folder)
 
     def given(*names: str) -> list[str]:
         words = []
@@ -274,9 +272,9 @@ def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
         words = ["evaluate", folder, data, *given("root", "allow_outside")]
         steps.append((words, "measures on the test split"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
-    if data is not None and strategy in BETTER:
-        better, why = BETTER[strategy]
-        network = () if strategy == "scratch" else NETWORK
+    if data is not None and strategy.better is not None:
+        better, why = strategy.better
+        network = () if strategy.random_weights else NETWORK
         words = ["fit", data, "--strategy", better, *given(*KEPT, *network)]
         steps.append((words, why))
     lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]

@@ -1,18 +1,20 @@
-"""Labelled images as one type: ids, who reads them, label, split, group. No image is opened here."""
+"""Labelled images as one type: ids, who reads them, targets, split, group. No image is opened here."""
 
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from headstart.arrays import BoolN, IntN, Targets
 from headstart.choices import natural_key, nearest
 from headstart.data.images import FolderReader, ImageRef, JoinedReader, Reader
 from headstart.errors import InputError, UsageError
+from headstart.problem import SINGLE_LABEL, Classes, Problem
 
-__all__ = ["SPLIT_NAMES", "Dataset", "add_validation", "dataset_of_rows", "match_classes"]
+__all__ = ["SPLIT_NAMES", "Dataset", "Row", "add_validation", "dataset_of_rows", "match_classes"]
 
 SPLIT_NAMES = {
     "train": "train",
@@ -25,33 +27,55 @@ SPLIT_NAMES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a loader finds out about one image.
+
+    Attributes:
+        id: its path below the root, with `/`.
+        labels: names of its classes; None where nothing is known of it.
+        split: "train", "val", "test" or "" (not assigned).
+        group: its name, "" for an image that is its own group.
+        error: why it cannot be read, "" where nothing is known against it.
+    """
+
+    id: str
+    labels: tuple[str, ...] | None
+    split: str = ""
+    group: str = ""
+    error: str = ""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images, one row an image; rows are sorted by id and never dropped.
 
     Attributes:
         root: the folder that ids are relative to.
-        classes: C class names; a label is an index into it.
+        classes: C class names.
         ids: N paths relative to `root`, with `/`; unique.
-        labels: int64 array (N,), -1 where there is no label.
+        targets: (N, …) as `problem` keeps them; of single labels int64 (N,), indices into `classes`, -1
+            where there is no label.
         splits: N of "train", "val", "test" or "" (not assigned).
         groups: N group names, "" for an image that is its own group.
         errors: N reasons why a row cannot be read (a broken link, say), "" for none known.
         ignored: what was passed over, as {kind: count}, e.g. {".txt": 2, "hidden": 1}.
         warnings: one line each, for people.
         reader: gives the images of ids; None for files below `root`.
+        problem: the kind of problem that the targets are of.
     """
 
     root: Path
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    labels: np.ndarray
+    targets: Targets
     splits: tuple[str, ...]
     groups: tuple[str, ...]
     errors: tuple[str, ...]
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     reader: Reader | None = None
+    problem: Problem = SINGLE_LABEL
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,15 +94,41 @@ class Dataset:
         """What gives the images of ids."""
         return self.reader or FolderReader(self.root)
 
-    def rows(self, split: str) -> np.ndarray:
-        """int64 array of the rows of a split."""
+    @property
+    def labels(self) -> IntN:
+        """The targets, for what is made for single labels.
+
+        Raises:
+            UsageError: they are of another kind.
+        """
+        if self.problem.name != SINGLE_LABEL.name:
+            raise UsageError(
+                f"{self.root}: needs data of one label an image, and these are {self.problem.name}"
+            )
+        return self.targets
+
+    def labelled(self) -> BoolN:
+        """(N,): which images have a target."""
+        return self.problem.known(self.targets)
+
+    def classes_of_rows(self) -> list[Classes]:
+        """N tuples of indices into `classes`; () where there is none."""
+        return self.problem.decode(self.targets)
+
+    def label_names(self) -> tuple[str, ...]:
+        """N names of classes, "" where there is none, joined by "|" where there are several."""
+        named = (tuple(self.classes[k] for k in row) for row in self.classes_of_rows())
+        return tuple("|".join(names) for names in named)
+
+    def rows(self, split: str) -> IntN:
+        """The rows of a split."""
         return np.array([i for i, s in enumerate(self.splits) if s == split], dtype=np.int64)
 
     def units(self) -> tuple[str, ...]:
         """N names of what must stay on one side of a split: the group, or the image itself."""
         return tuple(g or i for g, i in zip(self.groups, self.ids, strict=True))
 
-    def select(self, rows: np.ndarray) -> "Dataset":
+    def select(self, rows: IntN) -> "Dataset":
         """The data set of these rows, classes unchanged."""
 
         def pick(column: tuple[str, ...]) -> tuple[str, ...]:
@@ -87,7 +137,7 @@ class Dataset:
         return dataclasses.replace(
             self,
             ids=pick(self.ids),
-            labels=self.labels[rows],
+            targets=self.targets[rows],
             splits=pick(self.splits),
             groups=pick(self.groups),
             errors=pick(self.errors),
@@ -107,7 +157,11 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         raise UsageError("the data already have a validation split; leave --val out")
     if validation.root.resolve() == dataset.root.resolve():
         raise UsageError(f"{validation.root}: the validation data are the training data")
-    mapping = match_classes(validation, dataset.classes)
+    validation = dataclasses.replace(
+        validation,
+        classes=dataset.classes,
+        targets=match_classes(validation, dataset.classes),
+    )
     prefix = Path(os.path.relpath(validation.root.resolve(), dataset.root.resolve())).as_posix()
     rows = [i for i in range(len(validation)) if validation.splits[i] in ("", "val", "train")]
     if "val" in validation.splits:
@@ -117,7 +171,7 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
     both = dataclasses.replace(
         dataset,
         ids=dataset.ids + ids,
-        labels=np.concatenate([dataset.labels, mapping[more.labels]]),
+        targets=np.concatenate([dataset.targets, more.targets]),
         splits=dataset.splits + ("val",) * len(more),
         groups=dataset.groups + more.groups,
         errors=dataset.errors + more.errors,
@@ -127,15 +181,16 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
     return both.select(np.array(sorted(range(len(both)), key=both.ids.__getitem__)))
 
 
-def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> np.ndarray:
-    """int64 array (C of the data set + 1,): its labels as indices into `classes`, by name; last -1.
+def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> Targets:
+    """(N, …): its targets in terms of `classes`, matched by name.
 
     Raises:
         InputError: names the classes that `classes` lacks.
     """
     index = {name: i for i, name in enumerate(classes)}
-    used = [c for k, c in enumerate(dataset.classes) if (dataset.labels == k).any()]
-    unknown = [c for c in used if c not in index]
+    rows = dataset.classes_of_rows()
+    used = sorted({k for row in rows for k in row})
+    unknown = [dataset.classes[k] for k in used if dataset.classes[k] not in index]
     if unknown:
         raise InputError(
             f"{dataset.root}: class '{unknown[0]}' is not one that the model knows"
@@ -144,27 +199,38 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> np.ndarray:
             + f"; it knows {', '.join(classes[:8])}{', …' if len(classes) > 8 else ''}. "
             "Rename or remove the class"
         )
-    return np.array([index.get(c, -1) for c in dataset.classes] + [-1], dtype=np.int64)
+    there = {k: index[dataset.classes[k]] for k in used}
+    known = dataset.labelled().tolist()
+    matched = [
+        tuple(there[k] for k in row) if is_known else None
+        for row, is_known in zip(rows, known, strict=True)
+    ]
+    return dataset.problem.encode(matched, len(classes))
 
 
 def dataset_of_rows(
     root: Path,
-    rows: list[tuple[str, str, str, str, str]],
-    ignored: Mapping[str, int],
-    warnings: tuple[str, ...],
+    rows: Iterable[Row],
+    *,
+    ignored: Mapping[str, int] | None = None,
+    warnings: tuple[str, ...] = (),
+    problem: Problem = SINGLE_LABEL,
 ) -> Dataset:
-    """Rows of (id, class or "", split, group, error), sorted by id; classes in natural order."""
-    rows = sorted(rows)
-    classes = tuple(sorted({c for _, c, _, _, _ in rows if c}, key=natural_key))
+    """The rows sorted by id; classes in natural order."""
+    rows = sorted(rows, key=lambda row: row.id)
+    names = {name for row in rows for name in row.labels or ()}
+    classes = tuple(sorted(names, key=natural_key))
     index = {name: i for i, name in enumerate(classes)}
+    indices = [None if r.labels is None else tuple(index[n] for n in r.labels) for r in rows]
     return Dataset(
         root=root,
         classes=classes,
-        ids=tuple(r[0] for r in rows),
-        labels=np.array([index.get(r[1], -1) for r in rows], dtype=np.int64),
-        splits=tuple(r[2] for r in rows),
-        groups=tuple(r[3] for r in rows),
-        errors=tuple(r[4] for r in rows),
-        ignored=ignored,
+        ids=tuple(r.id for r in rows),
+        targets=problem.encode(indices, len(classes)),
+        splits=tuple(r.split for r in rows),
+        groups=tuple(r.group for r in rows),
+        errors=tuple(r.error for r in rows),
+        ignored=ignored or {},
         warnings=warnings,
+        problem=problem,
     )

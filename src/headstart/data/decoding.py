@@ -17,7 +17,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import simplejpeg
@@ -27,9 +27,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from headstart.data.bounds import MAX_PIXELS, MAX_SIDE, bound_work, check_tiles, is_modest
 from headstart.errors import BadImageError, ResourceError, UsageError
-
-if TYPE_CHECKING:
-    from headstart.data.views import Augmentation
 
 __all__ = [
     "DECODER",
@@ -455,14 +452,12 @@ def decode_picture(
     return Picture(image, image.size)
 
 
-def needed_px(preprocessing: Preprocessing, augmentation: "Augmentation | None" = None) -> int:
-    """How long the sides of a picture must be for its plain view to be near the exact one, and for
-    the smallest crop of an augmentation to fill the input without being enlarged."""
+def needed_px(preprocessing: Preprocessing, least_crop: float = 1.0) -> int:
+    """How long the sides of a picture must be for its plain view to be near the exact one, and for a crop
+    of this share of the area, in (0, 1], to fill the input without being enlarged."""
     target = max(preprocessing.input_px)
-    least = math.ceil(SCALED_MARGIN * target / preprocessing.crop_pct)
-    if augmentation is not None and augmentation.crop is not None:
-        least = max(least, math.ceil(target / math.sqrt(augmentation.crop[0])))
-    return least
+    plain = math.ceil(SCALED_MARGIN * target / preprocessing.crop_pct)
+    return max(plain, math.ceil(target / math.sqrt(least_crop)))
 
 
 def _decode_scaled(data: bytes, least: int, max_pixels: int) -> Picture | None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from headstart.choices import natural_key
-from headstart.data.dataset import SPLIT_NAMES, Dataset, dataset_of_rows
+from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, dataset_of_rows
+from headstart.data.form import Form, LoadOptions
 from headstart.errors import InputError
 
-__all__ = ["ARCHIVE_SUFFIXES", "list_files", "load_folder"]
+__all__ = ["ARCHIVE_SUFFIXES", "FOLDER", "list_files"]
 
 # Files that commonly lie beside images. Any other file in a class folder is taken for an image and
 # its type told by content, so that an image with a wrong or no extension still counts.
@@ -102,92 +103,125 @@ def _link_reason(link: Path, root: Path, allow_outside: bool) -> str:
     return ""
 
 
-def load_folder(root: Path, allow_outside: bool) -> Dataset:
-    ignored: Counter[str] = Counter()
-    warnings: list[str] = []
-    try:
-        names = sorted(e.name for e in os.scandir(root))
-    except OSError as exc:
-        raise InputError(f"{root}: the folder cannot be listed: {exc.strerror}") from exc
-    folders = [n for n in names if not n.startswith(".") and (root / n).is_dir()]
-    folders = [n for n in folders if n != "__MACOSX"]
-    parts = [(n, SPLIT_NAMES[n.lower()]) for n in folders if n.lower() in SPLIT_NAMES]
-    is_split_tree = any(s == "train" and _has_folders(root / n) for n, s in parts)
-    if is_split_tree:
+class _Tree:
+    """What lies below a folder of class folders, as it is gone through.
+
+    Attributes:
+        rows: one for each image.
+        ignored: what was passed over, by kind.
+        warnings: one line each.
+    """
+
+    def __init__(self, root: Path, allow_outside: bool) -> None:
+        self.rows: list[Row] = []
+        self.ignored: Counter[str] = Counter()
+        self.warnings: list[str] = []
+        self._root, self._real_root, self._allow_outside = root, root.resolve(), allow_outside
+        self._images: Counter[str] = Counter()  # of each class, those of none too
+        self._spelled: dict[str, str] = {}  # class -> the name of its folder
+
+    def read(self) -> None:
+        """Every class folder, in every split where the folders are splits."""
+        tops = self._find_splits()
+        for top, split in tops.items():
+            self._read_classes(top, split)
+        empty = sorted((c for c, count in self._images.items() if count == 0), key=natural_key)
+        if empty:
+            self.warnings.append(f"class without images, left out: {', '.join(empty[:8])}")
+
+    def _find_splits(self) -> dict[str, str]:
+        """{folder below the root, with its slash: split}; {"": ""} where no folder is a split."""
+        root = self._root
+        names = [n for n in _list_names(root) if not n.startswith(".") and n != "__MACOSX"]
+        folders = [n for n in names if (root / n).is_dir()]
+        parts = [(n, SPLIT_NAMES[n.lower()]) for n in folders if n.lower() in SPLIT_NAMES]
+        if not any(split == "train" and _has_folders(root / n) for n, split in parts):
+            return {"": ""}
         for name, _ in parts:
-            if (root / name).is_symlink():
-                reason = _link_reason(root / name, root.resolve(), allow_outside)
-                if reason:
-                    raise InputError(f"{root / name}: {reason}")
+            if reason := self._refuse(root / name):
+                raise InputError(f"{root / name}: {reason}")
         others = [n for n in folders if n.lower() not in SPLIT_NAMES]
         if others:
-            warnings.append(
+            self.warnings.append(
                 f"passed over {', '.join(others[:4])}: beside train, only val and test are read"
             )
-        tops = [(n + "/", s) for n, s in parts]
-        if len({s for _, s in parts}) < len(parts):
-            twice = Counter(s for _, s in parts).most_common(1)[0][0]
-            same = " and ".join(n for n, s in parts if s == twice)
+        if len({split for _, split in parts}) < len(parts):
+            twice = Counter(split for _, split in parts).most_common(1)[0][0]
+            same = " and ".join(n for n, split in parts if split == twice)
             raise InputError(f"{root}: {same} both mean the split '{twice}'; keep one")
-    else:
-        tops = [("", "")]
+        return {f"{n}/": split for n, split in parts}
 
-    rows: list[tuple[str, str, str, str]] = []  # id, class, split, error
-    empty: dict[str, bool] = {}
-    spelled: dict[str, str] = {}
-    for top, split in tops:
+    def _read_classes(self, top: str, split: str) -> None:
+        """The class folders in a folder below the root; anything else in it is passed over."""
+        here = self._root / top
         loose = 0
-        here = root / top if top else root
-        try:
-            names = sorted(e.name for e in os.scandir(here))
-        except OSError as exc:
-            raise InputError(f"{here}: the folder cannot be listed: {exc.strerror}") from exc
-        for name in names:
-            if name.startswith(".") or _is_companion(here / name):
-                ignored["hidden" if name.startswith(".") else name.lower()] += 1
-                continue
-            folder = here / name
-            reason = ""
-            if folder.is_symlink():
-                reason = _link_reason(folder, root.resolve(), allow_outside)
-            if reason:
-                rows.append((top + name, "", split, reason))
-                continue
-            if not folder.is_dir():
-                if os.path.splitext(name)[1].lower() in COMPANION_SUFFIXES:
-                    ignored[os.path.splitext(name)[1].lower()] += 1
-                else:
-                    loose += 1
-                continue
-            label = unicodedata.normalize("NFC", name)
-            if spelled.setdefault(label, name) != name:
-                warnings.append(
-                    f"class '{label}' stands twice in different Unicode forms; taken as one"
-                )
-            prefix = f"{top}{name}/"
-            count = 0
-            for image_id, error in _walk(
-                folder, root.resolve(), prefix, allow_outside, ignored, _keys(root, here)
-            ):
-                rows.append((image_id, label, split, error))
-                count += 1
-            if count == 0:
-                empty.setdefault(label, True)
+        for name in _list_names(here):
+            folder, suffix = here / name, os.path.splitext(name)[1].lower()
+            if name.startswith(".") or _is_companion(folder):
+                self.ignored["hidden" if name.startswith(".") else name.lower()] += 1
+            elif reason := self._refuse(folder):
+                self.rows.append(Row(top + name, None, split, error=reason))
+            elif folder.is_dir():
+                self._read_class(here, top, name, split)
+            elif suffix in COMPANION_SUFFIXES:
+                self.ignored[suffix] += 1
             else:
-                empty[label] = False
+                loose += 1
         if loose:
-            warnings.append(
+            self.warnings.append(
                 f"passed over {loose} file{'s' if loose > 1 else ''} in {top or 'the data folder'}"
                 " outside of any class folder"
             )
-    missing = sorted((c for c, is_empty in empty.items() if is_empty), key=natural_key)
-    if missing:
-        warnings.append(f"class without images, left out: {', '.join(missing[:8])}")
-    if not any(label for _, label, _, _ in rows):
-        raise InputError(f"{root}: no images in class folders; {_advise(root, ignored)}")
+
+    def _read_class(self, here: Path, top: str, name: str, split: str) -> None:
+        label = unicodedata.normalize("NFC", name)
+        if self._spelled.setdefault(label, name) != name:
+            self.warnings.append(
+                f"class '{label}' stands twice in different Unicode forms; taken as one"
+            )
+        seen = _keys(self._root, here)
+        prefix = f"{top}{name}/"
+        found = _walk(here / name, self._real_root, prefix, self._allow_outside, self.ignored, seen)
+        before = len(self.rows)
+        self.rows += [Row(i, (label,), split, error=error) for i, error in found]
+        self._images[label] += len(self.rows) - before
+
+    def _refuse(self, path: Path) -> str:
+        """Why what stands there may not be followed, or ""."""
+        if not path.is_symlink():
+            return ""
+        return _link_reason(path, self._real_root, self._allow_outside)
+
+
+def _load(root: Path, options: LoadOptions) -> Dataset:
+    """The images of a folder with a sub-folder a class, alone or in folders of splits.
+
+    Raises:
+        InputError: it has no class folders with images, or cannot be listed.
+    """
+    tree = _Tree(root, options.allow_outside)
+    tree.read()
+    if not any(row.labels for row in tree.rows):
+        raise InputError(f"{root}: no images in class folders; {_advise(root, tree.ignored)}")
     return dataset_of_rows(
-        root, [(i, c, s, "", e) for i, c, s, e in rows], dict(ignored), tuple(warnings)
+        root, tree.rows, ignored=dict(tree.ignored), warnings=tuple(tree.warnings)
     )
+
+
+FOLDER = Form(
+    name="folder",
+    looks="a folder of class folders",
+    heeds=frozenset({"group", "allow_outside"}),
+    recognises=Path.is_dir,
+    load=_load,
+)
+
+
+def _list_names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder))
+    except OSError as exc:
+        raise InputError(f"{folder}: the folder cannot be listed: {exc.strerror}") from exc
 
 
 def _advise(root: Path, ignored: Mapping[str, int]) -> str:

@@ -1,19 +1,20 @@
-"""Takes what the user names, a folder or a manifest, gives a checked `Dataset`."""
+"""Takes what the user names, in any of the known forms of data, gives a checked `Dataset`."""
 
 import dataclasses
 import os
-import stat
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from headstart.choices import choose
 from headstart.data.dataset import Dataset
-from headstart.data.folders import ARCHIVE_SUFFIXES, load_folder
+from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
+from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups
-from headstart.data.manifests import MANIFEST_READERS, load_manifest
+from headstart.data.manifests import MANIFEST
 from headstart.errors import InputError, UsageError
 
-__all__ = ["load_dataset"]
+__all__ = ["FORMS", "load_dataset"]
 
 # Characters that show nothing, beside those of the category Cf: fillers, joiners, variation selectors.
 UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
@@ -21,18 +22,30 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 )
 
 
+# A form of data is one file, and its line here; the first that recognises the data reads them.
+FORMS = {
+    form.name: form
+    for form in (
+        FOLDER,
+        MANIFEST,
+    )
+}
+
+
 def load_dataset(
     source: str | os.PathLike[str],
     *,
+    format: str | None = None,
     root: str | os.PathLike[str] | None = None,
     group: str | None = None,
     allow_outside: bool = False,
 ) -> Dataset:
-    """Read a folder with a sub-folder a class, or a CSV, TSV or JSONL manifest.
+    """Read labelled images in any of the known forms of data, which is found by looking.
 
     Args:
         source: a folder (class folders, or train / val / test folders with class folders in them),
-            or a manifest with columns path, label and optionally split and group.
+            or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group.
+        format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
@@ -40,34 +53,47 @@ def load_dataset(
 
     Raises:
         InputError: nothing usable there; the message names the element and the next step.
-        UsageError: `group` is no regular expression with a capture, takes too long to search, or
-            leaves nothing to split; or an argument has no effect.
+        UsageError: `format` is unknown; `group` is no regular expression with a capture, takes too
+            long to search, or leaves nothing to split; or an argument has no effect.
     """
     path = Path(source)
     try:
         if not os.fspath(source):
             raise InputError("the data are an empty name; name a folder or a manifest")
-        mode = path.stat().st_mode
+        path.stat()
     except (OSError, ValueError) as exc:
         if isinstance(exc, InputError):
             raise
         reason = "no such file or folder" if not isinstance(exc, PermissionError) else "no access"
         raise InputError(f"{path}: {reason}") from exc
-    if stat.S_ISDIR(mode):
-        if root is not None:
-            raise UsageError("root applies to a manifest, and the data are a folder; leave it out")
-        dataset = load_folder(path, allow_outside)
-    elif path.suffix.lower() in MANIFEST_READERS and stat.S_ISREG(mode):
-        dataset = load_manifest(path, Path(root) if root is not None else None, allow_outside)
-    else:
-        if path.suffix.lower() in ARCHIVE_SUFFIXES:
-            raise InputError(f"{path}: an archive is not read; unpack it and give the folder")
-        raise InputError(
-            f"{path}: expected a folder of class folders or a .csv, .tsv or .jsonl manifest"
+    options = LoadOptions(None if root is None else Path(root), group, allow_outside)
+    form = _find_form(path, format)
+    idle = [name for name in options.given() if name not in form.heeds]
+    if idle:
+        others = [other.looks for other in FORMS.values() if idle[0] in other.heeds]
+        raise UsageError(
+            f"{idle[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
         )
+    dataset = form.load(path, options)
     if group is not None:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
+
+
+def _find_form(path: Path, name: str | None) -> Form:
+    """The form of what lies there, or the one that is insisted on.
+
+    Raises:
+        UsageError: no form of that name.
+        InputError: no form, or not that one, recognises it.
+    """
+    wanted = [*FORMS.values()] if name is None else [choose("format", name, FORMS)]
+    for form in wanted:
+        if form.recognises(path):
+            return form
+    if path.suffix.lower() in ARCHIVE_SUFFIXES:
+        raise InputError(f"{path}: an archive is not read; unpack it and give the folder")
+    raise InputError(f"{path}: expected {' or '.join(form.looks for form in wanted)}")
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
@@ -81,7 +107,7 @@ def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
             "could be held out; capture what differs between films, patients or objects"
         )
     grouped = dataclasses.replace(dataset, groups=groups)
-    images = Counter(y for y in dataset.labels.tolist() if y >= 0)
+    images = _count_classes(dataset)
     if images and max(images.values()) > 1 and len(_undivided(grouped)) == len(images):
         raise UsageError(
             f"group '{pattern}' puts all images of a class into one group, in every class, so none "
@@ -97,11 +123,16 @@ def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
 def _undivided(dataset: Dataset) -> list[int]:
     """Classes whose images to train on are one group; a class of one image counts as well."""
     found: dict[int, set[str]] = {}
-    columns = (dataset.units(), dataset.labels.tolist(), dataset.splits)
-    for unit, label, split in zip(*columns, strict=True):
-        if label >= 0 and split in ("", "train"):
+    columns = (dataset.units(), dataset.classes_of_rows(), dataset.splits)
+    for unit, classes, split in zip(*columns, strict=True):
+        for label in classes if split in ("", "train") else ():
             found.setdefault(label, set()).add(unit)
     return sorted(label for label, units in found.items() if len(units) == 1)
+
+
+def _count_classes(dataset: Dataset) -> Counter[int]:
+    """Images of each class."""
+    return Counter(label for classes in dataset.classes_of_rows() for label in classes)
 
 
 def _as_seen(name: str) -> str:
@@ -124,10 +155,11 @@ def _checked(dataset: Dataset) -> Dataset:
                 "be seen, or in spaces; rename one"
             )
     if "val" not in dataset.splits:
-        images = Counter(dataset.labels.tolist())
+        images = _count_classes(dataset)
         whole = [label for label in _undivided(dataset) if images[label] > 1]
         if whole:
-            more = f", nor of {len(whole) - 1} more classes" if len(whole) > 1 else ""
+            others = f"{len(whole) - 1} more class{'es' if len(whole) > 2 else ''}"
+            more = f", nor of {others}" if len(whole) > 1 else ""
             warnings.append(
                 f"all images of class '{dataset.classes[whole[0]]}' are one group, so none of it{more} "
                 "can be held out"
@@ -139,7 +171,7 @@ def _checked(dataset: Dataset) -> Dataset:
     spread = sorted(g for g, s in where.items() if len(s) > 1)
     if spread:
         warnings.append(
-            f"{len(spread)} groups have images in more than one split, so figures will flatter "
-            f"(first: '{spread[0]}')"
+            f"{len(spread)} group{'s have' if len(spread) > 1 else ' has'} images in more than one "
+            f"split, so figures will flatter (first: '{spread[0]}')"
         )
     return dataclasses.replace(dataset, warnings=tuple(warnings))

@@ -6,15 +6,16 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from headstart.choices import nearest
-from headstart.data.dataset import SPLIT_NAMES, Dataset, dataset_of_rows
+from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, dataset_of_rows
+from headstart.data.form import Form, LoadOptions
 from headstart.errors import InputError
 
-__all__ = ["MANIFEST_READERS", "load_manifest"]
+__all__ = ["MANIFEST"]
 
 COLUMNS = {
     "path": ("path", "image", "file_name", "filename", "file", "filepath"),
@@ -76,7 +77,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-MANIFEST_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
     ".csv": lambda path: _read_delimited(path, ","),
     ".tsv": lambda path: _read_delimited(path, "\t"),
     ".jsonl": _read_jsonl,
@@ -84,49 +85,67 @@ MANIFEST_READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]
 }
 
 
-def load_manifest(path: Path, root: Path | None, allow_outside: bool) -> Dataset:
-    root = path.parent if root is None else root
+def _recognises(path: Path) -> bool:
+    return path.suffix.lower() in _READERS and path.is_file()
+
+
+def _load(path: Path, options: LoadOptions) -> Dataset:
+    root = path.parent if options.root is None else options.root
     if not root.is_dir():
         raise InputError(f"{root}: the root of the manifest's paths is not a folder")
-    resolve = _Resolver(root, allow_outside)
-    rows: dict[str, tuple[str, str, str, str, str]] = {}
-    seen: dict[str, tuple[int, str]] = {}
+    resolve = _Resolver(root, options.allow_outside)
+    rows: dict[str, Row] = {}
+    lines: dict[str, int] = {}
     repeated = 0
     columns: dict[str, str] = {}
-    for number, row in MANIFEST_READERS[path.suffix.lower()](path):
+    for number, cells in _READERS[path.suffix.lower()](path):
         where = f"{path}, line {number}"
         if not columns or path.suffix.lower() in (".jsonl", ".ndjson"):
-            columns = _find_columns(where, list(row))
-        text = row[columns["path"]]
-        if not isinstance(text, str) or not text:
-            raise InputError(f"{where}: the path is missing")
-        image_id = resolve(where, text)
-        label = _cell(where, "label", row[columns["label"]])
-        if not label:
-            raise InputError(f"{where}: the image '{text}' has no label; remove the row or fill it")
-        split = _cell(where, "split", row[columns["split"]] if "split" in columns else "").lower()
-        if split and split not in SPLIT_NAMES:
-            raise InputError(
-                f"{where}: split '{split}' is unknown{nearest(split, SPLIT_NAMES)}; "
-                "use train, val or test"
-            )
-        split = SPLIT_NAMES.get(split, "")
-        group = _cell(where, "group", row[columns["group"]] if "group" in columns else "")
-        if image_id in seen:
-            first, value = seen[image_id]
-            if value != f"{label}\0{split}\0{group}":
-                raise InputError(
-                    f"{where}: '{text}' stands already at line {first} with another label, "
-                    "split or group"
-                )
+            columns = _find_columns(where, list(cells))
+        row = _read_row(where, {column: cells[name] for column, name in columns.items()}, resolve)
+        if row.id not in rows:
+            rows[row.id], lines[row.id] = row, number
+        elif rows[row.id] == row:
             repeated += 1
-            continue
-        seen[image_id] = (number, f"{label}\0{split}\0{group}")
-        rows[image_id] = (image_id, label, split, group, "")
+        else:
+            raise InputError(
+                f"{where}: '{cells[columns['path']]}' stands already at line {lines[row.id]} with "
+                "another label, split or group"
+            )
     if not rows:
         raise InputError(f"{path}: no rows; each image needs a row with its path and label")
-    warnings = (f"{repeated} repeated rows counted once",) if repeated else ()
-    return dataset_of_rows(root, list(rows.values()), {}, warnings)
+    warnings = (
+        (f"{repeated} repeated row{'s' if repeated > 1 else ''} counted once",) if repeated else ()
+    )
+    return dataset_of_rows(root, rows.values(), warnings=warnings)
+
+
+MANIFEST = Form(
+    name="manifest",
+    looks="a .csv, .tsv or .jsonl manifest",
+    heeds=frozenset({"root", "group", "allow_outside"}),
+    recognises=_recognises,
+    load=_load,
+)
+
+
+def _read_row(where: str, cells: Mapping[str, Any], resolve: Callable[[str, str], str]) -> Row:
+    """The row of one line: cells by column -> what they say, checked."""
+    text = cells["path"]
+    if not isinstance(text, str) or not text:
+        raise InputError(f"{where}: the path is missing")
+    image_id = resolve(where, text)
+    label = _cell(where, "label", cells["label"])
+    if not label:
+        raise InputError(f"{where}: the image '{text}' has no label; remove the row or fill it")
+    split = _cell(where, "split", cells.get("split")).lower()
+    if split and split not in SPLIT_NAMES:
+        raise InputError(
+            f"{where}: split '{split}' is unknown{nearest(split, SPLIT_NAMES)}; "
+            "use train, val or test"
+        )
+    group = _cell(where, "group", cells.get("group"))
+    return Row(image_id, (label,), SPLIT_NAMES.get(split, ""), group)
 
 
 def _find_columns(where: str, given: list[str]) -> dict[str, str]:

@@ -41,8 +41,8 @@ class Scan:
 def scan_images(dataset: Dataset, *, probes: int = 2000, max_pixels: int = MAX_PIXELS) -> Scan:
     """Count images and read up to `probes` headers, chosen by a draw of the image id."""
     counts: dict[str, Counter[str]] = {}
-    for label, split in zip(dataset.labels, dataset.splits, strict=True):
-        if label >= 0:
+    for classes, split in zip(dataset.classes_of_rows(), dataset.splits, strict=True):
+        for label in classes:
             counts.setdefault(split or "all", Counter())[dataset.classes[label]] += 1
     unreadable = [(i, e) for i, e in zip(dataset.ids, dataset.errors, strict=True) if e]
     rows = [i for i, e in enumerate(dataset.errors) if not e]

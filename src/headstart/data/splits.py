@@ -1,6 +1,6 @@
 """Takes a `Dataset`, gives every image its split: what must stay together, and which part is held out.
 
-`fit` splits here, and `strategies` keeps the same units in the folds of a cross-validation. A unit is
+`fit` splits here, and `probes` keeps the same units in the folds of a cross-validation. A unit is
 what one side of a split holds whole: a group, an image that is its own group, and whatever shares a
 byte-identical image with it.
 """
@@ -139,9 +139,9 @@ def _hold_out(dataset: Dataset, units: Sequence[str], val: float, seed: int) -> 
     """
     draws = {unit: draw(seed, "split", unit) for unit in units}
     images: dict[str, Counter[int]] = {unit: Counter() for unit in units}
-    for unit, label, error in zip(units, dataset.labels.tolist(), dataset.errors, strict=True):
-        if label >= 0 and not error:  # the others count for no class, and follow their unit
-            images[unit][label] += 1
+    for unit, classes, error in zip(units, dataset.classes_of_rows(), dataset.errors, strict=True):
+        if not error:  # the others count for no class, and follow their unit
+            images[unit].update(classes)
     order = sorted(draws, key=lambda unit: (draws[unit], unit))
     part = _HeldOut(images, [draw(seed, "share", name) for name in dataset.classes], val)
     part.units |= {unit for unit in order if not images[unit] and draws[unit] < val}

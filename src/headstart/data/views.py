@@ -72,6 +72,11 @@ class Augmentation:
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UsageError(f"ratio must be two positive numbers, got {self.ratio}")
 
+    @property
+    def least_crop(self) -> float:
+        """The smallest share of the area that a view shows."""
+        return 1.0 if self.crop is None else self.crop[0]
+
     def without_flip(self) -> "Augmentation":
         """The same, never mirrored: for signs, digits and letters."""
         return dataclasses.replace(self, flip=0.0)

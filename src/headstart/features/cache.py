@@ -120,8 +120,8 @@ def prune(
     max_bytes: int | None = None,
     backbone: str | None = None,
 ) -> tuple[int, int]:
-    """Remove stores and what is kept of networks, the least recently used first, and the remains of
-    writers that died.
+    """Remove stores and what is kept of networks, the least recently used first, the remains of writers
+    that died, and the memory of which engine refused which network.
 
     Args:
         unused_days: remove what was not used for this many days.
@@ -155,6 +155,8 @@ def prune(
             else:
                 gone.unlink(missing_ok=True)
             removed, freed, total = removed + 1, freed + info.size_bytes, total - info.size_bytes
+    for path in cache_dir.glob("backbones/*/*.refused"):  # an engine may take the network after all
+        path.unlink(missing_ok=True)
     for path in _abandoned(cache_dir):
         with contextlib.suppress(OSError):
             freed += path.stat().st_size

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -12,21 +11,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headstart.errors import ResourceError, UsageError
+from headstart.errors import EngineRefused, ResourceError
 from headstart.features.engine import EngineChoice
-from headstart.files import default_cache_dir, hash_file, write_atomically
+from headstart.files import hash_file, write_atomically
 from headstart.networks.backbones import Backbone
-from headstart.networks.lite import build_lite_graph, covers_cuts
+from headstart.networks.lite import GRAPH, build_lite_graph, covers_cuts
 from headstart.networks.openvino_library import import_openvino
+from headstart.parallel import count_cpus
 from headstart.process import find_shortage
 
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["OpenVinoEngine", "has_own_graph", "read_failure"]
+__all__ = [
+    "OpenVinoEngine",
+    "best_precision",
+    "computes_bf16",
+    "describe_graph",
+    "has_own_graph",
+    "make",
+    "refuses",
+]
 
 _FIRST_USE = threading.Lock()
+
+
+def refuses(backbone: Backbone, device: str, precision: str) -> str:
+    """It runs on CPUs alone; whether it takes a network shows when it is made."""
+    if device != "cpu":
+        return f"engine 'openvino' runs on a CPU, not on {device}; use --engine torch"
+    if precision == "fp16":
+        return "engine 'openvino' has no fp16 on a CPU; use --precision bf16 or fp32"
+    if importlib.util.find_spec("openvino") is None:
+        return "OpenVINO is not installed; pip install openvino, or use --engine torch"
+    return ""
+
+
+def best_precision(device: str) -> tuple[str, str]:
+    """bf16 where the CPU computes in it, else exact."""
+    return ("bf16", "this CPU computes in bf16") if computes_bf16() else ("fp32", "")
+
+
+def computes_bf16() -> bool:
+    """Whether this CPU computes in bf16, as OpenVINO knows it."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def describe_graph(backbone: Backbone) -> str:
+    """The version of the graph that is built here, or "traced" for one converted from PyTorch."""
+    return GRAPH if has_own_graph(backbone) else "traced"
+
+
+def make(
+    backbone: Backbone,
+    choice: EngineChoice,
+    cuts: tuple[str, ...],
+    pooled: bool,
+    threads: int,
+    cache_dir: Path,
+) -> "OpenVinoEngine":
+    """As `EngineKind.make`; keeps converted and compiled networks in the cache."""
+    return OpenVinoEngine(backbone, cuts, choice, pooled, min(threads, count_cpus()), cache_dir)
 
 
 class OpenVinoEngine:
@@ -52,7 +99,7 @@ class OpenVinoEngine:
         with _FIRST_USE:
             self.run(np.zeros((1, *backbone.preprocessing.input_px, 3), dtype=np.uint8))
 
-    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
         if not hasattr(self._local, "request"):
             with self._lock:
@@ -82,7 +129,7 @@ def _compile(
     """The network as OpenVINO runs it.
 
     Raises:
-        UsageError: OpenVINO cannot take the network.
+        EngineRefused: OpenVINO cannot take the network.
         ResourceError: the cache is full or cannot be written.
     """
     core = import_openvino().Core()
@@ -111,8 +158,7 @@ def _compile(
         core.compile_model(model, "CPU", settings)
     except RuntimeError as exc:
         _raise_shortage(exc)
-        _remember_failure(backbone, cache_dir, _first_line(exc))
-        raise UsageError(f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}") from exc
+        raise EngineRefused(f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}") from exc
     raise _full_cache(cache_dir) from reason  # it can where nothing has to be written
 
 
@@ -151,11 +197,7 @@ def _convert(
         raise
     except Exception as exc:  # the converter raises many kinds on an operation that it lacks
         _raise_shortage(exc)
-        reason = _first_line(exc)
-        _remember_failure(backbone, cache_dir, reason)
-        raise UsageError(
-            f"OpenVINO cannot take {backbone.name}: {reason}; use --engine torch"
-        ) from exc
+        raise EngineRefused(f"OpenVINO cannot take {backbone.name}: {_first_line(exc)}") from exc
     # Under another name first, the .xml last, so that a pair is whole or not there.
     part = folder / f".{path.stem}.{os.getpid()}.{threading.get_ident()}"
     try:
@@ -214,23 +256,3 @@ def _is_whole(path: Path) -> bool:
 
 def _first_line(exc: Exception) -> str:
     return " ".join(str(exc).split())[:160] or type(exc).__name__
-
-
-def _failure_file(backbone: Backbone, cache_dir: Path | None) -> Path:
-    version = importlib.metadata.version("openvino")
-    folder = (cache_dir or default_cache_dir()) / "backbones" / backbone.fingerprint
-    return folder / f"openvino-{version}.failed"
-
-
-def _remember_failure(backbone: Backbone, cache_dir: Path | None, reason: str) -> None:
-    path = _failure_file(backbone, cache_dir)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, reason.encode())
-
-
-def read_failure(backbone: Backbone, cache_dir: Path | None) -> str:
-    try:
-        return _failure_file(backbone, cache_dir).read_text()
-    except (OSError, importlib.metadata.PackageNotFoundError):
-        return ""

@@ -3,14 +3,45 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.errors import ResourceError
 from headstart.features.engine import EngineChoice, pad_batch
 from headstart.networks.backbones import Backbone
 
-__all__ = ["TorchEngine"]
+__all__ = ["TorchEngine", "best_precision", "describe_graph", "make", "refuses"]
+
+
+def refuses(backbone: Backbone, device: str, precision: str) -> str:
+    """It runs every network, on every device."""
+    if precision == "fp16" and device == "cpu":
+        return "fp16 on a CPU is slow and inexact; use --precision bf16 or fp32"
+    return ""
+
+
+def best_precision(device: str) -> tuple[str, str]:
+    """bf16 on CUDA, where it costs half; else exact."""
+    return ("bf16" if device == "cuda" else "fp32"), ""
+
+
+def describe_graph(backbone: Backbone) -> str:
+    """The network as its library built it."""
+    return "traced"
+
+
+def make(
+    backbone: Backbone,
+    choice: EngineChoice,
+    cuts: tuple[str, ...],
+    pooled: bool,
+    threads: int,
+    cache_dir: Path,
+) -> "TorchEngine":
+    """As `EngineKind.make`; it serves any number of threads in turn, and keeps nothing."""
+    return TorchEngine(backbone, cuts, choice, pooled)
 
 
 class TorchEngine:
@@ -37,7 +68,7 @@ class TorchEngine:
         self._network = network.to(choice.device, kind[choice.precision])
         self._lock = threading.Lock()  # one batch already uses every core
 
-    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
         import torch
 

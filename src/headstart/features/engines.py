@@ -1,24 +1,30 @@
-"""Takes a `Backbone`, chooses and makes the engine that runs it: OpenVINO on a CPU, else PyTorch."""
+"""Takes a `Backbone`, chooses and starts the engine that runs it: OpenVINO on a CPU, else PyTorch.
 
+An engine is one file with what `engine.EngineKind` asks for, and one line in `ENGINES`. One that cannot
+take a network after all is passed over for the next, for whoever runs networks, and that is remembered.
+"""
+
+import contextlib
+import hashlib
 import importlib.metadata
-import importlib.util
 import platform
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.choices import choose
-from headstart.errors import UsageError
-from headstart.features.engine import Engine, EngineChoice
-from headstart.features.engine_openvino import OpenVinoEngine, read_failure
-from headstart.features.engine_torch import TorchEngine
-from headstart.files import default_cache_dir
+from headstart.errors import EngineRefused, UsageError
+from headstart.features import engine_openvino, engine_torch
+from headstart.features.engine import Engine, EngineChoice, EngineKind
+from headstart.features.runtime import Runtime
+from headstart.files import write_atomically
 from headstart.networks.backbones import Backbone
-from headstart.networks.openvino_library import import_openvino
-from headstart.parallel import count_cpus
 
 __all__ = [
     "DEVICES",
@@ -28,14 +34,23 @@ __all__ = [
     "choose_device",
     "choose_engine",
     "make_engine",
+    "start_engine",
+    "use_engine",
 ]
 
-ENGINES = ("auto", "openvino", "torch")
+T = TypeVar("T")
+
+# The faster first; "auto" takes the first that takes the network. A name is also that of the package.
+ENGINES: dict[str, EngineKind] = {"openvino": engine_openvino, "torch": engine_torch}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # Images a micro-batch. On two CPU cores OpenVINO is fastest at 4 (EfficientNet-Lite0), where the
 # activations still fit the cache; a GPU wants more.
 MICRO_BATCH = {"cpu": 4, "cuda": 64, "mps": 32}
+
+# For so long a network is not tried again on an engine that refused it. Most refusals are for good until
+# another version, but a compiler may also fail for what has passed since.
+REFUSED_FOR_S = 7 * 24 * 3600
 
 
 def _has_cuda() -> bool:
@@ -78,85 +93,147 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
-def choose_engine(
-    backbone: Backbone,
-    *,
-    engine: str = "auto",
-    precision: str = "auto",
-    device: str = "auto",
-    cache_dir: Path | None = None,
-) -> EngineChoice:
-    """OpenVINO on a CPU, in bf16 where the CPU computes in it; else PyTorch.
+def choose_engine(backbone: Backbone, runtime: Runtime = Runtime()) -> EngineChoice:
+    """What will run a network: the engine named, or for "auto" the first that takes it.
 
     Raises:
         UsageError: an unknown name, or a combination that cannot be.
     """
-    choose("engine", engine, dict.fromkeys(ENGINES))
-    choose("precision", precision, dict.fromkeys(PRECISIONS))
-    place = choose_device(device)
-    reason = "as asked for"
-    library = engine
-    if engine == "auto":
-        failure = read_failure(backbone, cache_dir)
-        if place != "cpu":
-            library, reason = "torch", f"{place} is present"
-        elif importlib.util.find_spec("openvino") is None:
-            library, reason = "torch", "OpenVINO is not installed"
-        elif failure:
-            library, reason = "torch", f"OpenVINO cannot take {backbone.name}: {failure}"
-        else:
-            library, reason = "openvino", "the fastest on a CPU"
-    if library == "openvino":
-        if place != "cpu":
-            raise UsageError(f"engine 'openvino' runs on a CPU, not on {place}; use --engine torch")
-        if precision == "fp16":
-            raise UsageError("engine 'openvino' has no fp16 on a CPU; use --precision bf16 or fp32")
-        if precision == "auto":
-            native = _cpu_has_bf16()
-            precision = "bf16" if native else "fp32"
-            reason += ", and this CPU computes in bf16" if native else ""
-        version = importlib.metadata.version("openvino")
+    return _choose(backbone, runtime, {})
+
+
+def use_engine(backbone: Backbone, runtime: Runtime, use: Callable[[EngineChoice], T]) -> T:
+    """What `use` gives with the engine chosen, or with the next where that refuses the network.
+
+    Raises:
+        EngineRefused: the engine was named and cannot take the network.
+        UsageError: as `choose_engine`.
+    """
+    refused: dict[str, str] = {}
+    while True:
+        choice = _choose(backbone, runtime, refused)
+        try:
+            return use(choice)
+        except EngineRefused as exc:
+            if runtime.engine != "auto":
+                raise
+            refused[choice.library] = exc.reason
+
+
+def start_engine(
+    backbone: Backbone,
+    runtime: Runtime = Runtime(),
+    *,
+    cuts: tuple[str, ...] | None = None,
+    pooled: bool = True,
+    threads: int | None = None,
+) -> tuple[Engine, EngineChoice]:
+    """A running engine, and which it is.
+
+    Args:
+        cuts, pooled, threads: as in `make_engine`.
+
+    Raises:
+        EngineRefused, UsageError: as `use_engine`; or an unknown cut point.
+        ResourceError: out of disk, memory or permission.
+    """
+
+    def start(choice: EngineChoice) -> tuple[Engine, EngineChoice]:
+        made = make_engine(backbone, choice, runtime, cuts=cuts, pooled=pooled, threads=threads)
+        return made, choice
+
+    return use_engine(backbone, runtime, start)
+
+
+def _choose(backbone: Backbone, runtime: Runtime, refused: Mapping[str, str]) -> EngineChoice:
+    """As `choose_engine`; `refused` says which engines have refused the network just now, and why."""
+    choose("engine", runtime.engine, {"auto": None, **ENGINES})
+    choose("precision", runtime.precision, dict.fromkeys(PRECISIONS))
+    device = choose_device(runtime.device)
+    by_name = runtime.engine != "auto"
+    reasons: list[str] = []
+    for name in [runtime.engine] if by_name else ENGINES:
+        reason = ENGINES[name].refuses(backbone, device, runtime.precision)
+        if not by_name and not reason:  # one that is named is always tried
+            reason = refused.get(name) or _read_refusal(backbone, name, runtime.cache)
+        if not reason:
+            break
+        reasons.append(reason)
     else:
-        if precision == "auto":
-            precision = "bf16" if place == "cuda" else "fp32"
-        if precision == "fp16" and place == "cpu":
-            raise UsageError("fp16 on a CPU is slow and inexact; use --precision bf16 or fp32")
-        version = importlib.metadata.version("torch")
-    return EngineChoice(library, place, precision, version, MICRO_BATCH[place], reason)
-
-
-def _cpu_has_bf16() -> bool:
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        raise UsageError(reasons[0])
+    if by_name:
+        why = "as asked for"
+    elif device != "cpu":
+        why = f"{device} is present"
+    else:
+        why = reasons[0] if reasons else "the fastest on a CPU"
+    precision, remark = runtime.precision, ""
+    if precision == "auto":
+        precision, remark = ENGINES[name].best_precision(device)
+    return EngineChoice(
+        library=name,
+        device=device,
+        precision=precision,
+        version=importlib.metadata.version(name),
+        micro_batch=MICRO_BATCH[device],
+        graph=ENGINES[name].describe_graph(backbone),
+        reason=f"{why}, and {remark}" if remark else why,
+    )
 
 
 def make_engine(
     backbone: Backbone,
     choice: EngineChoice,
+    runtime: Runtime = Runtime(),
     *,
     cuts: tuple[str, ...] | None = None,
     pooled: bool = True,
     threads: int | None = None,
-    cache_dir: Path | None = None,
 ) -> Engine:
-    """An engine as chosen.
+    """An engine as chosen, and no other; `start_engine` falls back.
 
     Args:
+        runtime: where compiled networks are kept, and how many threads there are.
         cuts: cut points whose activations it gives; all of the backbone's by default.
         pooled: averaged to one value a channel, or whole activations.
-        threads: that will call it; CPUs to use, all at most and by default.
-        cache_dir: where compiled networks are kept.
+        threads: that will call it; the runtime's by default.
 
     Raises:
-        UsageError: an unknown cut point, or OpenVINO cannot take the network.
+        UsageError: an unknown cut point.
+        EngineRefused: it cannot take the network, which is remembered.
+        ResourceError: out of disk, memory or permission.
     """
     names = tuple(c.name for c in backbone.cuts) if cuts is None else cuts
     for name in names:
         backbone.cut(name)
-    cache = cache_dir or default_cache_dir()
-    if choice.library == "openvino":
-        streams = min(threads or count_cpus(), count_cpus())
-        return OpenVinoEngine(backbone, names, choice, pooled, streams, cache)
-    return TorchEngine(backbone, names, choice, pooled)
+    try:
+        return ENGINES[choice.library].make(
+            backbone, choice, names, pooled, threads or runtime.threads, runtime.cache
+        )
+    except EngineRefused as exc:
+        path = _refusal_file(backbone, choice.library, runtime.cache)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, exc.reason.encode())
+        raise
+
+
+def _refusal_file(backbone: Backbone, library: str, cache_dir: Path) -> Path:
+    """Another version of whatever makes the network or takes it may not refuse it; `cache.prune` forgets."""
+    packages = dict.fromkeys(("headstart", "torch", library))
+    text = " ".join(importlib.metadata.version(package) for package in packages)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return cache_dir / "backbones" / backbone.fingerprint / f"{library}-{key}.refused"
+
+
+def _read_refusal(backbone: Backbone, library: str, cache_dir: Path) -> str:
+    """Why an engine refused a network not long ago, "" where it did not."""
+    path = _refusal_file(backbone, library, cache_dir)
+    try:
+        fresh = time.time() - path.stat().st_mtime < REFUSED_FOR_S
+        return path.read_text(encoding="utf-8") if fresh else ""
+    except (OSError, ValueError):
+        return ""
 
 
 class StartingEngine:
@@ -189,6 +266,6 @@ class StartingEngine:
         """As the engine's."""
         return self._wait().cuts
 
-    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """As the engine's."""
         return self._wait().run(pixels)

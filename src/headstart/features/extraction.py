@@ -1,8 +1,9 @@
-"""Takes a `Dataset` and a `Backbone`, gives `Features`: pooled activations of every image at every cut.
+"""Takes a `Dataset` and a `Backbone`, gives what the frozen network makes of every image, kept in a `Store`.
 
-The frozen network is run once per image, ever: what it gave is kept in a `Store` under the hash of the
-image's bytes, so a renamed, moved or doubled image costs nothing and an edited one is computed alone.
-Shape letters: N images, D features, K views, H W pixels.
+The network is run once per image (and view), ever: what it gave is kept under the hash of the image's bytes,
+so a renamed, moved or doubled image costs nothing and an edited one is computed alone. An `Extraction` says
+what is computed; `Features` are pooled and plain, `activations.Activations` are neither. Shape letters: N
+images, D features, K views, H W pixels.
 
 How the work is shared out: every thread takes a micro-batch of images and reads, decodes, resizes and
 runs it to the end, so reading and the network overlap, no thread waits for another, and at most a few
@@ -12,30 +13,368 @@ micro-batches are in memory. Rows are committed in shards as they come.
 import dataclasses
 import functools
 import importlib.metadata
-import importlib.util
-import os
+import math
+import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from headstart.arrays import Targets
 from headstart.data.dataset import Dataset
-from headstart.data.decoding import DECODER, MAX_PIXELS
-from headstart.errors import UsageError
+from headstart.data.decoding import DECODER
+from headstart.data.views import AUGMENTATIONS, Augmentation, import_operations
+from headstart.errors import ResourceError, VerificationError
+from headstart.features.drawing import Drawing, name_views
 from headstart.features.engine import Engine, EngineChoice
-from headstart.features.engine_openvino import has_own_graph
-from headstart.features.engines import StartingEngine, choose_engine, make_engine
+from headstart.features.engines import StartingEngine, make_engine, use_engine
 from headstart.features.file_hashes import FileMemory
-from headstart.features.reading import Reading, run_images
+from headstart.features.reading import Reading, read_image
+from headstart.features.runtime import Runtime
 from headstart.features.shards import Claims, RowWriter
 from headstart.features.store import Store
-from headstart.files import default_cache_dir
 from headstart.networks.backbones import Backbone
-from headstart.networks.lite import GRAPH
-from headstart.parallel import PREPARING, READING, Progress, count_threads, no_progress
+from headstart.parallel import PREPARING, READING, Progress, map_ahead, no_progress
 
-__all__ = ["Features", "extract", "feature_key"]
+__all__ = [
+    "ITEM_BYTES",
+    "Extracted",
+    "Extraction",
+    "Features",
+    "extract",
+    "run_extraction",
+    "to_half",
+]
+
+# Types that values are kept in, with the bytes of one.
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+# Activations are much larger than features, so a shard is bounded by bytes: small enough to be held in
+# memory twice, large enough that the thousands of rows of an epoch lie in few files.
+SHARD_BYTES = 64 * 2**20
+
+DISK_SHARE = 0.95  # of what is free, that activations may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """What is computed of every image.
+
+    Attributes:
+        cuts: the cut points whose activations are kept.
+        pooled: averaged to one value a channel, or whole.
+        dtype: that they are kept in, a key of `ITEM_BYTES`.
+        views: K, at least 1; view 0 is the plain image.
+        augmentation: of the views but 0.
+        seed: of the views but 0.
+    """
+
+    cuts: tuple[str, ...]
+    pooled: bool = True
+    dtype: str = "float32"
+    views: int = 1
+    augmentation: Augmentation = AUGMENTATIONS["none"]
+    seed: int = 0
+
+    def row_bytes(self, backbone: Backbone) -> int:
+        """What one view of an image takes on disk."""
+        points = [backbone.cut(name) for name in self.cuts]
+        numbers = sum(p.channels if self.pooled else math.prod(p.shape) for p in points)
+        return numbers * ITEM_BYTES[self.dtype]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extracted:
+    """What came of an extraction, in the order of the data set.
+
+    Attributes:
+        store: holds the rows, which `drawing.name_views` names.
+        digests: N hashes of the images' bytes, None where they could not be read.
+        errors: N reasons why an image has no rows, "" for a good one.
+        recipe: of the views but 0, as `name_views` takes it.
+        engine: what computed them.
+        computed: rows computed now; the others came from the store.
+        warnings: one line each, for people.
+    """
+
+    store: Store
+    digests: tuple[bytes | None, ...]
+    errors: tuple[str, ...]
+    recipe: bytes
+    engine: EngineChoice
+    computed: int
+    warnings: tuple[str, ...]
+
+
+def run_extraction(
+    dataset: Dataset,
+    backbone: Backbone,
+    extraction: Extraction,
+    runtime: Runtime = Runtime(),
+    progress: Progress = no_progress,
+) -> Extracted:
+    """Have every row in the store: what is missing is computed and kept, also when interrupted.
+
+    Raises:
+        UsageError: an engine, precision or device that is unknown or cannot be.
+        ResourceError: out of disk, memory or permission; what is committed stays.
+        VerificationError: values that are not finite, or do not fit their type.
+    """
+
+    def run(choice: EngineChoice) -> Extracted:
+        work = _Work(dataset, backbone, extraction, choice, runtime)
+        if work.pending and not extraction.pooled:
+            work.check_space()
+        if work.pending:
+            if not extraction.augmentation.is_plain:
+                import_operations()  # while there are no threads
+            cuts, pooled = extraction.cuts, extraction.pooled
+            make = functools.partial(
+                make_engine, backbone, choice, runtime, cuts=cuts, pooled=pooled
+            )
+            work.run(StartingEngine(choice, make), progress)
+        return work.result()
+
+    return use_engine(backbone, runtime, run)
+
+
+def _make_key(
+    backbone: Backbone, extraction: Extraction, choice: EngineChoice, max_pixels: int
+) -> dict[str, Any]:
+    """Everything that changes the bits of a row with a given name, as JSON.
+
+    Seed and augmentation are part of a view's name, so that they share the plain one. An image above the
+    limit of pixels is an error of this limit alone.
+    """
+    decoders = {n: importlib.metadata.version(n) for n in ("pillow", "simplejpeg")}
+    return {
+        "backbone": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "preprocessing": dataclasses.asdict(backbone.preprocessing),
+        "cuts": list(extraction.cuts),
+        "pooling": "mean" if extraction.pooled else "none",
+        "dtype": extraction.dtype,
+        "engine": choice.key(),
+        "decoder": {"version": DECODER, "exact": choice.precision == "fp32", **decoders},
+        "max_pixels": max_pixels,
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """A few images on their way.
+
+    Attributes:
+        rows: their numbers.
+        readings: what became of each.
+        names: of each, of the views that were drawn.
+        values: {cut point: (n, …)} of the n views that were drawn of good images.
+    """
+
+    rows: list[int]
+    readings: list[Reading]
+    names: list[list[bytes]]
+    values: dict[str, np.ndarray]
+
+
+class _Work:
+    """One extraction: which rows are known, which images are pending, and what came of them."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        extraction: Extraction,
+        choice: EngineChoice,
+        runtime: Runtime,
+    ) -> None:
+        self.dataset, self.extraction, self.choice = dataset, extraction, choice
+        self.runtime = runtime
+        self.row_bytes = extraction.row_bytes(backbone)
+        self.drawing = Drawing(
+            backbone.preprocessing,
+            extraction.augmentation,
+            extraction.seed,
+            choice.precision == "fp32",
+            runtime.max_pixels,
+        )
+        self.recipe = self.drawing.recipe()
+        key = _make_key(backbone, extraction, choice, runtime.max_pixels)
+        self.store = Store.open(runtime.cache, key)
+        self.memory = FileMemory(runtime.cache, dataset.root)
+        self.errors = list(dataset.errors)
+        self.digests: list[bytes | None] = [None] * len(dataset)
+        self.computed = 0
+        for row, error in enumerate(self.errors):
+            if not error and not runtime.rehash:
+                self.digests[row] = self.memory.find(dataset.image(row))
+        self.pending = [row for row, e in enumerate(self.errors) if not e and self._lacks(row)]
+
+    def _names(self, row: int, digest: bytes) -> list[bytes]:
+        """Of the views of an image, by number."""
+        return name_views(digest, self.dataset.ids[row], range(self.extraction.views), self.recipe)
+
+    def _lacks(self, row: int) -> bool:
+        digest = self.digests[row]
+        return digest is None or any(n not in self.store for n in self._names(row, digest))
+
+    def check_space(self) -> None:
+        """Raises ResourceError if what is missing does not fit the disk.
+
+        Images whose hash is not known may turn out to be in the store under another name; where that
+        matters they are hashed, which also spares them from `pending`.
+        """
+        free = shutil.disk_usage(self.runtime.cache).free
+        unknown = [row for row in self.pending if self.digests[row] is None]
+        most = len(unknown) * (self.extraction.views if self.recipe else 1)
+        if (self._count_missing() + most) * self.row_bytes <= DISK_SHARE * free:
+            return
+
+        def identify(row: int) -> Reading:
+            return read_image(self.dataset.image(row), _never, lambda digest: True)[0]
+
+        readings = map_ahead(identify, unknown, self.runtime.threads)
+        for row, reading in zip(unknown, readings, strict=True):
+            self._take(row, reading)
+        self.memory.save()
+        self.pending = [row for row in self.pending if not self.errors[row] and self._lacks(row)]
+        needed = self._count_missing() * self.row_bytes
+        if needed > DISK_SHARE * free:
+            raise ResourceError(
+                f"the activations at {', '.join(self.extraction.cuts)} take {needed / 1e9:.1f} GB more "
+                f"and {free / 1e9:.1f} GB are free at {self.runtime.cache}; choose a later cut point, "
+                "fewer views, or another --cache-dir"
+            )
+
+    def _count_missing(self) -> int:
+        """How many rows are to be computed of images whose hash is known."""
+        names = set[bytes]()
+        for row in self.pending:
+            digest = self.digests[row]
+            if digest is not None:
+                names.update(n for n in self._names(row, digest) if n not in self.store)
+        return len(names)
+
+    def run(self, engine: StartingEngine, progress: Progress) -> None:
+        """Compute what is missing and commit it, also when interrupted."""
+        total = len(self.dataset)
+        done = total - len(self.pending)
+        progress(PREPARING, 0, 0)
+        claimed = Claims(self.store)
+
+        def work(rows: list[int]) -> _Part:
+            return self._compute(rows, engine, claimed)
+
+        # So many images together that few micro-batches are padded, and no more than those need.
+        size = max(1, min(engine.micro_batch, 4 * engine.micro_batch // self.extraction.views))
+        parts = (self.pending[i : i + size] for i in range(0, len(self.pending), size))
+        stream = map_ahead(work, parts, self.runtime.threads, engine.give_up)
+        most = None if self.extraction.pooled else max(1, SHARD_BYTES // self.row_bytes)
+        shard = RowWriter(self.store, most)
+        try:
+            for part in stream:
+                for row, reading, names in zip(part.rows, part.readings, part.names, strict=True):
+                    self._take(row, reading)
+                    for name in names:
+                        shard.add_name(name, reading.error)
+                shard.add_values(part.values)
+                self.computed += len(next(iter(part.values.values()))) if part.values else 0
+                shard.commit_if_due()
+                done += len(part.rows)
+                progress(READING, done, total)
+        finally:
+            stream.close()
+            try:
+                shard.close()
+            finally:
+                self.memory.save()
+
+    def _compute(self, rows: list[int], engine: Engine, claimed: Claims) -> _Part:
+        readings, names, batch = [], [], []
+        for row in rows:
+            reading, claims, pixels = self._read(row, claimed)
+            readings.append(reading)
+            names.append(claims)
+            if pixels is not None:
+                batch.append(pixels)
+        if not batch:
+            return _Part(rows, readings, names, {})
+        pixels, size = np.concatenate(batch), engine.micro_batch
+        runs = [engine.run(pixels[i : i + size]) for i in range(0, len(pixels), size)]
+        values: dict[str, np.ndarray] = {
+            cut: np.concatenate([run[cut] for run in runs]) for cut in self.extraction.cuts
+        }
+        if self.extraction.dtype != "float32":
+            values = {cut: to_half(v, self.extraction.dtype) for cut, v in values.items()}
+        return _Part(rows, readings, names, values)
+
+    def _read(
+        self, row: int, claimed: Claims
+    ) -> tuple[Reading, list[bytes], NDArray[np.uint8] | None]:
+        """The missing views of an image: their names, and their pixels if it is a good one."""
+        names, missing = list[bytes](), list[int]()
+
+        def needs_nothing(digest: bytes) -> bool:
+            for view, name in enumerate(self._names(row, digest)):
+                if not claimed(name):
+                    names.append(name)
+                    missing.append(view)
+            return not names
+
+        def prepare(data: bytes) -> NDArray[np.uint8]:
+            return self.drawing.draw_all(data, self.dataset.ids[row], missing)
+
+        reading, pixels = read_image(self.dataset.image(row), prepare, needs_nothing)
+        return reading, names, pixels
+
+    def _take(self, row: int, reading: Reading) -> None:
+        self.digests[row] = reading.sha256
+        if reading.sha256 is None:
+            self.errors[row] = reading.error
+        elif reading.stamp is not None:
+            self.memory.remember(
+                self.dataset.ids[row], reading.stamp, reading.read_at_ns, reading.sha256
+            )
+
+    def result(self) -> Extracted:
+        """What the store holds now, in the order of the data set."""
+        for row, digest in enumerate(self.digests):
+            if digest is not None:
+                reasons = (self.store.error(name) for name in self._names(row, digest))
+                self.errors[row] = next(filter(None, reasons), "")
+        return Extracted(
+            store=self.store,
+            digests=tuple(self.digests),
+            errors=tuple(self.errors),
+            recipe=self.recipe,
+            engine=self.choice,
+            computed=self.computed,
+            warnings=tuple(self.store.problems),
+        )
+
+
+def _never(data: bytes) -> NDArray[np.uint8]:
+    raise AssertionError("an image that is only hashed was decoded")
+
+
+def to_half(values: NDArray[np.float32], dtype: str) -> NDArray[np.float16] | NDArray[np.uint16]:
+    """float32 -> float16, or bfloat16 as uint16 bits, rounded to nearest even; any shape.
+
+    Raises:
+        VerificationError: values that are not finite, or do not fit float16.
+    """
+    if not np.isfinite(values).all():
+        raise VerificationError(
+            "the network gave NaN or infinite activations; use --precision fp32"
+        )
+    if dtype == "float16":
+        if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            raise VerificationError("an activation does not fit float16; use bfloat16")
+        return values.astype(np.float16)
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded: NDArray[np.uint16] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +383,7 @@ class Features:
 
     Attributes:
         ids: N image ids.
-        labels: int64 array (N,), indices into `classes`; -1 where there is no label.
+        targets: (N, …), the data set's; of single labels int64 (N,), indices into `classes`, -1 for none.
         splits: N of "train", "val", "test" or "" (not assigned).
         classes: C class names.
         values: {cut point: float32 array (N, D)}, read from disk when asked for; rows of unreadable
@@ -57,10 +396,10 @@ class Features:
     """
 
     ids: tuple[str, ...]
-    labels: np.ndarray
+    targets: Targets
     splits: tuple[str, ...]
     classes: tuple[str, ...]
-    values: Mapping[str, np.ndarray]
+    values: Mapping[str, NDArray[np.float32]]
     errors: tuple[str, ...]
     sha256: tuple[str, ...]
     engine: EngineChoice
@@ -70,35 +409,35 @@ class Features:
     def __repr__(self) -> str:
         return f"Features({len(self.ids):,} images at {', '.join(self.values)}; {self.engine})"
 
-    def good(self) -> np.ndarray:
+    def good(self) -> NDArray[np.bool_]:
         """bool array (N,): which rows have features."""
         return np.array([not e for e in self.errors], dtype=bool)
 
-    def select(self, rows: np.ndarray) -> "Features":
+    def select(self, rows: NDArray[np.int64]) -> "Features":
         """The features of these rows."""
         return dataclasses.replace(
             self,
             ids=tuple(self.ids[i] for i in rows),
-            labels=self.labels[rows],
+            targets=self.targets[rows],
             splits=tuple(self.splits[i] for i in rows),
             values=_Rows(self.values, rows),
             errors=tuple(self.errors[i] for i in rows),
             sha256=tuple(self.sha256[i] for i in rows),
         )
 
-    def bad(self) -> list[tuple[str, str]]:
+    def unreadable(self) -> list[tuple[str, str]]:
         """(image id, reason) of every unreadable image."""
         return [(i, e) for i, e in zip(self.ids, self.errors, strict=True) if e]
 
 
-class _Rows(Mapping[str, np.ndarray]):
+class _Rows(Mapping[str, NDArray[np.float32]]):
     """Some rows of columns, taken when a column is asked for."""
 
-    def __init__(self, columns: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+    def __init__(self, columns: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64]) -> None:
         self._columns, self._rows = columns, rows
 
-    def __getitem__(self, cut: str) -> np.ndarray:
-        rows: np.ndarray = self._columns[cut][self._rows]
+    def __getitem__(self, cut: str) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self._columns[cut][self._rows]
         return rows
 
     def __iter__(self) -> Iterator[str]:
@@ -108,14 +447,14 @@ class _Rows(Mapping[str, np.ndarray]):
         return len(self._columns)
 
 
-class _Columns(Mapping[str, np.ndarray]):
+class _Columns(Mapping[str, NDArray[np.float32]]):
     """Columns of a store as arrays in the order of the data set, each read once, when asked for."""
 
     def __init__(self, store: Store, names: list[bytes | None], widths: dict[str, int]) -> None:
         self._store, self._names, self._widths = store, names, widths
-        self._read: dict[str, np.ndarray] = {}
+        self._read: dict[str, NDArray[np.float32]] = {}
 
-    def __getitem__(self, cut: str) -> np.ndarray:
+    def __getitem__(self, cut: str) -> NDArray[np.float32]:
         if cut not in self._read:
             values = np.full((len(self._names), self._widths[cut]), np.nan, dtype=np.float32)
             rows = [i for i, name in enumerate(self._names) if name is not None]
@@ -139,25 +478,16 @@ class _Columns(Mapping[str, np.ndarray]):
 def extract(
     dataset: Dataset,
     backbone: Backbone,
+    runtime: Runtime = Runtime(),
     *,
-    engine: str = "auto",
-    precision: str = "auto",
-    device: str = "auto",
-    workers: int | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    rehash: bool = False,
-    max_pixels: int = MAX_PIXELS,
     progress: Progress = no_progress,
 ) -> Features:
     """Features of every image, from the store where it has them, computed and kept where not.
 
     Args:
-        engine, precision, device: a key of `engines.ENGINES`, `PRECISIONS`, `DEVICES`. With "fp32"
-            images are decoded exactly too; see `decoding.decode_and_prepare`.
-        workers: threads; one more than CPUs by default. Changes no number.
-        cache_dir: the place of the store; `files.default_cache_dir()` by default.
-        rehash: read every file again instead of trusting its size and times.
-        max_pixels: an image with more is recorded as unreadable.
+        runtime: what runs the network and where it keeps what. With precision "fp32" images are decoded
+            exactly too; see `decoding.decode_and_prepare`. An image of more than its `max_pixels` is
+            recorded as unreadable.
 
     Returns:
         Features with a row for every image, unreadable ones included (NaN and a reason).
@@ -166,139 +496,19 @@ def extract(
         UsageError: an engine, precision or device that is unknown or cannot be.
         ResourceError: out of disk, memory or permission; what is committed stays.
     """
-    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    decide = functools.partial(
-        choose_engine, backbone, precision=precision, device=device, cache_dir=cache
+    widths = {cut.name: cut.channels for cut in backbone.cuts}
+    found = run_extraction(dataset, backbone, Extraction(tuple(widths)), runtime, progress)
+    rows = zip(found.digests, found.errors, strict=True)
+    names = [None if error else digest for digest, error in rows]
+    return Features(
+        ids=dataset.ids,
+        targets=dataset.targets,
+        splits=dataset.splits,
+        classes=dataset.classes,
+        values=_Columns(found.store, names, widths),
+        errors=found.errors,
+        sha256=tuple("" if digest is None else digest.hex() for digest in found.digests),
+        engine=found.engine,
+        computed=found.computed,
+        warnings=found.warnings,
     )
-    choice = decide(engine=engine)
-    threads = count_threads(workers)
-
-    def run(choice: EngineChoice) -> Features:
-        work = _Work(dataset, backbone, choice, cache, rehash, max_pixels)
-        if work.pending:
-            engine = StartingEngine(
-                choice, lambda: make_engine(backbone, choice, threads=threads, cache_dir=cache)
-            )
-            work.run(engine, threads, progress)
-        return work.features()
-
-    try:
-        return run(choice)
-    except UsageError:
-        if engine != "auto" or choice.library == "torch":
-            raise
-        # OpenVINO could not take the network, and that is remembered now.
-        return run(decide(engine="auto"))
-
-
-def feature_key(backbone: Backbone, choice: EngineChoice) -> dict[str, Any]:
-    """Everything that changes a feature's bits, as JSON."""
-    decoders = {n: importlib.metadata.version(n) for n in ("pillow", "simplejpeg")}
-    return {
-        "backbone": backbone.name,
-        "fingerprint": backbone.fingerprint,
-        "preprocessing": dataclasses.asdict(backbone.preprocessing),
-        "cuts": [c.name for c in backbone.cuts],
-        "pooling": "mean",
-        "engine": choice.key(),
-        "graph": GRAPH if choice.library == "openvino" and has_own_graph(backbone) else "traced",
-        "decoder": {"version": DECODER, "exact": choice.precision == "fp32", **decoders},
-    }
-
-
-class _Work:
-    """One extraction: which rows are known, which are pending, and what came of them."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        backbone: Backbone,
-        choice: EngineChoice,
-        cache: Path,
-        rehash: bool,
-        max_pixels: int,
-    ) -> None:
-        self.dataset, self.backbone, self.choice = dataset, backbone, choice
-        self.max_pixels = max_pixels
-        # An image above the limit is an error of this limit alone, so the limit is part of the key.
-        key = {**feature_key(backbone, choice), "max_pixels": max_pixels}
-        self.store = Store.open(cache, key)
-        self.memory = FileMemory(cache, dataset.root)
-        self.errors = list(dataset.errors)
-        self.names: list[bytes | None] = [None] * len(dataset)
-        self.computed = 0
-        for row, error in enumerate(self.errors):
-            if not error and not rehash:
-                self.names[row] = self.memory.find(dataset.image(row))
-        self.pending = [
-            row
-            for row, name in enumerate(self.names)
-            if not self.errors[row] and (name is None or name not in self.store)
-        ]
-
-    def run(self, engine: Engine, threads: int, progress: Progress) -> None:
-        """Compute the pending rows and commit them, also when interrupted."""
-        total = len(self.dataset)
-        known = total - len(self.pending)
-        progress(PREPARING, 0, 0)
-        shard = RowWriter(self.store)
-        images = (self.dataset.image(row) for row in self.pending)
-        claimed = Claims(self.store)
-        stream = run_images(
-            images,
-            engine,
-            self.backbone.preprocessing,
-            workers=threads,
-            exact=self.choice.precision == "fp32",
-            max_pixels=self.max_pixels,
-            skip=claimed,
-        )
-        done = 0
-        try:
-            for readings, outputs in stream:
-                for reading in readings:
-                    row = self.pending[done]
-                    done += 1
-                    self._take(row, reading, shard)
-                shard.add_values(outputs)
-                self.computed += len(next(iter(outputs.values()))) if outputs else 0
-                shard.commit_if_due()
-                progress(READING, known + done, total)
-        finally:
-            stream.close()
-            try:
-                shard.close()
-            finally:
-                self.memory.save()
-
-    def _take(self, row: int, reading: "Reading", shard: "RowWriter") -> None:
-        if reading.sha256 is None:
-            self.errors[row], self.names[row] = reading.error, None
-            return
-        self.names[row] = reading.sha256
-        if reading.stamp is not None:
-            self.memory.remember(
-                self.dataset.ids[row], reading.stamp, reading.read_at_ns, reading.sha256
-            )
-        if not reading.skipped:
-            shard.add_name(reading.sha256, reading.error)
-
-    def features(self) -> Features:
-        """What the store holds now, in the order of the data set."""
-        names: list[bytes | None] = list(self.names)
-        for row, name in enumerate(self.names):
-            if name is not None and (error := self.store.error(name)):
-                self.errors[row], names[row] = error, None
-        widths = {c.name: c.channels for c in self.backbone.cuts}
-        return Features(
-            ids=self.dataset.ids,
-            labels=self.dataset.labels,
-            splits=self.dataset.splits,
-            classes=self.dataset.classes,
-            values=_Columns(self.store, names, widths),
-            errors=tuple(self.errors),
-            sha256=tuple(n.hex() if n is not None else "" for n in self.names),
-            engine=self.choice,
-            computed=self.computed,
-            warnings=tuple(self.store.problems),
-        )

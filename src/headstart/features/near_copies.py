@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from headstart.arrays import FloatND, IntN, IntP2
 from headstart.choices import natural_key
 from headstart.draws import draw
 
@@ -42,13 +43,13 @@ LEAST_SQUARE = 1e-6
 
 
 def find_near_copies(
-    features: np.ndarray,
-    labels: np.ndarray,
+    features: FloatND,
+    labels: IntN,
     units: Sequence[str],
     ids: Sequence[str],
     *,
     seed: int = 0,
-) -> np.ndarray:
+) -> IntP2:
     """int64 (P, 2): rows of near copies, the smaller one first; of one class, in different units.
 
     Args:

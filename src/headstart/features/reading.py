@@ -9,15 +9,18 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headstart.data.decoding import MAX_PIXELS, Preprocessing, decode_and_prepare
+from headstart.data.decoding import Preprocessing, decode_and_prepare
 from headstart.data.images import ImageRef, Stamp
 from headstart.errors import BadImageError, TooManyBadImagesError
 from headstart.features.engine import Engine
 from headstart.features.engines import StartingEngine
-from headstart.parallel import T, count_threads, do_nothing, map_ahead
+from headstart.features.runtime import Runtime
+from headstart.parallel import T, do_nothing, map_ahead
 
 __all__ = ["Reading", "check_bad_images", "read_image", "run_images"]
 
@@ -41,34 +44,35 @@ class Reading:
     read_at_ns: int = 0
 
 
-Result = tuple[list[Reading], dict[str, np.ndarray]]
+Result = tuple[list[Reading], dict[str, NDArray[np.float32]]]
 
 
 def run_images(
     images: Iterable[ImageRef],
     engine: Engine,
     preprocessing: Preprocessing,
+    runtime: Runtime = Runtime(),
     *,
-    workers: int | None = None,
     exact: bool = True,
-    max_pixels: int = MAX_PIXELS,
     skip: Callable[[bytes], bool] = lambda name: False,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Generator[Result, None, None]:
     """Stream images through a network.
 
     Args:
         images: taken a few micro-batches ahead.
+        runtime: its threads and its largest image.
         exact: as in `decoding.decode_and_prepare`.
         skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
+        pool: threads to work in, left open; by default some that are made for these images.
 
     Yields:
         What became of each image, and for every cut point float32 (n, D) of the n that were run; in
         the order of `images`.
     """
-    count = count_threads(workers)
 
-    def prepare(data: bytes) -> np.ndarray:
-        return decode_and_prepare(data, preprocessing, exact=exact, max_pixels=max_pixels)
+    def prepare(data: bytes) -> NDArray[np.uint8]:
+        return decode_and_prepare(data, preprocessing, exact=exact, max_pixels=runtime.max_pixels)
 
     def work(chunk: list[ImageRef]) -> Result:
         readings, batch = [], []
@@ -80,12 +84,15 @@ def run_images(
         return readings, engine.run(np.stack(batch)) if batch else {}
 
     stop = engine.give_up if isinstance(engine, StartingEngine) else do_nothing
-    yield from map_ahead(work, _chunks(images, engine.micro_batch), count, stop)
+    chunks = _chunks(images, engine.micro_batch)
+    yield from map_ahead(work, chunks, runtime.threads, stop, pool)
 
 
 def read_image(
-    image: ImageRef, prepare: Callable[[bytes], np.ndarray], skip: Callable[[bytes], bool]
-) -> tuple[Reading, np.ndarray | None]:
+    image: ImageRef,
+    prepare: Callable[[bytes], NDArray[np.uint8]],
+    skip: Callable[[bytes], bool],
+) -> tuple[Reading, NDArray[np.uint8] | None]:
     """Read, hash and prepare one image; `skip` may spare it the preparing.
 
     Raises:

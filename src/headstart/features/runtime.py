@@ -3,16 +3,23 @@
 None of them changes what is trained, but by rounding.
 """
 
-from typing import Annotated
+import os
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from headstart.data.bounds import MAX_PIXELS
+from headstart.errors import UsageError
+from headstart.files import default_cache_dir
 from headstart.options import Option
+from headstart.parallel import count_threads
 
-__all__ = ["Runtime"]
+__all__ = ["MAX_WORKERS", "Runtime", "make_runtime"]
 
 PANEL = "Machine"
+
+MAX_WORKERS = 256
 
 
 class Runtime(BaseModel):
@@ -32,25 +39,67 @@ class Runtime(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: Annotated[
-        str, Option("What runs the frozen network: auto, openvino or torch.", PANEL)
+        str,
+        Option(
+            "Run the frozen network with openvino or torch; auto takes what is faster here.", PANEL
+        ),
     ] = "auto"
     precision: Annotated[
-        str, Option("Arithmetic of the frozen network: auto, fp32, bf16 or fp16.", PANEL)
+        str,
+        Option(
+            "Run the frozen network in fp32 (exact), bf16 or fp16; auto takes bf16 where it is fast.",
+            PANEL,
+        ),
     ] = "auto"
-    device: Annotated[str, Option("Where networks run: auto, cpu, cuda or mps.", PANEL)] = "auto"
+    device: Annotated[
+        str, Option("Run networks on cpu, cuda or mps; auto takes the fastest there is.", PANEL)
+    ] = "auto"
     workers: Annotated[
         int | None,
-        Field(ge=1, le=256),
-        Option("Threads that read images; one more than CPUs by default.", PANEL, unit="threads"),
+        Field(ge=1, le=MAX_WORKERS),
+        Option(
+            "Read images in this many threads, by default one more than CPUs; changes no number.",
+            PANEL,
+            unit="threads",
+        ),
     ] = None
     cache_dir: Annotated[
-        str | None, Option("Where features are kept; HEADSTART_CACHE_DIR names it too.", PANEL)
+        str | None, Option("Keep features in this folder; HEADSTART_CACHE_DIR names it too.", PANEL)
     ] = None
     rehash: Annotated[
-        bool, Option("Read every file again instead of trusting its size and times.", PANEL)
+        bool, Option("Read every file again, whatever its size and times say.", PANEL)
     ] = False
     max_pixels: Annotated[
         int,
         Field(ge=1),
-        Option("Width times height of the largest image that is read.", PANEL, unit="pixels"),
+        Option("Call an image unreadable that has more pixels than this.", PANEL, unit="pixels"),
     ] = MAX_PIXELS
+
+    @field_validator("cache_dir", mode="before")
+    @classmethod
+    def _to_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @property
+    def cache(self) -> Path:
+        """The folder of the feature store, and of what is kept of networks."""
+        return Path(self.cache_dir) if self.cache_dir is not None else default_cache_dir()
+
+    @property
+    def threads(self) -> int:
+        """How many threads read images."""
+        return min(count_threads(self.workers), MAX_WORKERS)
+
+
+def make_runtime(**options: Any) -> Runtime:
+    """A runtime of options by name.
+
+    Raises:
+        UsageError: an unknown name, or a value out of range; says what is allowed.
+    """
+    try:
+        return Runtime(**options)
+    except ValidationError as exc:
+        problem = exc.errors()[0]
+        wanted = problem["msg"].replace("Input should", "must")
+        raise UsageError(f"{problem['loc'][0]} {wanted}, got {problem['input']!r}") from exc

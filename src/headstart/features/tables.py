@@ -43,7 +43,7 @@ def export_features(features: Features, dataset: Dataset, path: Path) -> None:
     """
     check_export(path)
     write = EXPORTERS[path.suffix.lower()]
-    labels = [printable(dataset.classes[y]) if y >= 0 else "" for y in dataset.labels]
+    labels = [printable(name) for name in dataset.label_names()]
     # Names that are no valid text would make the file unreadable; they are escaped.
     texts = {
         "id": [printable(i) for i in features.ids],

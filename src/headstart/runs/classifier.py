@@ -17,69 +17,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.data.decoding import INTERPOLATIONS, MAX_PIXELS, PillowSource
-from headstart.data.folders import list_files
-from headstart.data.images import FileSource, ImageRef, MemorySource
+from headstart.data.decoding import INTERPOLATIONS
 from headstart.errors import InputError, UsageError
-from headstart.features.engine import EngineChoice
-from headstart.features.engines import choose_engine, make_engine
-from headstart.features.reading import run_images
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
-from headstart.parallel import PREPARING, READING, Progress, count_threads, no_progress
-from headstart.runs.record import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
+from headstart.parallel import Progress, no_progress
+from headstart.runs.folder import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
+from headstart.runs.prediction import ImageLike, Prediction, predict_once, read_runtime
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
 
 __all__ = [
     "CARD",
     "PRETRAINED",
+    "Card",
     "Classifier",
-    "ImageLike",
-    "Prediction",
-    "list_images",
     "pretrained_classifier",
+    "read_card",
 ]
 
 HEAD_PREFIX = "headstart.head."
 PRETRAINED = "pretrained:"  # before a network's name, in the place of a run's folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image.
-
-    Attributes:
-        image: the path, or "image 3" for the third of those given where it is none.
-        label: the most probable class, "" for an unreadable image.
-        probability: of that class, in [0, 1]; NaN for an unreadable image.
-        top: (class, probability) of the most probable classes, in falling order.
-        error: why the image could not be read, "" for a good one.
-        names: what people call the classes of `top`, in its order; () where they are the names.
-    """
-
-    image: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-    names: tuple[str, ...] = ()
-
-
-class _Card(BaseModel):
-    """headstart.json; strict, since it may come from anywhere."""
+class Card(BaseModel):
+    """headstart.json: what a classifier is; strict, since it may come from anywhere."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: int
     status: Literal["incomplete", "complete"]
     classes: list[str] = Field(default_factory=list)
+    names: list[str] = Field(default_factory=list)  # what people call them
     strategy: str = ""
     backbone: str = ""
     backbone_fingerprint: str = ""
@@ -121,75 +95,32 @@ class Classifier:
 
     def predict(
         self,
-        images: "ImageLike | Iterable[ImageLike]",
+        images: ImageLike | Iterable[ImageLike],
         *,
-        allow_outside: bool = False,
         top: int = 5,
-        engine: str = "auto",
-        precision: str = "fp32",
-        device: str = "auto",
-        workers: int | None = None,
-        max_pixels: int = MAX_PIXELS,
+        allow_outside: bool = False,
         progress: Progress = no_progress,
+        **options: Any,
     ) -> Iterator[Prediction]:
-        """Classify images.
+        """Say what is in images; a `Predictor` is made for this call alone.
 
         Args:
-            images: one or many, of any of these kinds: the path of a file or of a folder of files, the
-                bytes of a file, a uint8 array (H, W, 3) in the order R, G, B, an image of Pillow's.
-                Files are read as they are needed.
-            allow_outside: follow links in a folder that lead out of it.
-            top: how many classes to list for each, at least 1.
-            engine, precision, device, workers: as in `Settings`. In fp32, the default, images are
-                decoded exactly and the probabilities are those of the network as timm runs it.
-            max_pixels: an image with more is unreadable.
+            images, top, allow_outside, progress: as `Predictor.predict`.
+            **options: fields of `Runtime`. In fp32, the default here, images are decoded exactly and the
+                probabilities are those of the network as timm runs it.
 
         Returns:
             One prediction an image, in order; an unreadable one has its reason in `error`.
 
         Raises:
-            UsageError: an option is out of range, or something is none of these kinds.
+            UsageError: an option is out of range, or something is no image.
             InputError: a folder holds no image.
+            VerificationError: on the way, the network gives something that is no number.
         """
-        if not isinstance(top, int) or top < 1:
-            raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
-        if workers is not None and not (isinstance(workers, int) and workers >= 1):
-            raise UsageError(f"workers must be a whole number of at least 1, got {workers!r}")
-        choice = choose_engine(self.backbone, engine=engine, precision=precision, device=device)
-        found = _refer(list_images(images), allow_outside, max_pixels)
-        threads = min(count_threads(workers), max(1, len(found)))
-        return self._stream(found, choice, threads, top, max_pixels, progress)
-
-    def _stream(
-        self,
-        found: list[ImageRef],
-        choice: EngineChoice,
-        threads: int,
-        top: int,
-        max_pixels: int,
-        progress: Progress,
-    ) -> Iterator[Prediction]:
-        progress(PREPARING, 0, 0)
-        stream = run_images(
-            found,
-            make_engine(self.backbone, choice, cuts=self.cuts, threads=threads),
-            self.backbone.preprocessing,
-            workers=threads,
-            exact=choice.precision == "fp32",
-            max_pixels=max_pixels,
+        runtime = read_runtime(options)
+        return predict_once(
+            self, images, runtime, top=top, allow_outside=allow_outside, progress=progress
         )
-        progress(READING, 0, len(found))
-        done = 0
-        for readings, outputs in stream:
-            probabilities = iter(self.predict_proba(outputs) if outputs else ())
-            for reading in readings:
-                name = found[done].id
-                done += 1
-                if reading.error:
-                    yield Prediction(name, "", float("nan"), (), reading.error)
-                else:
-                    yield self._prediction(name, next(probabilities), top)
-            progress(READING, done, len(found))
 
     def __repr__(self) -> str:
         return f"Classifier({self.strategy} on {self.backbone.name}, {len(self.classes):,} classes)"
@@ -207,12 +138,6 @@ class Classifier:
             and self.cuts == (self.backbone.cuts[-1].name,)
             and isinstance(self.head, LinearHead)
         )
-
-    def _prediction(self, image: str, probabilities: np.ndarray, top: int) -> Prediction:
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        best = tuple((self.classes[i], float(probabilities[i])) for i in order)
-        names = tuple(self.names[i] for i in order) if self.names else ()
-        return Prediction(image, best[0][0], best[0][1], best, names=names)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the classifier to a folder, in the place of the run that may be there.
@@ -236,10 +161,11 @@ class Classifier:
             state |= {HEAD_PREFIX + k: v for k, v in self.head.arrays().items()}
         arrays = {k: np.asarray(v, order="C") for k, v in state.items()}  # scalars stay scalars
         model = save_arrays(arrays, metadata={"format": "pt"})
-        card = _Card(
+        card = Card(
             format=FORMAT,
             status="complete",
             classes=list(self.classes),
+            names=list(self.names),
             strategy=self.strategy,
             backbone=self.backbone.name,
             backbone_fingerprint=self.backbone.fingerprint,
@@ -281,19 +207,24 @@ class Classifier:
         }
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Classifier":
+    def load(
+        cls, folder: str | os.PathLike[str], *, cache_dir: str | os.PathLike[str] | None = None
+    ) -> "Classifier":
         """Read a saved classifier; nothing in the folder can run code.
 
         Args:
             folder: of a run, or "pretrained:NAME" for a network that knows ImageNet's classes.
+            cache_dir: where what was found of its network is kept; `files.default_cache_dir()` by
+                default.
 
         Raises:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
         """
         if os.fspath(folder).startswith(PRETRAINED):
-            return pretrained_classifier(os.fspath(folder).removeprefix(PRETRAINED))
+            name = os.fspath(folder).removeprefix(PRETRAINED)
+            return pretrained_classifier(name, cache_dir=cache_dir)
         path = Path(folder)
-        card = _read_card(path)
+        card = read_card(path)
         config = read_json(path / CONFIG)
         if not (path / MODEL).is_file():
             raise InputError(f"{path / MODEL}: missing, or not a regular file")
@@ -317,6 +248,7 @@ class Classifier:
                 classifier=card.classifier,
                 weights=card.backbone_weights,
                 end=card.end or card.cut,
+                cache_dir=None if cache_dir is None else Path(cache_dir),
             )
             if card.loads_in_timm:
                 arrays = _classifier_arrays(state, card.classifier)
@@ -346,6 +278,7 @@ class Classifier:
             classes=tuple(card.classes),
             strategy=card.strategy,
             seed=card.seed,
+            names=tuple(card.names),
         )
 
 
@@ -420,14 +353,19 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _read_card(path: Path) -> _Card:
+def read_card(path: Path) -> Card:
+    """What the classifier in a folder is, without reading it.
+
+    Raises:
+        InputError: missing, incomplete, damaged, or written by a newer headstart.
+    """
     if not path.is_dir():
         raise InputError(f"{path}: no such run; headstart fit DATA -o {path} makes one")
     recover(path)
     if not (path / CARD).exists():
         raise InputError(f"{path}: not a run of headstart (no headstart.json in it)")
     try:
-        card = _Card(**read_json(path / CARD))
+        card = Card(**read_json(path / CARD))
     except (ValidationError, TypeError) as exc:
         raise InputError(f"{path / CARD}: not as headstart writes it") from exc
     if card.format > FORMAT:
@@ -443,6 +381,10 @@ def _read_card(path: Path) -> _Card:
         raise InputError(f"{path}: incomplete, its fit did not end; {again}")
     if len(card.classes) < 2 or len(set(card.classes)) < len(card.classes):
         raise InputError(f"{path / CARD}: needs at least two different classes")
+    if card.names and len(card.names) != len(card.classes):
+        raise InputError(
+            f"{path / CARD}: has {len(card.names)} names for {len(card.classes)} classes"
+        )
     return card
 
 
@@ -459,71 +401,3 @@ def find_versions() -> dict[str, str]:
         "simplejpeg",
     )
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
-
-
-# What `predict` takes: a path, the bytes of a file, uint8 (H, W, 3), or an image of Pillow's.
-ImageLike = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
-
-
-def list_images(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
-    """One or many images as a list, each of a kind that can be read.
-
-    Raises:
-        UsageError: one is of another kind; says which, and what it is.
-    """
-    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
-    # An array of text or objects holds paths.
-    if one or (
-        isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype.kind not in "UO"
-    ):
-        return [_check_image(images, "the image")]
-    if not isinstance(images, Iterable):
-        return [_check_image(images, "the image")]
-    many: Iterable[Any] = images
-    return [_check_image(image, f"image {n}") for n, image in enumerate(many, 1)]
-
-
-def _check_image(image: Any, name: str) -> ImageLike:
-    if isinstance(image, str | os.PathLike):
-        if os.fspath(image) == "":
-            raise UsageError(f"{name} is an empty name; give the path of a file or folder")
-        return os.fspath(image)
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise UsageError(
-                f"{name} is an array of {image.dtype} {image.shape}; give uint8 (height, width, 3)"
-            )
-        return image
-    if isinstance(image, Image.Image):
-        return image
-    raise UsageError(
-        f"{name} is of type {type(image).__name__}; give a path, bytes, a uint8 array "
-        "(height, width, 3), an image of Pillow's, or several of these"
-    )
-
-
-def _refer(images: list[ImageLike], allow_outside: bool, max_pixels: int) -> list[ImageRef]:
-    """Each image, and for folders every image file below them.
-
-    Raises:
-        InputError: a folder holds no image.
-    """
-    found: list[ImageRef] = []
-    for number, image in enumerate(images, 1):
-        if isinstance(image, str | os.PathLike):
-            path = Path(image)
-            if not path.is_dir():
-                found.append(ImageRef(os.fspath(image), FileSource(path)))
-                continue
-            inside = list(list_files(path, allow_outside=allow_outside))
-            if not inside:
-                raise InputError(f"{path}: no images in this folder")
-            found += [ImageRef(str(path / n), FileSource(path / n), why) for n, why in inside]
-        elif isinstance(image, bytes):
-            found.append(ImageRef(f"image {number}", MemorySource(image)))
-        else:
-            pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-            found.append(ImageRef(f"image {number}", PillowSource(pixels, max_pixels)))
-    return found

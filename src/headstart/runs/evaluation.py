@@ -1,14 +1,14 @@
-"""Takes a run and labelled images, gives an `Evaluation`; and predictions of images without labels."""
+"""Takes a run and labelled images, gives an `Evaluation`."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headstart.arrays import Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes
 from headstart.data.loading import load_dataset
@@ -16,15 +16,17 @@ from headstart.errors import InputError, UsageError
 from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
 from headstart.features.reading import check_bad_images
-from headstart.files import check_cache, read_json
-from headstart.metrics import Estimate, confusion_matrix, measure, measure_recall
+from headstart.files import check_cache
+from headstart.metrics import Estimate
 from headstart.parallel import Progress, no_progress
-from headstart.runs.classifier import Classifier, ImageLike, Prediction, list_images
-from headstart.runs.fitting import Run, Source, check_source, extract_with
-from headstart.runs.record import MEMBERS, SETTINGS
+from headstart.problem import Classes
+from headstart.runs.classifier import Classifier
+from headstart.runs.fitting import Source, check_source, extract_with
+from headstart.runs.predictor import ModelLike, read_classifier
+from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.training.settings import make_settings
 
-__all__ = ["Evaluation", "evaluate", "predict"]
+__all__ = ["Evaluation", "evaluate"]
 
 # The settings that `evaluate` heeds; the others concern training.
 EVALUATE_SETTINGS = (
@@ -45,9 +47,10 @@ class Evaluation:
         confusion: int64 (C, C), row true class, column predicted class.
         split: the split that was measured, or "all".
         images: {"evaluated": n, "unreadable": n}.
+        measured: what the classifier said of every image that was evaluated, over `classes`.
         computed: images whose features were computed; the others' came from the store.
         engine: what ran the frozen network, and why.
-        bad: (image id, reason) of the unreadable ones.
+        unreadable: (image id, reason) of each that is.
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
     """
@@ -58,22 +61,23 @@ class Evaluation:
     confusion: np.ndarray
     split: str
     images: dict[str, int]
+    measured: Measured
     computed: int
     engine: EngineChoice
-    bad: tuple[tuple[str, str], ...]
+    unreadable: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     unknown: int = 0
 
     def __repr__(self) -> str:
-        accuracy = self.metrics["accuracy"]
+        name, figure = next(iter(self.metrics.items()))
         return (
-            f"Evaluation({self.images['evaluated']:,} images of {self.split}, accuracy "
-            f"{accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f}))"
+            f"Evaluation({self.images['evaluated']:,} images of {self.split}, {name} "
+            f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}))"
         )
 
 
 def evaluate(
-    run: str | os.PathLike[str] | Run | Classifier,
+    run: ModelLike,
     data: Source,
     *,
     split: str | None = None,
@@ -107,96 +111,71 @@ def evaluate(
             f"those that have: {', '.join(EVALUATE_SETTINGS)}"
         )
     progress("loading the run", 0, 0)
-    classifier = _classifier_of("run", run)
-    members, choices = {}, {}
-    if not isinstance(run, Classifier):
-        folder = run.folder if isinstance(run, Run) else Path(run)
-        members, choices = _read_members(folder), _read_choices(folder)
-    settings = make_settings({**choices, **options})
-    check_cache(settings.cache_dir)
+    record, classifier = _read_model(run, options.get("cache_dir"))
+    members = Members() if record is None else record.members
+    settings = make_settings({**_list_choices(record), **options})
+    check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    dataset = (
-        data
-        if isinstance(data, Dataset)
-        else load_dataset(data, root=settings.root, allow_outside=settings.allow_outside)
-    )
-    dataset, chosen = _choose_split(dataset, split, members)
-    labels, classes = _match_labels(dataset, classifier.classes, unknown_classes)
+    if not isinstance(data, Dataset):
+        given = settings.data
+        data = load_dataset(data, root=given.root, allow_outside=given.allow_outside)
+    dataset, chosen = _choose_split(data, split, members)
+    problem, known = dataset.problem, len(classifier.classes)
+    targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)
-    check_bad_images(features.bad(), len(dataset), settings.max_bad)
+    check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
-    rows = np.flatnonzero(features.good() & (labels >= 0))
-    strange = labels[rows] >= len(classifier.classes)
+    rows = np.flatnonzero(features.good() & problem.known(targets))
+    of_rows = problem.decode(targets[rows])
+    strange = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
     warnings = [*dataset.warnings, *features.warnings]
     if strange.any():
-        warnings.append(_tell_unknown(strange, classes[len(classifier.classes) :], unknown_classes))
+        warnings.append(_tell_unknown(strange, classes[known:], unknown_classes))
     if unknown_classes == "skip":
         rows, classes = rows[~strange], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
     probabilities = classifier.predict_proba(features.select(rows).values)
-    extra = len(classes) - len(classifier.classes)
-    probabilities = np.pad(probabilities, ((0, 0), (0, extra)))
-    labels = labels[rows]
+    probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
+    targets = targets[rows]
+    ids = tuple(dataset.ids[row] for row in rows)
+    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), members)
     return Evaluation(
-        metrics=measure(labels, probabilities, classes),
-        recall=measure_recall(labels, probabilities, classes),
+        metrics=problem.measure(targets, probabilities, classes),
+        recall=problem.measure_recall(targets, probabilities, classes),
         classes=classes,
-        confusion=confusion_matrix(labels, probabilities.argmax(axis=1), len(classes)),
+        confusion=problem.confuse(targets, probabilities),
         split=chosen,
-        images={"evaluated": len(rows), "unreadable": len(features.bad())},
+        images={"evaluated": len(rows), "unreadable": len(features.unreadable())},
+        measured=Measured(probabilities, targets, ids, chosen, classes),
         computed=features.computed,
         engine=features.engine,
-        bad=tuple(features.bad()),
-        warnings=(*warnings, *_tell_flaws(labels, classes, features.select(rows), members)),
+        unreadable=tuple(features.unreadable()),
+        warnings=tuple(warnings),
         unknown=int(strange.sum()),
     )
 
 
-def predict(
-    model: str | os.PathLike[str] | Run | Classifier,
-    images: ImageLike | Iterable[ImageLike],
-    **options: Any,
-) -> Iterator[Prediction]:
-    """Classify images: paths of files and folders, bytes, arrays, images of Pillow's; one or many.
-
-    Args:
-        model: the folder of a run, "pretrained:NAME" for a network that knows ImageNet's classes, a run
-            as `fit` gives it, or a classifier.
-        images, **options: as `Classifier.predict`.
-
-    Raises:
-        UsageError: an option is out of range, or an argument of a kind that is not taken.
-        InputError: the model cannot be loaded, a folder holds no image, or there is none at all.
-    """
-    given = list_images(images)
-    if not given:
-        raise InputError("no images given; name files or folders, or - to read names from stdin")
-    return _classifier_of("model", model).predict(given, **options)
+def _read_model(
+    model: ModelLike, cache_dir: str | os.PathLike[str] | None
+) -> tuple[Run | None, Classifier]:
+    """The run, where there is one, and the classifier."""
+    if isinstance(model, str | os.PathLike) and has_record(Path(model)):
+        model = Run.load(model, cache_dir=cache_dir)
+    classifier = read_classifier("run", model, cache_dir)
+    return (model if isinstance(model, Run) else None), classifier
 
 
-def _classifier_of(what: str, model: str | os.PathLike[str] | Run | Classifier) -> Classifier:
-    if isinstance(model, Run):
-        return model.classifier
-    if isinstance(model, Classifier):
-        return model
-    if not isinstance(model, str | os.PathLike):
-        raise UsageError(
-            f"{what} is of type {type(model).__name__}; give the folder of a run, a Run or a Classifier"
-        )
-    return Classifier.load(model)
-
-
-def _match_labels(
+def _match_targets(
     dataset: Dataset, known: tuple[str, ...], unknown_classes: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(labels as indices into the classes, the model's classes and those that it does not know)."""
-    labels, unknown = dataset.labels, tuple[str, ...]()
+) -> tuple[Targets, tuple[str, ...]]:
+    """(targets in terms of the classes, the model's classes and those that it does not know)."""
+    unknown = tuple[str, ...]()
     if unknown_classes != "refuse":
-        used = [c for k, c in enumerate(dataset.classes) if (labels == k).any()]
-        unknown = tuple(c for c in used if c not in known)
+        used = sorted({k for row in dataset.classes_of_rows() for k in row})
+        unknown = tuple(dataset.classes[k] for k in used if dataset.classes[k] not in known)
     try:
-        return match_classes(dataset, known + unknown)[labels], known + unknown
+        return match_classes(dataset, known + unknown), known + unknown
     except InputError as exc:
         raise InputError(f"{exc}, or pass --unknown-classes wrong or skip") from exc
 
@@ -210,56 +189,35 @@ def _tell_unknown(strange: np.ndarray, classes: tuple[str, ...], unknown_classes
 
 
 def _tell_flaws(
-    labels: np.ndarray,
+    of_rows: list[Classes],
     classes: tuple[str, ...],
     features: Features,
-    members: dict[str, tuple[str, str]],
+    members: Members,
 ) -> Iterator[str]:
-    trained_on = {digest for digest, part in members.values() if part == "train" and digest}
+    used = zip(members.sha256, members.splits, strict=True)
+    trained_on = {digest for digest, part in used if part == "train" and digest}
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
-            f"{seen} of these {len(labels)} images were trained on, so the figures flatter the model"
+            f"{seen} of these {len(of_rows)} images were trained on, so the figures flatter the model"
         )
-    absent = [c for i, c in enumerate(classes) if not (labels == i).any()]
+    present = {k for row in of_rows for k in row}
+    absent = [c for i, c in enumerate(classes) if i not in present]
     if absent:
         more = f" and of {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"no image of class '{absent[0]}'{more} here"
 
 
-def _read_members(folder: Path) -> dict[str, tuple[str, str]]:
-    """{image id: (SHA-256, split)} of the images that a run used; empty where it was not kept."""
-    path = folder / MEMBERS
-    if not path.is_file():
-        return {}
-    members = {}
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            members[str(row["id"])] = (str(row["sha256"] or ""), str(row["split"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise InputError(f"{path}: damaged; remove it to evaluate without it") from exc
-    return members
-
-
-def _read_choices(folder: Path) -> dict[str, str]:
+def _list_choices(run: Run | None) -> dict[str, str]:
     """The engine and precision that the user chose for a run; its head was trained on those features."""
-    try:
-        recorded = read_json(folder / SETTINGS)
-        chosen = {name: recorded[name] for name in ("engine", "precision")}
-        return {n: str(c["value"]) for n, c in chosen.items() if c["origin"] == "user"}
-    except (ValueError, KeyError, TypeError):
-        return {}
+    chosen = {} if run is None else {n: run.settings.get(n, {}) for n in ("engine", "precision")}
+    return {n: str(c["value"]) for n, c in chosen.items() if c.get("origin") == "user"}
 
 
-def _choose_split(
-    dataset: Dataset, split: str | None, members: dict[str, tuple[str, str]]
-) -> tuple[Dataset, str]:
+def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tuple[Dataset, str]:
     """The rows to evaluate, and what they are."""
-    splits = [
-        given or (members[i][1] if i in members else "")
-        for given, i in zip(dataset.splits, dataset.ids, strict=True)
-    ]
+    own = dict(zip(members.ids, members.splits, strict=True))
+    splits = [given or own.get(i, "") for given, i in zip(dataset.splits, dataset.ids, strict=True)]
     present = {s for s in splits if s}
     chosen = split or next((s for s in ("test", "val") if s in present), "all")
     if chosen == "all":

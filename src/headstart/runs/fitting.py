@@ -1,18 +1,15 @@
 """Takes data and `Settings`, gives a `Run`: read, extract, train, measure, write the run folder.
 
-The only file that knows all the others. A run's folder holds the classifier (config.json,
-model.safetensors, headstart.json), settings.json (each value with where it came from), metrics.json and
-split.jsonl (which image was used for what). headstart.json is written last: a folder without a complete
-one says that it is incomplete.
+The only file that knows all the others.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,80 +19,36 @@ from headstart.data.dataset import Dataset, add_validation
 from headstart.data.loading import load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.data.splits import join_units, split_dataset
-from headstart.errors import InputError, ResourceError, UsageError
-from headstart.features.activations import check_images
-from headstart.features.engine import EngineChoice
+from headstart.errors import InputError, UsageError
 from headstart.features.engines import choose_device, choose_engine
 from headstart.features.extraction import Features, extract
 from headstart.features.near_copies import find_near_copies
+from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
-from headstart.files import check_cache, read_json, to_json_bytes, write_atomically
+from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
 from headstart.metrics import Estimate, measure, measure_recall
 from headstart.networks.backbones import Backbone, load_backbone
 from headstart.parallel import Progress, no_progress
 from headstart.runs.classifier import Classifier
-from headstart.runs.record import (
-    MEMBERS,
-    METRICS,
+from headstart.runs.folder import (
     NEXT,
-    SETTINGS,
     check_folder,
     clear_training,
     find_training,
     mark_incomplete,
     recover,
-    replace_run,
-    to_json,
 )
-from headstart.training.cuts import check_cut
+from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
+from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
-from headstart.training.outputs import CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
-from headstart.training.settings import Settings, holds_out, make_settings, trains_by_gradient
-from headstart.training.strategies import Task, Trained, train
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
+from headstart.training.settings import FIELDS, Settings, make_settings
+from headstart.training.strategies.table import choose_strategy, train
+from headstart.training.task import Strategy, Task, Trained
 
-__all__ = ["Run", "Source", "check_source", "extract_with", "fit", "load_data"]
+__all__ = ["Source", "check_source", "extract_with", "fit", "load_data"]
 
 Source = str | os.PathLike[str] | Dataset
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """One training.
-
-    Attributes:
-        folder: where it was written.
-        classifier: the trained classifier.
-        metrics: {name: Estimate} as `metrics.measure` names them; empty when nothing could be measured.
-        recall: {class: Estimate}, the share of its images that were taken for it; empty likewise.
-        measured_on: "val" or "cross-validation", or "" when nothing could be measured.
-        images: {"train": n, "val": n, "unreadable": n}.
-        computed: images whose features were computed; the others' came from the store.
-        engine: what ran the frozen network, and why.
-        settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
-        warnings: one line each, for people.
-        seconds: wall-clock time.
-        evidence: what the strategy's decisions rest on, as in metrics.json.
-        interrupted: ended early by Ctrl-C, with the best classifier so far.
-    """
-
-    folder: Path
-    classifier: Classifier
-    metrics: dict[str, Estimate]
-    recall: dict[str, Estimate]
-    measured_on: str
-    images: dict[str, int]
-    computed: int
-    engine: EngineChoice
-    settings: dict[str, dict[str, Any]]
-    warnings: tuple[str, ...]
-    seconds: float
-    evidence: dict[str, Any]
-    interrupted: bool = False
-
-    def __repr__(self) -> str:
-        accuracy = self.metrics.get("accuracy")
-        found = "nothing measured" if accuracy is None else f"accuracy {accuracy.value:.3f}"
-        return f"Run({str(self.folder)!r}, {self.classifier!r}, {found})"
 
 
 def load_data(source: Source, settings: Settings) -> Dataset:
@@ -105,20 +58,20 @@ def load_data(source: Source, settings: Settings) -> Dataset:
         InputError, UsageError: as `load_dataset` and `add_validation` say.
     """
     if isinstance(source, Dataset):
-        idle = {"root", "group"} & settings.model_fields_set
+        idle = {"root", "group"} & settings.data.model_fields_set
         if idle:
             raise UsageError(f"{min(idle)} has no effect on a Dataset; give it to load_dataset")
         dataset = source
     else:
         dataset = load_dataset(
             source,
-            root=settings.root,
-            group=settings.group,
-            allow_outside=settings.allow_outside,
+            root=settings.data.root,
+            group=settings.data.group,
+            allow_outside=settings.data.allow_outside,
         )
-    val = settings.val
+    val = settings.data.val
     if isinstance(val, str):
-        more = load_dataset(val, allow_outside=settings.allow_outside)
+        more = load_dataset(val, allow_outside=settings.data.allow_outside)
         dataset = add_validation(dataset, more)
     elif val and "val" in dataset.splits:
         raise UsageError(
@@ -170,15 +123,56 @@ def fit(
         raise UsageError("data is missing; name a folder or manifest of labelled images")
     check_source(data)
     settings = make_settings(options)
-    choose_device(settings.device)  # an absent one ends it before any work
-    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
-    scratch = settings.strategy == "scratch"
-    if not scratch:
-        check_cache(settings.cache_dir)
+    strategy = choose_strategy(settings)
+    _check_machine(settings, strategy)
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
     _check_trainable(dataset)
+    replaces = _check_place(folder, data, overwrite, resume)
+    progress("loading the network", 0, 0)
+    backbone = load_backbone(
+        settings.backbone,
+        weights=settings.weights,
+        input_px=settings.input_px,
+        random_weights=strategy.random_weights,
+        seed=settings.seed,
+        cache_dir=settings.runtime.cache_dir,
+    )
+    if strategy.check_cut is not None:
+        strategy.check_cut(settings, backbone)
+    # Only now, since it reads images to find identical ones.
+    progress("splitting the images", 0, 0)
+    dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
+    _refuse_unmeasured(settings, dataset)
+    if report is not None:
+        progress("reading the images' headers", 0, 0)
+        report(dataset, scan_images(dataset, max_pixels=settings.runtime.max_pixels))
+    with _writing(folder):
+        place = _begin(folder, data, settings, replaces=replaces, resume=resume)
+    # The test split is looked at by `evaluate` alone.
+    used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
+    task = _read_images(settings, used, backbone, progress)
+    progress("training the head", 0, 0)
+    told = _with_tensorboard(settings, place, on_epoch)
+    task = dataclasses.replace(task, folder=place, on_epoch=told)
+    run = _measure(folder, data, task, train(task))
+    progress("writing the run", 0, 0)
+    run = dataclasses.replace(run, seconds=time.perf_counter() - started)
+    with _writing(folder):
+        return save_run(run, keep=_list_kept(run))
+
+
+def _check_machine(settings: Settings, strategy: Strategy) -> None:
+    """What can be told of a setting before any work."""
+    choose_device(settings.runtime.device)
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
+    if strategy.reads == "features":
+        check_cache(settings.runtime.cache_dir)
+
+
+def _check_place(folder: Path, data: Source, overwrite: bool, resume: bool) -> bool:
+    """Whether a complete run is in the folder that the new one is to replace."""
     tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
     if tree is not None and folder.resolve().is_relative_to(tree):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
@@ -190,115 +184,106 @@ def fit(
             f"{folder}: holds an interrupted training; headstart fit --resume goes on with it, and "
             "--overwrite starts anew"
         )
-    progress("loading the network", 0, 0)
-    backbone = load_backbone(
-        settings.backbone,
-        weights=settings.weights,
-        input_px=settings.input_px,
-        random_weights=scratch,
-        seed=settings.seed,
-        cache_dir=settings.cache_dir,
+    return replaces
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    with translate_errors(folder, advice=ADVICE):
+        yield
+
+
+def _begin(folder: Path, data: Source, settings: Settings, *, replaces: bool, resume: bool) -> Path:
+    """Have the folder say that a training is under way; gives the place where that keeps its state."""
+    place = find_training(folder)
+    if not replaces:  # a complete run stays until there is something to replace it with
+        mark_incomplete(folder)
+    if not resume:
+        place = folder / NEXT if replaces else folder
+        clear_training(place)
+        if choose_strategy(settings).has_epochs(settings):
+            _write_start(place, data, settings)
+    return place
+
+
+def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress: Progress) -> Task:
+    """What to train on: the readable labelled images, with their features."""
+    reads_features = choose_strategy(settings).reads == "features"
+    look = extract_with if reads_features else _check_with
+    features = look(settings, used, backbone, progress)
+    check_bad_images(features.unreadable(), len(used), settings.data.max_bad)
+    good = features.good() & (used.labels >= 0)
+    rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
+    held = np.flatnonzero(good & (np.array(used.splits) == "val"))
+    _check_trainable(used.select(rows))
+    return Task(
+        dataset=used,
+        backbone=backbone,
+        features=features,
+        rows=rows,
+        held=held,
+        settings=settings,
+        folder=None,
+        progress=progress,
+        on_epoch=lambda entry: None,
+        decisions=Decisions(),
     )
-    check_cut(settings, backbone)
-    # Only now, since it reads images to find identical ones.
-    progress("splitting the images", 0, 0)
-    dataset = split_dataset(dataset, val=holds_out(settings), seed=settings.seed)
-    _refuse_unmeasured(settings, dataset)
-    if report is not None:
-        progress("reading the images' headers", 0, 0)
-        report(dataset, scan_images(dataset, max_pixels=settings.max_pixels))
-    try:
-        if not replaces:  # a complete run stays until there is something to replace it with
-            mark_incomplete(folder)
-        if not resume:
-            place = folder / NEXT if replaces else folder
-            clear_training(place)
-            if trains_by_gradient(settings):
-                _write_start(place, data, settings)
-        # The test split is looked at by `evaluate` alone.
-        used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
-        look = _check_with if scratch else extract_with
-        features = look(settings, used, backbone, progress)
-        check_bad_images(features.bad(), len(used), settings.max_bad)
-        good = features.good() & (used.labels >= 0)
-        rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
-        held = np.flatnonzero(good & (np.array(used.splits) == "val"))
-        _check_trainable(used.select(rows))
-        progress("training the head", 0, 0)
-        trained = train(
-            Task(
-                dataset=used,
-                backbone=backbone,
-                features=features,
-                rows=rows,
-                held=held,
-                settings=settings,
-                folder=place,
-                progress=progress,
-                on_epoch=_with_tensorboard(settings, place, on_epoch),
-            )
-        )
-        progress("measuring", 0, 0)
-        figures, measured_on = _measure(used, trained, rows, held, settings.seed)
-        warnings = (
-            *used.warnings,
-            *features.warnings,
-            *_duplicate_warnings(used, features),
-            *_near_copy_warnings(used, features, trained, rows, held, settings.seed),
-            *trained.warnings,
-        )
-        if not measured_on and settings.val == 0:
-            warnings += (
-                "nothing was held out to measure on; headstart evaluate tells how good this is "
-                "on images of a test split",
-            )
-        elif not measured_on:
-            warnings += (_say_why_unmeasured(used.select(rows), features.select(rows)),)
-        classifier = Classifier(
-            trained.backbone,
-            trained.head,
-            trained.cuts,
-            used.classes,
-            settings.strategy,
-            settings.seed,
-        )
-        images = {"train": len(rows), "val": len(held), "unreadable": len(features.bad())}
-        chosen = {f: getattr(features.engine, f) for f in ("device", "precision")}
-        chosen["engine"] = features.engine.library
-        origins = _with_origins(settings, {**trained.measured, **chosen}, trained.chosen)
-        run = Run(
-            folder=folder,
-            classifier=classifier,
-            metrics=figures[0],
-            recall=figures[1],
-            measured_on=measured_on,
-            images=images,
-            computed=features.computed,
-            engine=features.engine,
-            settings=origins,
-            warnings=warnings,
-            seconds=time.perf_counter() - started,
-            evidence=trained.evidence,
-            interrupted=trained.interrupted,
-        )
-        progress("writing the run", 0, 0)
-        _write(run, used, features)
-    except ResourceError:
-        raise
-    except OSError as exc:
-        raise ResourceError(
-            f"{folder}: {exc.strerror or exc}; free space or choose another"
-        ) from exc
-    return run
+
+
+def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
+    """The run, whole but for its history and its time."""
+    used, features, settings = task.dataset, task.features, task.settings
+    task.progress("measuring", 0, 0)
+    measured = _find_measured(task, trained)
+    metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
+    if measured is not None:
+        found = (measured.labels, measured.probabilities, used.classes)
+        metrics, recall = measure(*found, seed=settings.seed), measure_recall(*found)
+    engine, decisions = features.engine, task.decisions
+    for name, value in (
+        ("engine", engine.library),
+        ("device", engine.device),
+        ("precision", engine.precision),
+    ):
+        decisions.settle(name, value, "measured", reason=engine.reason)
+    classifier = Classifier(
+        trained.backbone,
+        trained.head,
+        trained.cuts,
+        used.classes,
+        settings.strategy,
+        settings.seed,
+    )
+    unreadable = len(features.unreadable())
+    return Run(
+        folder=folder,
+        strategy=settings.strategy,
+        backbone=trained.backbone.name,
+        classes=used.classes,
+        names=(),
+        metrics=metrics,
+        recall=recall,
+        measured_on="" if measured is None else measured.part,
+        images={"train": len(task.rows), "val": len(task.held), "unreadable": unreadable},
+        settings=settings.describe(decisions),
+        decisions=decisions,
+        warnings=_find_warnings(task, measured),
+        history=(),
+        data=None if isinstance(data, Dataset) else Path(os.path.abspath(data)),
+        root=Path(os.path.abspath(used.root)),
+        computed=features.computed,
+        engine=engine,
+        seconds=0.0,
+        interrupted=trained.interrupted,
+        parts=Parts(lambda: classifier, lambda: _list_members(used, features), lambda: measured),
+    )
 
 
 def extract_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """`extract` with the settings that concern it."""
-    names = "engine precision device workers cache_dir rehash max_pixels".split()
-    options = {name: getattr(settings, name) for name in names}
-    return extract(dataset, backbone, progress=progress, **options)
+    return extract(dataset, backbone, settings.runtime, progress=progress)
 
 
 def check_source(data: object) -> None:
@@ -328,7 +313,7 @@ def _check_trainable(dataset: Dataset) -> None:
 
 def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
     """What goes by the validation images needs some."""
-    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.model_fields_set
+    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
     if idle and "val" not in dataset.splits:
         raise UsageError(
             f"setting '{min(idle)}' has no effect without validation images; leave it out, or hold "
@@ -336,29 +321,28 @@ def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
         )
 
 
-def _measure(
-    dataset: Dataset, trained: Trained, rows: np.ndarray, held: np.ndarray, seed: int
-) -> tuple[tuple[dict[str, Estimate], dict[str, Estimate]], str]:
-    """(metrics, recall) on the validation images, else from cross-validation, else none."""
+def _find_measured(task: Task, trained: Trained) -> Measured | None:
+    """What was said of the validation images, else out of fold of the training images, else None."""
     if trained.probabilities is None:
-        return ({}, {}), ""
-    measured_on, which = ("val", held) if len(held) else ("cross-validation", rows)
-    found = (dataset.labels[which], trained.probabilities, dataset.classes)
-    return (measure(*found, seed=seed), measure_recall(*found)), measured_on
+        return None
+    part, rows = ("val", task.held) if len(task.held) else ("cross-validation", task.rows)
+    used = task.dataset
+    return Measured(
+        probabilities=np.asarray(trained.probabilities, dtype=np.float32),
+        labels=np.asarray(used.labels[rows], dtype=np.int64),
+        ids=tuple(used.ids[row] for row in rows),
+        part=part,
+        classes=used.classes,
+    )
 
 
 def _check_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
     """Which images can be read, for a training that needs no features."""
-    errors, digests = check_images(
-        dataset,
-        workers=settings.workers,
-        max_pixels=settings.max_pixels,
-        progress=progress,
-    )
-    device = choose_device(settings.device)
-    engine = choose_engine(backbone, engine="torch", precision="fp32", device=device)
+    errors, digests = check_images(dataset, settings.runtime, progress=progress)
+    how = {"engine": "torch", "precision": "fp32"}
+    engine = choose_engine(backbone, settings.runtime.model_copy(update=how))
     return Features(
         dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
     )
@@ -372,13 +356,15 @@ def _with_tensorboard(
         return on_epoch
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder / TENSORBOARD))
+    with _writing(folder):
+        writer = SummaryWriter(str(folder / TENSORBOARD))
 
     def write(entry: dict[str, Any]) -> None:
-        for name, value in entry.items():
-            if name != "epoch" and value is not None:
-                writer.add_scalar(name, value, entry["epoch"])
-        writer.flush()
+        with _writing(folder):
+            for name, value in entry.items():
+                if name != "epoch" and value is not None:
+                    writer.add_scalar(name, value, entry["epoch"])
+            writer.flush()
         on_epoch(entry)
 
     return write
@@ -392,14 +378,15 @@ _GUARDS = ("allow_outside", "max_pixels")
 def _write_start(place: Path, data: Source | None, settings: Settings) -> None:
     """Keep what `resume` needs."""
     source = None if isinstance(data, Dataset) else os.path.abspath(str(data))
-    given = {n: getattr(settings, n) for n in sorted(settings.model_fields_set)}
+    given = dict(sorted(settings.given().items()))
     for name in ("root", "weights", "cache_dir"):
         if given.get(name) is not None:
             given[name] = os.path.abspath(given[name])
-    if isinstance(settings.val, str):
-        given["val"] = os.path.abspath(settings.val)
+    if isinstance(settings.data.val, str):
+        given["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
-    write_atomically(place / START, to_json_bytes({"data": source, "options": given}))
+    start = Start(data=source, options=given)
+    write_atomically(place / START, to_json_bytes(start.model_dump()))
 
 
 def _read_start(
@@ -417,22 +404,40 @@ def _read_start(
             f"{folder}: no interrupted training to resume here; headstart fit DATA -o {folder} "
             "starts one"
         )
-    try:
-        start = read_json(path)
-        source, given = start["data"], dict(start["options"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise InputError(f"{path}: damaged; fit again with --overwrite") from exc
-    found = source if data is None else data
+    start = read_start(path)
+    given = dict(start.options)
+    found = start.data if data is None else data
     if not isinstance(found, str | os.PathLike | Dataset):
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
     for name in _GUARDS:
-        default = Settings.model_fields[name].default
+        default = FIELDS[name].info.default
         if options.get(name, default) != given.get(name, default):
             raise UsageError(
                 f"{folder}: was started with {name} {given.get(name, default)!r}, which is not taken "
                 "from a file; give it again"
             )
     return found, {**given, **options}
+
+
+def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
+    """One line each, of the data, the features, what was measured and the training."""
+    decisions, used = task.decisions, task.dataset
+    features, val = task.features, task.settings.data.val
+    warnings = [
+        *used.warnings,
+        *features.warnings,
+        *_duplicate_warnings(used, features),
+        *_near_copy_warnings(task, measured, decisions),
+        *decisions.warnings,
+    ]
+    if measured is None and val == 0:
+        warnings.append(
+            "nothing was held out to measure on; headstart evaluate tells how good this is on images "
+            "of a test split"
+        )
+    elif measured is None:
+        warnings.append(_say_why_unmeasured(used.select(task.rows), features.select(task.rows)))
+    return tuple(warnings)
 
 
 def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
@@ -456,26 +461,19 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
     return result
 
 
-def _near_copy_warnings(
-    dataset: Dataset,
-    features: Features,
-    trained: Trained,
-    rows: np.ndarray,
-    held: np.ndarray,
-    seed: int,
-) -> list[str]:
+def _near_copy_warnings(task: Task, measured: Measured | None, decisions: Decisions) -> list[str]:
     """Near copies on both sides of what the figures were measured on."""
-    if trained.probabilities is None or not features.values:
+    dataset, features, seed = task.dataset, task.features, task.settings.seed
+    rows, held = task.rows, task.held
+    if measured is None or not features.values:
         return []
     units = join_units(dataset.units(), features.sha256)
     side = np.zeros(len(dataset), dtype=np.int64)
     if len(held):
         side[held], where = 1, "on both sides of the split"
     else:
-        folds, where = (
-            trained.evidence["penalty"]["folds"],
-            "in different folds of cross-validation",
-        )
+        folds = decisions.settled["penalty"].evidence["folds"]
+        where = "in different folds of cross-validation"
         own = tuple(units[i] for i in rows)
         side[rows] = assign_folds(dataset.labels[rows], own, folds, seed)
     both = np.sort(np.concatenate([rows, held]))
@@ -521,54 +519,22 @@ def _say_why_unmeasured(training: Dataset, features: Features) -> str:
     )
 
 
-def _with_origins(
-    settings: Settings, measured: dict[str, Any], chosen: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Every setting with where its value comes from; `chosen` are the strategy's own values."""
-    origins = settings.origins()
-    result = {}
-    for name, value in settings.model_dump().items():
-        is_open = value is None or value == "auto"
-        if name in measured and is_open:
-            result[name] = {"value": measured[name], "origin": "measured"}
-        elif name in chosen and is_open:
-            # Of a layer that the user named there follows a cut point.
-            named = name == "cut" and settings.freeze_until is not None
-            result[name] = {"value": chosen[name], "origin": "user" if named else "default"}
-        else:
-            result[name] = {"value": value, "origin": origins[name]}
-    return result
+def _list_members(dataset: Dataset, features: Features) -> Members:
+    return Members(
+        ids=dataset.ids,
+        splits=dataset.splits,
+        labels=dataset.label_names(),
+        groups=dataset.groups,
+        sha256=features.sha256,
+        errors=features.errors,
+    )
 
 
-def _write(run: Run, dataset: Dataset, features: Features) -> None:
-    rows = [
-        {
-            "id": image_id,
-            "split": dataset.splits[i],
-            "label": dataset.classes[dataset.labels[i]] if dataset.labels[i] >= 0 else None,
-            "group": dataset.groups[i] or None,
-            "sha256": features.sha256[i] or None,
-            "error": features.errors[i] or None,
-        }
-        for i, image_id in enumerate(dataset.ids)
-    ]
-    metrics = {
-        "measured_on": run.measured_on,
-        "metrics": run.metrics,
-        "recall": run.recall,
-        "images": run.images,
-        "evidence": run.evidence,
-        "warnings": run.warnings,
-    }
-    files = {
-        SETTINGS: to_json_bytes(run.settings),
-        METRICS: to_json_bytes(to_json(metrics)),
-        MEMBERS: ("\n".join(map(json.dumps, rows)) + "\n").encode(),
-        **run.classifier.files(),
-    }
-    keep = [HISTORY] if "training" in run.evidence else []
+def _list_kept(run: Run) -> list[str]:
+    """What the training wrote that belongs to its run."""
+    keep = [HISTORY] if "training" in run.decisions.facts else []
     if run.settings["tensorboard"]["value"]:
         keep.append(TENSORBOARD)
     if run.interrupted:  # what --resume goes on from
         keep += [START, PLAN, CHECKPOINT]
-    replace_run(run.folder, files, keep=keep)
+    return keep

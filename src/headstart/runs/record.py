@@ -1,207 +1,616 @@
-"""The files of a run's folder: their names, where a training writes, and how a new run replaces an old one.
+"""Takes the folder of a run, gives the `Run`: its figures, its decisions, what it said of every image.
 
-Knows neither networks nor data. A run is written whole into the sub-folder `.next`, and a record of what
-belongs to it comes last and commits it. Until then the folder holds what it held before, however the
-process ends. From then on it is the new run: its files are moved up one by one, and where a death
-stopped that, whoever looks at the folder next ends it first (`recover`).
+The files and what is in them, but for the classifier's own three: settings.json (each value with where it
+came from), metrics.json (the figures, and what was decided), run.json (whence it comes: data, engine,
+time), split.jsonl (which image was used for what), predictions.safetensors (what was said of every image
+that was measured on) and history.jsonl (an object an epoch). A folder may come from anywhere: whatever is
+not as `save_run` writes it is refused on one line that names the file and the field.
+
+Shape letters: N measured images, C classes.
 """
 
-import contextlib
 import dataclasses
+import functools
+import json
 import math
 import os
-import shutil
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
-from headstart.errors import InputError, ResourceError, UsageError
-from headstart.files import fail_point, read_json, sync_folder, to_json_bytes, write_atomically
+from headstart.arrays import Targets
+from headstart.errors import InputError
+from headstart.features.engine import EngineChoice
+from headstart.files import read_json, to_json_bytes
 from headstart.metrics import Estimate
-from headstart.training.outputs import START, TRAINING
+from headstart.runs.classifier import Classifier, read_card
+from headstart.runs.folder import (
+    MEMBERS,
+    METRICS,
+    PREDICTIONS,
+    PROVENANCE,
+    SETTINGS,
+    replace_run,
+)
+from headstart.training.decisions import Decisions
+from headstart.training.outputs import HISTORY
+from headstart.training.settings import FIELDS
 
 __all__ = [
-    "CARD",
-    "CONFIG",
-    "FORMAT",
-    "MEMBERS",
-    "METRICS",
-    "MODEL",
-    "NEXT",
-    "SETTINGS",
-    "check_folder",
-    "clear_training",
-    "find_training",
-    "mark_incomplete",
-    "recover",
-    "replace_run",
+    "Measured",
+    "Members",
+    "Parts",
+    "Run",
+    "Start",
+    "has_record",
+    "read_start",
+    "save_run",
     "to_json",
 ]
 
-FORMAT = 2
-
-# Of every run; the card says what the others are.
-CARD, CONFIG, MODEL = "headstart.json", "config.json", "model.safetensors"
-SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
-
-# In the order in which they are moved: until the card of the new run is there, nothing else may read it.
-NAMES = (MODEL, CONFIG, SETTINGS, METRICS, MEMBERS, *TRAINING, CARD)
-
-NEXT, COMMIT = ".next", "commit.json"
+MAX_LINES_BYTES = 2**30  # of split.jsonl and history.jsonl: millions of images
+MAX_LINE_BYTES = 2**20
+MAX_HEADER_BYTES = 2**16  # of safetensors, before the arrays
+# Rows of float32 sum to one but for rounding, which grows with the number of classes.
+SUM_TOLERANCE = 1e-3
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> bool:
-    """Whether a complete run is in the folder, and may be replaced.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What a classifier said of labelled images.
 
-    Raises:
-        UsageError: the folder holds a complete run that may not, or other files.
+    Attributes:
+        probabilities: float32 (N, C), rows sum to one.
+        labels: (N, …) as the data's `Problem` keeps targets: int64 (N,), the true classes.
+        ids: N image ids.
+        part: what the images are: "val"; "cross-validation", for training images each of which was
+            predicted by a head that had not seen it; else the split that was evaluated, or "all".
+        classes: C class names.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: a file of this name exists; choose another folder")
-    recover(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return False
-    if not (folder / CARD).is_file():
-        raise UsageError(f"{folder}: holds other files; choose an empty or new folder")
-    complete = _read_status(folder) != "incomplete"
-    if complete and not overwrite:
-        pending = (folder / NEXT / START).exists()
-        goes_on = ", or --resume, which goes on with the training that was to replace it"
-        raise UsageError(
-            f"{folder}: holds a run already; choose another, or --overwrite"
-            f"{goes_on if pending else ''}"
+
+    probabilities: np.ndarray
+    labels: Targets
+    ids: tuple[str, ...]
+    part: str
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Measured({len(self):,} images of {self.part}, {len(self.classes):,} classes)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """The images that a run used, column by column, sorted by id.
+
+    Attributes:
+        ids: unique.
+        splits: "train" or "val".
+        labels: names of classes, "" for none.
+        groups: "" for an image that is its own group.
+        sha256: hex digests of their bytes, "" where those could not be read.
+        errors: why an image could not be read, "" for a good one.
+    """
+
+    ids: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Members({len(self):,} images)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What of a run is large, read when first asked for."""
+
+    classifier: Callable[[], Classifier]
+    members: Callable[[], Members]
+    measured: Callable[[], Measured | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One training, as `fit` gives it and `Run.load` reads it back.
+
+    Attributes:
+        folder: where it lies.
+        strategy, backbone: by name.
+        classes: C class names.
+        names: what people call the classes, in their order; () where the classes are names.
+        metrics: {name: Estimate} as `metrics.measure` names them; empty when nothing could be measured.
+        recall: {class: Estimate}, the share of its images that were taken for it; empty likewise.
+        measured_on: "val" or "cross-validation", or "" when nothing could be measured.
+        images: {"train": n, "val": n, "unreadable": n}.
+        settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
+        decisions: what was left open, what it was given, and on which evidence.
+        warnings: one line each, for people.
+        history: an object an epoch, 0 the starting point; () where there are no epochs.
+        data: absolute path of the folder or manifest it was trained on; None for a `Dataset` in memory.
+        root: absolute path of the folder that the image ids are relative to. A folder that comes from
+            anywhere may name any: who opens images there asks first.
+        computed: images whose features were computed; the others' came from the store.
+        engine: what ran the frozen network, and why.
+        seconds: wall-clock time.
+        interrupted: ended early by Ctrl-C, with the best classifier so far.
+    """
+
+    folder: Path
+    strategy: str
+    backbone: str
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    metrics: dict[str, Estimate]
+    recall: dict[str, Estimate]
+    measured_on: str
+    images: dict[str, int]
+    settings: dict[str, dict[str, Any]]
+    decisions: Decisions
+    warnings: tuple[str, ...]
+    history: tuple[dict[str, Any], ...]
+    data: Path | None
+    root: Path
+    computed: int
+    engine: EngineChoice
+    seconds: float
+    interrupted: bool
+    parts: Parts = dataclasses.field(repr=False)
+
+    def __repr__(self) -> str:
+        accuracy = self.metrics.get("accuracy")
+        found = "nothing measured" if accuracy is None else f"accuracy {accuracy.value:.3f}"
+        return (
+            f"Run({str(self.folder)!r}, {self.strategy} on {self.backbone}, "
+            f"{len(self.classes):,} classes, {found})"
         )
-    return complete
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The trained classifier.
+
+        Raises:
+            InputError: as `Classifier.load` says.
+        """
+        return self.parts.classifier()
+
+    @functools.cached_property
+    def members(self) -> Members:
+        """The images that were used; none where the folder does not say.
+
+        Raises:
+            InputError: split.jsonl is damaged.
+        """
+        return self.parts.members()
+
+    @functools.cached_property
+    def measured(self) -> Measured | None:
+        """What it said of every image that the figures are of; None when nothing could be measured.
+
+        Raises:
+            InputError: predictions.safetensors or split.jsonl is missing or damaged.
+        """
+        return self.parts.measured()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> "Run":
+        """Read a run back; its classifier, images and probabilities only when asked for.
+
+        Args:
+            folder: of a run.
+            cache_dir: as `Classifier.load`, for its classifier.
+
+        Raises:
+            InputError: missing, incomplete, damaged, or written by a newer headstart.
+        """
+        path = Path(folder)
+        card = read_card(path)
+        classes = tuple(card.classes)
+        members = functools.cache(functools.partial(_read_members, path))
+        metrics = _read_document(path / METRICS, _Metrics)
+        settings = _read_settings(path / SETTINGS)
+        # Ids of images in other folders begin with "..", and only then.
+        given = {name: settings.get(name, {}).get("value") for name in ("allow_outside", "val")}
+        outside = given["allow_outside"] is True or isinstance(given["val"], str)
+
+        def measured() -> Measured | None:
+            if not metrics.measured_on:
+                return None
+            return _read_measured(path, classes, metrics.measured_on, members(), outside)
+
+        return _make_run(
+            path,
+            (card.strategy, card.backbone, classes, tuple(card.names)),
+            metrics,
+            settings,
+            _read_document(path / PROVENANCE, _Provenance),
+            _read_history(path / HISTORY),
+            Parts(lambda: Classifier.load(path, cache_dir=cache_dir), members, measured),
+        )
 
 
-def _read_status(folder: Path) -> str:
-    try:
-        return str(read_json(folder / CARD).get("status"))
-    except InputError:
-        return "unknown"
+def has_record(folder: Path) -> bool:
+    """Whether there is more than a classifier in a folder."""
+    return any((folder / name).exists() for name in (METRICS, SETTINGS, PROVENANCE, MEMBERS))
 
 
-def mark_incomplete(folder: Path) -> None:
-    """Make the folder and have it say that it holds no whole run, until one is put there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / CARD, to_json_bytes({"format": FORMAT, "status": "incomplete"}))
-
-
-def find_training(folder: Path) -> Path:
-    """Where the training of a run's folder keeps its state: below it while it is to replace a run."""
-    place = folder / NEXT
-    return place if (place / START).exists() and not place.is_symlink() else folder
-
-
-def clear_training(place: Path) -> None:
-    """Drop what an earlier training left in the place of one."""
-    if place.name == NEXT:
-        _unlink_place(place)
-        shutil.rmtree(place, ignore_errors=True)
-    for name in TRAINING:
-        _remove(place / name)
-    _remove_partial(place)
-
-
-def replace_run(folder: Path, files: Mapping[str, bytes], *, keep: Collection[str] = ()) -> None:
-    """Put a new run into a folder; at any death the folder holds the old one or the new one, whole.
+def save_run(run: Run, *, keep: Collection[str]) -> Run:
+    """Write a run to its folder, in the place of the one that may be there.
 
     Args:
-        files: {name: content} of the new run, its card among them.
-        keep: names of what its training wrote that belongs to it; what else is in the folder of
-            an earlier run or of this one's training is removed. Files that are none of a run's stay.
+        keep: names of what its training wrote that belongs to it.
+
+    Returns:
+        The run, its figures and decisions as they will be read back.
 
     Raises:
-        OSError: out of disk or permission; the old run is untouched.
+        OSError: out of disk or permission; what was there is untouched.
     """
-    place = folder / NEXT
-    _unlink_place(place)
-    place.mkdir(parents=True, exist_ok=True)
+    members, measured = run.members, run.measured
+    metrics = {
+        "measured_on": run.measured_on,
+        "metrics": run.metrics,
+        "recall": run.recall,
+        "images": run.images,
+        "decisions": run.decisions.to_json(),
+        "warnings": run.warnings,
+    }
+    provenance = {
+        "data": None if run.data is None else str(run.data),
+        "root": str(run.root),
+        "engine": dataclasses.asdict(run.engine),
+        "computed": run.computed,
+        "seconds": run.seconds,
+        "interrupted": run.interrupted,
+    }
+    documents = {SETTINGS: run.settings, METRICS: metrics, PROVENANCE: provenance}
+    files = {name: to_json_bytes(to_json(value)) for name, value in documents.items()}
+    files[MEMBERS] = "".join(json.dumps(row) + "\n" for row in _rows(members)).encode()
+    if measured is not None:
+        place = {image_id: row for row, image_id in enumerate(members.ids)}
+        arrays = {
+            "probabilities": np.ascontiguousarray(measured.probabilities, dtype=np.float32),
+            "labels": np.ascontiguousarray(measured.labels, dtype=np.int64),
+            "rows": np.array([place[i] for i in measured.ids], dtype=np.int64),
+        }
+        files[PREDICTIONS] = save_arrays(arrays)
+    replace_run(run.folder, {**files, **run.classifier.files()}, keep=keep)
+    return _make_run(
+        run.folder,
+        (run.strategy, run.backbone, run.classes, run.names),
+        _Metrics.model_validate(json.loads(files[METRICS])),
+        json.loads(files[SETTINGS]),
+        _Provenance.model_validate(json.loads(files[PROVENANCE])),
+        _read_history(run.folder / HISTORY),
+        Parts(lambda: run.classifier, lambda: members, lambda: measured),
+    )
+
+
+# ---------------------------------------------------------------- what is in the files
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Estimate(_Document):
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def read(self) -> Estimate:
+        found = (self.value, self.low, self.high)
+        return Estimate(*(math.nan if v is None else v for v in found))
+
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _Metrics(_Document):
+    measured_on: Literal["", "val", "cross-validation"]
+    metrics: dict[str, _Estimate]
+    recall: dict[str, _Estimate]
+    images: dict[Literal["train", "val", "unreadable"], _Count]
+    decisions: dict[str, Any]
+    warnings: list[str]
+
+
+class _Engine(_Document):
+    library: str
+    device: str
+    precision: str
+    version: str
+    micro_batch: Annotated[int, Field(ge=1)]
+    graph: str
+    reason: str
+
+
+class _Provenance(_Document):
+    data: str | None
+    root: str
+    engine: _Engine
+    computed: _Count
+    seconds: Annotated[float, Field(ge=0)]
+    interrupted: bool
+
+
+class _Setting(_Document):
+    value: str | float | bool | None
+    origin: Literal["default", "user", "measured"]
+
+
+class _Member(_Document):
+    id: str
+    split: Literal["train", "val"]
+    label: str | None
+    group: str | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    error: str | None
+
+
+class _Epoch(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float | None] = Field(init=False)
+
+    epoch: _Count
+
+
+class Start(_Document):
+    """start.json: what a training was started with.
+
+    Attributes:
+        data: absolute path of its folder or manifest; None for a `Dataset` in memory.
+        options: fields of `Settings` that were given.
+    """
+
+    data: str | None
+    options: dict[str, Any]
+
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+def _check_document(path: Path, model: type[Document], value: Any) -> Document:
     try:
-        for name, content in files.items():
-            write_atomically(place / name, content)
-        sync_folder(folder)
-        record = to_json_bytes({"names": [*files, *keep]})
-        write_atomically(place / COMMIT, record)
-    except OSError:
-        if not (place / START).exists():  # else it is what --resume goes on from
-            shutil.rmtree(place, ignore_errors=True)
-        raise
-    recover(folder)
+        found = model.model_validate(value)
+        json.dumps(value, allow_nan=False)  # of what a schema takes as it is
+    except ValidationError as exc:
+        problem = exc.errors()[0]
+        # pydantic names the kinds of a union too, which are none of the file's.
+        field = ".".join(str(part) for part in problem["loc"][:3])
+        message = problem["msg"].lower()
+        raise InputError(f"{path}: damaged: field '{field}': {message}; fit again") from exc
+    except ValueError as exc:
+        raise InputError(f"{path}: damaged: it has numbers that are not finite; fit again") from exc
+    return found
 
 
-def recover(folder: Path) -> None:
-    """End the replacement of a run that was committed and then stopped by a death, if there is one.
+def _read_document(path: Path, model: type[Document]) -> Document:
+    return _check_document(path, model, read_json(path))
+
+
+def _make_run(
+    folder: Path,
+    card: tuple[str, str, tuple[str, ...], tuple[str, ...]],
+    metrics: _Metrics,
+    settings: dict[str, dict[str, Any]],
+    provenance: _Provenance,
+    history: tuple[dict[str, Any], ...],
+    parts: Parts,
+) -> Run:
+    strategy, backbone, classes, names = card
+    where = folder / METRICS
+    if bool(metrics.metrics) != bool(metrics.measured_on):
+        raise InputError(
+            f"{where}: damaged: field 'metrics' is not what 'measured_on' says; fit again"
+        )
+    if tuple(metrics.recall) != (classes if metrics.metrics else ()):
+        raise InputError(f"{where}: damaged: field 'recall' is not of the run's classes; fit again")
+    try:
+        decisions = Decisions.from_json(metrics.decisions)
+    except ValueError as exc:
+        raise InputError(f"{where}: damaged: field 'decisions': {exc}; fit again") from exc
+    return Run(
+        folder=folder,
+        strategy=strategy,
+        backbone=backbone,
+        classes=classes,
+        names=names,
+        metrics={name: found.read() for name, found in metrics.metrics.items()},
+        recall={name: found.read() for name, found in metrics.recall.items()},
+        measured_on=metrics.measured_on,
+        images={str(name): count for name, count in metrics.images.items()},
+        settings=settings,
+        decisions=decisions,
+        warnings=tuple(metrics.warnings),
+        history=history,
+        data=None if provenance.data is None else Path(provenance.data),
+        root=Path(provenance.root),
+        computed=provenance.computed,
+        engine=EngineChoice(**provenance.engine.model_dump()),
+        seconds=provenance.seconds,
+        interrupted=provenance.interrupted,
+        parts=parts,
+    )
+
+
+def _read_settings(path: Path) -> dict[str, dict[str, Any]]:
+    found = read_json(path)
+    for name, entry in found.items():
+        if name not in FIELDS:
+            raise InputError(f"{path}: damaged: '{name}' is no setting; fit again")
+        _check_document(path, _Setting, entry)
+    return found
+
+
+def read_start(path: Path) -> Start:
+    """What a training was started with.
 
     Raises:
-        InputError: its record is damaged.
-        ResourceError: the folder cannot be written.
+        InputError: start.json is damaged.
     """
-    place = folder / NEXT
-    if place.is_symlink() or not (place / COMMIT).is_file():
-        return
     try:
-        names = read_json(place / COMMIT).get("names")
-    except InputError:
-        if not (place / COMMIT).exists():  # another process has just ended the same
-            return
-        raise
-    if not isinstance(names, list):
-        raise InputError(f"{place / COMMIT}: damaged; remove {place} to keep the run before")
+        return _read_document(path, Start)
+    except InputError as exc:
+        raise InputError(f"{path}: damaged; fit again with --overwrite") from exc
+
+
+def _read_lines(path: Path, model: type[Document]) -> Iterator[Document]:
+    """What a file holds, an object a line."""
     try:
-        for name in NAMES:
-            if name not in names:
-                _remove(folder / name)
-            elif os.path.lexists(place / name):
-                if (folder / name).is_dir() and os.path.lexists(place / name):
-                    _remove(folder / name)  # which no rename replaces
-                with contextlib.suppress(FileNotFoundError):  # another process does the same
-                    os.replace(place / name, folder / name)
-            fail_point("moved")
-        _remove_partial(folder)
-        sync_folder(folder)
-        # The record goes last: what is left of the training must not look like one to go on with.
-        for left in list(place.iterdir()):
-            if left.name != COMMIT:
-                _remove(left)
-            fail_point("cleared")
-        (place / COMMIT).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            place.rmdir()
+        if path.stat().st_size > MAX_LINES_BYTES:
+            raise InputError(f"{path}: larger than {MAX_LINES_BYTES >> 20} MiB")
+        with open(path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+                where = f"{path}: damaged: line {number}"
+                try:
+                    yield model.model_validate(json.loads(line.decode()))
+                except ValidationError as exc:
+                    problem = exc.errors()[0]
+                    field = ".".join(str(part) for part in problem["loc"][:1])
+                    raise InputError(
+                        f"{where}, field '{field}': {problem['msg'].lower()}; fit again"
+                    ) from exc
+                except (ValueError, RecursionError) as exc:
+                    raise InputError(f"{where} is not JSON; fit again") from exc
     except OSError as exc:
-        raise ResourceError(
-            f"{folder}: a new run cannot be put in the place of the old one: "
-            f"{exc.strerror or exc}; make the folder writable and run this again"
-        ) from exc
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        with contextlib.suppress(FileNotFoundError):  # another process does the same
-            shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
+    if not path.is_file():
+        return ()
+    history = tuple(epoch.model_dump() for epoch in _read_lines(path, _Epoch))
+    if [entry["epoch"] for entry in history] != list(range(len(history))):
+        raise InputError(f"{path}: damaged: field 'epoch' does not count from 0; fit again")
+    return history
 
 
-def _unlink_place(place: Path) -> None:
-    """A folder may come from anywhere; what a link in it leads to is somebody else's."""
-    if place.is_symlink():
-        place.unlink()
+def _rows(members: Members) -> Iterator[dict[str, str | None]]:
+    columns = (getattr(members, field.name) for field in dataclasses.fields(Members))
+    for image_id, split, *others in zip(*columns, strict=True):
+        label, group, sha256, error = (text or None for text in others)
+        yield {
+            "id": image_id,
+            "split": split,
+            "label": label,
+            "group": group,
+            "sha256": sha256,
+            "error": error,
+        }
 
 
-def _remove_partial(place: Path) -> None:
-    """Of a process that was killed while it wrote."""
-    for part in place.glob(".*.partial"):
-        part.unlink(missing_ok=True)
+def _read_members(folder: Path) -> Members:
+    path = folder / MEMBERS
+    if not path.is_file():
+        return Members()
+    rows = [
+        (m.id, m.split, m.label or "", m.group or "", m.sha256 or "", m.error or "")
+        for m in _read_lines(path, _Member)
+    ]
+    members = Members(*zip(*rows, strict=True)) if rows else Members()
+    if "" in members.ids:
+        raise InputError(f"{path}: damaged: field 'id' is empty; fit again")
+    if len(set(members.ids)) < len(rows):
+        raise InputError(f"{path}: damaged: field 'id' names an image twice; fit again")
+    return members
+
+
+def _read_measured(
+    folder: Path, classes: tuple[str, ...], part: str, members: Members, outside: bool
+) -> Measured:
+    """The arrays of a run, as the images and classes of its other files allow them.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    path, count = folder / PREDICTIONS, len(classes)
+    if not len(members):
+        raise InputError(f"{folder / MEMBERS}: missing, which names the images of {path.name}")
+    if not path.is_file():
+        raise InputError(f"{path}: missing, or not a regular file; fit again")
+    allowed = len(members) * (4 * count + 16) + MAX_HEADER_BYTES
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= allowed else b""
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    if size > allowed:
+        raise InputError(f"{path}: damaged: larger than that of {len(members):,} images")
+    try:
+        arrays = load_arrays(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as exc:
+        raise InputError(f"{path}: damaged: not safetensors; fit again") from exc
+    try:
+        probabilities, labels, rows = _check_arrays(arrays, count, len(members))
+        for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+            if members.labels[row] != classes[label]:
+                raise ValueError(f"tensor 'labels' is not what {MEMBERS} says of line {row + 1}")
+            if (members.splits[row] == "val") != (part == "val"):
+                raise ValueError(f"tensor 'rows' names line {row + 1}, which is not of {part}")
+    except ValueError as exc:
+        raise InputError(f"{path}: damaged: {exc}; fit again") from exc
+    ids = tuple(members.ids[row] for row in rows)
+    if not outside:
+        _check_inside(folder / MEMBERS, ids)
+    return Measured(probabilities, labels, ids, part, classes)
+
+
+def _check_arrays(
+    arrays: Mapping[str, np.ndarray], classes: int, members: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(probabilities, labels, rows) whose shapes, types and values go together, or a ValueError."""
+    wanted = {"probabilities": np.float32, "labels": np.int64, "rows": np.int64}
+    if set(arrays) != set(wanted):
+        raise ValueError(f"it has the tensors {', '.join(sorted(arrays)) or 'none'}")
+    images = len(arrays["rows"]) if arrays["rows"].ndim else 0
+    for name, kind in wanted.items():
+        shape = (images, classes) if name == "probabilities" else (images,)
+        if arrays[name].dtype != kind or arrays[name].shape != shape or not images:
+            found = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise ValueError(f"tensor '{name}' is {found}, not {np.dtype(kind)} {shape}")
+    probabilities, labels, rows = (arrays[name] for name in wanted)
+    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
+        raise ValueError("tensor 'probabilities' has values that are no probabilities")
+    if (abs(probabilities.sum(axis=1, dtype=np.float64) - 1) > SUM_TOLERANCE).any():
+        raise ValueError("tensor 'probabilities' has a row that does not sum to one")
+    if not ((labels >= 0) & (labels < classes)).all():
+        raise ValueError(f"tensor 'labels' has values out of 0 to {classes - 1}")
+    if rows[0] < 0 or rows[-1] >= members or (np.diff(rows) <= 0).any():
+        raise ValueError(f"tensor 'rows' does not rise within 0 to {members - 1}")
+    return probabilities, labels, rows
+
+
+def _check_inside(path: Path, ids: tuple[str, ...]) -> None:
+    for image_id in ids:
+        if os.path.isabs(image_id) or ".." in re.split(r"[/\\]", image_id):
+            raise InputError(f"{path}: damaged: field 'id': {image_id!a} leads out of the data")
 
 
 def to_json(value: Any) -> Any:
     """Estimates as objects and NaN as null, for JSON that any program reads."""
     if isinstance(value, Estimate):
         return {k: to_json(v) for k, v in dataclasses.asdict(value).items()}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {k: to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]

@@ -5,7 +5,7 @@ The terminal, the JSON and the report show it alike. Knows nothing of networks o
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = ["Decision", "Decisions", "Origin"]
 
@@ -55,3 +55,39 @@ class Decisions:
     def warn(self, text: str) -> None:
         """Tell people one line."""
         self.warnings.append(text)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` takes it."""
+        return {
+            "settled": {
+                n: {"value": d.value, "origin": d.origin, "evidence": dict(d.evidence)}
+                for n, d in self.settled.items()
+            },
+            "facts": dict(self.facts),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Decisions":
+        """From what a file says, which may come from anywhere.
+
+        Raises:
+            ValueError: it is not as `to_json` writes it; names the entry.
+        """
+        parts = {"settled": dict, "facts": dict, "warnings": list}
+        for name, kind in parts.items():
+            if not isinstance(value.get(name), kind):
+                raise ValueError(f"{name} is missing or of another kind")
+        settled = {}
+        for name, entry in value["settled"].items():
+            known = isinstance(entry, dict) and set(entry) == {"value", "origin", "evidence"}
+            if (
+                not known
+                or entry["origin"] not in get_args(Origin)
+                or not isinstance(entry["evidence"], dict)
+            ):
+                raise ValueError(f"settled.{name} is not a value with its origin and evidence")
+            settled[name] = Decision(name, entry["value"], entry["origin"], entry["evidence"])
+        if not all(isinstance(text, str) for text in value["warnings"]):
+            raise ValueError("warnings are not all text")
+        return cls(settled, dict(value["facts"]), list(value["warnings"]))

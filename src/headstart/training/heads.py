@@ -1,8 +1,7 @@
 """Takes a matrix of features and labels, gives a classifier on them: multinomial logistic regression.
 
-Also holds the shape and the arithmetic of MLP heads, which `finetune` trains.
-
-`strategies` trains heads here. Shape letters: N images, D features, C classes.
+Also holds the shape and the arithmetic of MLP heads, which `epochs` trains. Shape letters: N images, D
+features, C classes.
 
 The penalty is chosen by stratified, group-aware cross-validation on the training part alone: from a
 penalty of 1 in steps of half a decade, to where the loss gets no lower.
@@ -15,11 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from headstart.arrays import FloatN, FloatNC, FloatND, IntN, Targets
 from headstart.choices import nearest
 from headstart.draws import draw
 from headstart.errors import InputError, UsageError
+from headstart.metrics import image_losses
 from headstart.parallel import Progress, no_progress
-from headstart.training.logistic import CV_GAP, GAP, Problem, side_by_side, softmax
+from headstart.problem import SINGLE_LABEL, Problem
+from headstart.training.logistic import CV_GAP, GAP, SoftmaxRegression, side_by_side
+from headstart.training.rules import MAX_FOLDS, PENALTY_WITHOUT_FOLDS, count_folds
 
 __all__ = [
     "CutChoice",
@@ -43,8 +46,6 @@ __all__ = [
 # was inside this range on every data set tried (8 to 10,000 images a class, 2 to 100 classes).
 PENALTIES = tuple(float(10 ** (e / 2)) for e in range(4, -11, -1))
 FIRST_TRIED = PENALTIES.index(1.0)
-PENALTY_WITHOUT_FOLDS = 1e-2
-MAX_FOLDS = 5
 
 # The choice is made on as many folds as hold out this many units; the loss of neighbouring penalties
 # then differs by more than its error wherever the difference matters.
@@ -67,10 +68,12 @@ class LinearHead:
     Attributes:
         weight: float32 (C, D).
         bias: float32 (C,).
+        problem: what makes probabilities of the logits.
     """
 
     weight: np.ndarray
     bias: np.ndarray
+    problem: Problem = SINGLE_LABEL
 
     @property
     def classes(self) -> int:
@@ -87,10 +90,10 @@ class LinearHead:
         """As `MlpHead.layers`; of one."""
         return ((self.weight, self.bias),)
 
-    def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """float (N, D) -> float32 (N, C); rows sum to one."""
+    def predict_proba(self, features: FloatND) -> FloatNC:
+        """float (N, D) -> float32 (N, C)."""
         logits = features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
-        return softmax(logits).astype(np.float32)
+        return self.problem.link(logits).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For `head_of_arrays`, by the names of the tensors in a file."""
@@ -103,9 +106,11 @@ class MlpHead:
 
     Attributes:
         layers: (weight float32 (out, in), bias float32 (out,)), from the features to the logits.
+        problem: what makes probabilities of the logits.
     """
 
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    problem: Problem = SINGLE_LABEL
 
     @property
     def classes(self) -> int:
@@ -117,14 +122,14 @@ class MlpHead:
         """D."""
         return int(self.layers[0][0].shape[1])
 
-    def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """float (N, D) -> float32 (N, C); rows sum to one."""
+    def predict_proba(self, features: FloatND) -> FloatNC:
+        """float (N, D) -> float32 (N, C)."""
         # In float64, since a folded standardisation may subtract two large numbers.
         values = features.astype(np.float64)
         for place, (weight, bias) in enumerate(self.layers):
             values = np.maximum(values, 0) if place else values
             values = values @ weight.T.astype(np.float64) + bias
-        return softmax(values).astype(np.float32)
+        return self.problem.link(values).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For `head_of_arrays`, by the names of the tensors in a file."""
@@ -138,8 +143,8 @@ class MlpHead:
 Head = LinearHead | MlpHead
 
 
-def head_of_arrays(arrays: Mapping[str, np.ndarray]) -> Head:
-    """The head whose `arrays()` these are.
+def head_of_arrays(arrays: Mapping[str, np.ndarray], problem: Problem = SINGLE_LABEL) -> Head:
+    """The head whose `arrays()` these are, for a kind of problem.
 
     Raises:
         InputError: names the tensor that is missing, unknown, no finite float32, or of a shape that
@@ -178,7 +183,9 @@ def head_of_arrays(arrays: Mapping[str, np.ndarray]) -> Head:
             if not np.isfinite(array).all():
                 raise InputError(f"head: tensor '{name}' has NaN or infinite values")
         layers.append((weight, bias))
-    return LinearHead(*layers[0]) if "weight" in arrays else MlpHead(tuple(layers))
+    if "weight" in arrays:
+        return LinearHead(*layers[0], problem)
+    return MlpHead(tuple(layers), problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,8 +296,15 @@ class CutChoice:
     scores: tuple[CutScore, ...]
 
 
-def assign_folds(labels: np.ndarray, units: tuple[str, ...], folds: int, seed: int) -> np.ndarray:
-    """int64 (N,): the fold of each image; every unit (group) in one fold, classes spread evenly.
+def assign_folds(
+    targets: Targets,
+    units: tuple[str, ...],
+    folds: int,
+    seed: int,
+    *,
+    problem: Problem = SINGLE_LABEL,
+) -> IntN:
+    """(N,): the fold of each image; every unit (group) in one fold, classes spread evenly.
 
     Units are dealt from the largest to the smallest, among equals in the order of a draw of their names,
     each to the fold that holds the least of the unit's classes, in shares of the class, then the fewest
@@ -299,17 +313,18 @@ def assign_folds(labels: np.ndarray, units: tuple[str, ...], folds: int, seed: i
     members: dict[str, list[int]] = {}
     for row, unit in enumerate(units):
         members.setdefault(unit, []).append(row)
-    of_class = labels.tolist()
-    images = Counter(of_class)
+    of_row = problem.decode(targets)
+    images = Counter(c for classes in of_row for c in classes)
     held = {c: [0.0] * folds for c in images}  # share of each class in each fold
     totals = [0] * folds
-    result = np.zeros(len(labels), dtype=np.int64)
+    result = np.zeros(len(targets), dtype=np.int64)
     order = sorted(members, key=lambda u: (-len(members[u]), draw(seed, "fold", u), u))
     for unit in order:
         rows = members[unit]
-        counts = sorted(Counter(of_class[row] for row in rows).items())
-        shares = held[counts[0][0]]
-        if len(counts) > 1:
+        counts = sorted(Counter(c for row in rows for c in of_row[row]).items())
+        if len(counts) == 1:
+            shares = held[counts[0][0]]
+        else:
             shares = [sum(n * held[c][f] for c, n in counts) for f in range(folds)]
         keys = list(zip(shares, totals, strict=True))
         fold = keys.index(min(keys))
@@ -321,12 +336,12 @@ def assign_folds(labels: np.ndarray, units: tuple[str, ...], folds: int, seed: i
 
 
 def fit_linear(
-    features: np.ndarray,
-    labels: np.ndarray,
+    features: FloatND,
+    labels: IntN,
     classes: int,
     *,
     penalty: float,
-    weights: np.ndarray | None = None,
+    weights: FloatN | None = None,
 ) -> LinearHead:
     """Multinomial logistic regression on standardised features.
 
@@ -343,17 +358,17 @@ def fit_linear(
         InputError: NaN or infinite features.
     """
     with side_by_side(features.size * classes) as run:
-        problem = Problem(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*problem.layer(problem.approach([None], penalty, GAP)[0]))
+        whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
+        return LinearHead(*whole.layer(whole.approach([None], penalty, GAP)[0]))
 
 
 def choose_penalty(
-    features: np.ndarray,
-    labels: np.ndarray,
+    features: FloatND,
+    labels: IntN,
     units: tuple[str, ...],
     classes: int,
     *,
-    weights: np.ndarray | None = None,
+    weights: FloatN | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Penalty:
@@ -366,15 +381,15 @@ def choose_penalty(
     Raises:
         InputError: NaN or infinite features.
     """
-    folds = min(MAX_FOLDS, min(_units_per_class(labels, units, classes)))
-    if folds < 2:
+    folds = count_folds(min(_units_per_class(labels, units, classes)))
+    if not folds:
         return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
     fold = assign_folds(labels, units, folds, seed)
     judged = range(min(folds, -(-JUDGED_UNITS * folds // len(set(units)))))
     with side_by_side(features.size * classes) as run:
-        problem = Problem(features, labels, classes, weights, fold, run)
+        regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
         solutions: dict[int, list[np.ndarray]] = {}
-        to = problem.precondition(PENALTIES[FIRST_TRIED])
+        to = regression.precondition(PENALTIES[FIRST_TRIED])
 
         def loss_at(step: int) -> float:
             progress("cross-validation", len(solutions), len(PENALTIES))
@@ -389,17 +404,17 @@ def choose_penalty(
             # Coordinates take as long as several steps to make, and do for the next penalty too.
             nonlocal to
             if solutions and step % 2 == FIRST_TRIED % 2:
-                to = problem.precondition(PENALTIES[step], starts[0])
+                to = regression.precondition(PENALTIES[step], starts[0])
             solutions[step] = [
-                problem.solve(k, PENALTIES[step], to, starts[k], CV_GAP) for k in judged
+                regression.solve(k, PENALTIES[step], to, starts[k], CV_GAP) for k in judged
             ]
-            return problem.held_out_loss(solutions[step])
+            return regression.held_out_loss(solutions[step])
 
         losses, best = _search(loss_at)
         # The others start from nothing, since a start that has seen their images would flatter them.
         others = range(len(judged), folds)
-        solutions[best] += problem.approach(others, PENALTIES[best], CV_GAP)
-        probabilities = problem.held_out_probabilities(solutions[best])
+        solutions[best] += regression.approach(others, PENALTIES[best], CV_GAP)
+        probabilities = regression.held_out_probabilities(solutions[best])
     progress("cross-validation", len(PENALTIES), len(PENALTIES))
     path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
     return Penalty(PENALTIES[best], path, folds, probabilities)
@@ -416,13 +431,13 @@ def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def choose_cuts(
-    values: Mapping[str, np.ndarray],
-    labels: np.ndarray,
+    values: Mapping[str, FloatND],
+    labels: IntN,
     units: tuple[str, ...],
     classes: int,
     *,
     candidates: Sequence[tuple[str, ...]],
-    weights: np.ndarray | None = None,
+    weights: FloatN | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> CutChoice:
@@ -505,15 +520,14 @@ def choose_shallow(scores: Sequence[CutScore]) -> str:
 
 def _score(
     cuts: tuple[str, ...],
-    probabilities: np.ndarray,
-    labels: np.ndarray,
+    probabilities: FloatNC,
+    labels: IntN,
     units: tuple[str, ...],
-    weights: np.ndarray,
+    weights: FloatN,
 ) -> CutScore:
-    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
     of_image = np.array([places[unit] for unit in units])
-    losses = np.bincount(of_image, weights * -np.log(np.maximum(true, 1e-12)))
+    losses = np.bincount(of_image, weights * image_losses(labels, probabilities))
     losses *= len(places) / weights.sum()
     accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=weights)
     return CutScore(cuts, float(losses.mean()), float(accuracy), _standard_error(losses), losses)

@@ -1,6 +1,6 @@
 """Takes rows and views of images, gives a network's inputs: features, activations on disk, or pixels.
 
-`finetune` trains on any of them. Shape letters: N images, B images a batch, K views, D features, H W
+The loop trains on any of them. Shape letters: N images, B images a batch, K views, D features, H W
 pixels.
 """
 

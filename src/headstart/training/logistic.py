@@ -22,14 +22,14 @@ import numpy as np
 
 from headstart.errors import InputError
 from headstart.parallel import count_cpus
+from headstart.problem import softmax
 
 __all__ = [
     "CV_GAP",
     "GAP",
-    "Problem",
+    "SoftmaxRegression",
     "fold_standardisation",
     "side_by_side",
-    "softmax",
     "standardise",
 ]
 
@@ -50,12 +50,6 @@ BLOCK_ROWS = 512
 HESSIAN_ROWS = 2048
 
 Map = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis, without overflow."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 @contextlib.contextmanager
@@ -224,7 +218,7 @@ class _Coordinates:
         return np.asarray(matrix.reshape(-1, 1) * a if 1 in matrix.shape else matrix @ a)
 
 
-class Problem:
+class SoftmaxRegression:
     """Standardised features with labels, sorted by fold; solves without any fold for any penalty."""
 
     def __init__(

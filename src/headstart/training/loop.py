@@ -1,6 +1,6 @@
 """Takes a network, labelled inputs and a `Recipe`, trains by gradient: the one loop.
 
-`strategies` trains with it whatever is not linear. The inputs come from a `Source`: a matrix of
+`epochs` trains with it whatever is not linear. The inputs come from a `Source`: a matrix of
 features, activations on disk, or pixels. Shape letters: N images, B images a batch, C classes, K views.
 
 Every random draw is a function of (seed, purpose, epoch, image or step), so a run that was killed
@@ -18,7 +18,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,13 +29,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from headstart.choices import choose
 from headstart.draws import draw
 from headstart.errors import InputError, ResourceError, TrainingError
-from headstart.files import write_atomically
+from headstart.files import translate_errors, write_atomically
 from headstart.parallel import Progress, no_progress
+from headstart.problem import SINGLE_LABEL, Problem
 from headstart.training.inputs import Order, Source, view_of
+from headstart.training.objectives import OBJECTIVES, Objective
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY
+from headstart.training.recipes import Recipe
 
-__all__ = ["Outcome", "Recipe", "learning_rate_factor", "measure_step", "train_network"]
+__all__ = [
+    "Examples",
+    "Outcome",
+    "Place",
+    "Watch",
+    "learning_rate_factor",
+    "measure_step",
+    "train_network",
+]
 
 EVALUATION_BATCH = 64
 
@@ -50,55 +63,62 @@ POSITIONS = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_tabl
 WISE_FT_SHARES = (0.25, 0.5, 0.75)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train; every strategy fills in its own values.
+def _ignore(entry: dict[str, Any]) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """What is learned from, and what it is measured on.
 
     Attributes:
-        epochs: passes over the training images.
-        batch: images a step.
-        lr: the highest learning rate, of the head and of the body's last stage.
-        layer_decay: the learning rate of a stage is this times that of the one above (Clark et al.,
-            ELECTRA, 2020; for vision Bao et al., BEiT, 2022); 1 for none.
-        schedule: "cosine" to zero, "one-cycle" (Smith 2018: up over 30 % of the steps, then cosine) or
-            "constant".
-        warmup: share of the steps over which the rate rises from zero; without effect on one-cycle.
-        optimizer: "adamw", "adam", "amsgrad" (Reddi et al. 2018) or "sgd" (momentum 0.9).
-        weight_decay: not on biases, norms and other vectors.
-        label_smoothing: in [0, 1) (Szegedy et al. 2016).
-        mixup: alpha of the Beta distribution that images are mixed by, 0 for none (Zhang et al. 2018).
-        cutmix: as mixup, with a rectangle of the other image (Yun et al. 2019); mixup on tokens.
-        clip: largest norm of the gradient; 0 for none.
-        ema: decay a step of the averaged weights that are evaluated and kept; 0 for none.
-        wise_ft: average with the starting point, share chosen on validation (Wortsman et al. 2022).
-        monitor: "loss" or "accuracy" on the validation images, for the best epoch and for stopping.
-        min_delta: an improvement is more than this.
-        patience: stop after this many epochs without one; 0 never stops early.
-        precision: "fp32", "bf16", or "auto", found by a short measurement.
-        checkpoint_s: seconds between checkpoints.
-        seed: of every draw.
+        source: the network's inputs by row.
+        labels: int64 (N,).
+        ids: N image ids, which the draws depend on.
+        rows: int64, of the images to train on.
+        held: int64, of those to validate on; may be empty, then the last epoch is the best.
+        class_weights: float (C,), in the loss; None weights all alike.
+        problem: the kind of problem, which has a loss.
     """
 
-    epochs: int
-    batch: int = 32
-    lr: float = 1e-3
-    layer_decay: float = 1.0
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    clip: float = 0.0
-    ema: float = 0.0
-    wise_ft: bool = False
-    monitor: str = "loss"
-    min_delta: float = 0.0
-    patience: int = 0
-    precision: str = "auto"
-    checkpoint_s: float = 60.0
-    seed: int = 0
+    source: Source
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    rows: np.ndarray
+    held: np.ndarray
+    class_weights: np.ndarray | None = None
+    problem: Problem = SINGLE_LABEL
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a training keeps itself.
+
+    Attributes:
+        checkpoint: the file to keep the state in and to go on from; None keeps none.
+        history: the file for one JSON object an epoch; None keeps none.
+        identity: of data and settings; a checkpoint of another one is refused.
+    """
+
+    checkpoint: Path | None = None
+    history: Path | None = None
+    identity: str = ""
+
+    @classmethod
+    def inside(cls, folder: Path | None, told: str) -> "Place":
+        """In a folder, or nowhere; `told` is all that data and settings are known by."""
+        if folder is None:
+            return cls()
+        identity = hashlib.sha256(told.encode()).hexdigest()
+        return cls(folder / CHECKPOINT, folder / HISTORY, identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Who is told of a training: how far it is, and the figures of every epoch."""
+
+    progress: Progress = no_progress
+    on_epoch: Callable[[dict[str, Any]], None] = _ignore
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,67 +146,56 @@ class Outcome:
 
 def train_network(
     network: nn.Module,
-    source: Source,
-    labels: np.ndarray,
-    ids: tuple[str, ...],
-    *,
-    rows: np.ndarray,
-    held: np.ndarray,
+    examples: Examples,
     recipe: Recipe,
-    scales: dict[str, float] | None = None,
-    class_weights: np.ndarray | None = None,
+    *,
+    seed: int = 0,
+    scales: Mapping[str, float] | None = None,
     device: str = "cpu",
-    checkpoint: Path | None = None,
-    history: Path | None = None,
-    identity: str = "",
-    progress: Progress = no_progress,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+    place: Place | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train all parameters of a network that require gradients; it ends with its best weights.
 
     Args:
         network: inputs -> logits (B, C); trained in place.
-        source: its inputs by row.
-        labels: int64 (N,); ids: N image ids, which the draws depend on.
-        rows, held: the rows to train on and to validate on; the latter may be empty, then the last
-            epoch is the best.
+        seed: decides every draw.
         scales: {parameter's name: its share of the learning rate}; 1 by default.
-        class_weights: float (C,), in the loss.
-        checkpoint: the file to keep the state in and to go on from; None keeps none.
-        history: the file for one JSON object an epoch.
-        identity: of data and settings; a checkpoint of another one is refused.
 
     Raises:
         TrainingError: a loss is not finite; says at which step and images, and what to try.
         InputError: the checkpoint in the folder is of other data or settings, or damaged.
         ResourceError: out of memory.
     """
+    place, watch = place or Place(), watch or Watch()
+    source, rows, held, ids = examples.source, examples.rows, examples.held, examples.ids
     start = {k: v.detach().clone() for k, v in network.state_dict().items()}
     network.to(device)
-    weights = torch.ones(int(labels.max()) + 1 if class_weights is None else len(class_weights))
-    if class_weights is not None:
-        weights = torch.from_numpy(class_weights.astype(np.float32))
-    weights = weights.to(device)
-    targets = torch.from_numpy(labels.astype(np.int64))
+    if examples.class_weights is None:
+        weights = torch.ones(int(examples.labels.max()) + 1, device=device)
+    else:
+        weights = torch.from_numpy(examples.class_weights.astype(np.float32)).to(device)
+    targets = torch.from_numpy(examples.labels.astype(np.int64))
+    objective = choose("loss", examples.problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
     total = batches * recipe.epochs
     state = _State(network, recipe, scales or {})
-    kept = _Checkpoint(checkpoint, identity)
-    evaluate = functools.partial(_evaluate, source, targets, held, weights, device)
+    kept = _Checkpoint(place.checkpoint, place.identity)
+    evaluate = functools.partial(_evaluate, objective, source, targets, held, weights, device)
     with _held_interrupts() as interrupted, torch.random.fork_rng():
         began = time.monotonic()
         if not kept.load(state):
-            progress("measuring where the training starts", 0, 0)
+            watch.progress("measuring where the training starts", 0, 0)
             state.precision = _choose_precision(
-                network, source, rows, targets, recipe, total, device
+                network, objective, source, rows, targets, recipe, total, device
             )
             first = evaluate(state.averaged(network), state.precision)
             state.note({"epoch": 0, **first.entry()}, first, network, recipe)
-            on_epoch(state.history[0])
+            watch.on_epoch(state.history[0])
         micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
-        progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
+        watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
         while state.epoch <= recipe.epochs and not state.stopped and not interrupted.is_set():
-            order = _order(rows, ids, batches, state.epoch, source.views, recipe.seed)
+            order = _order(examples, batches, state.epoch, seed)
             epoch_began, before = time.monotonic(), state.images
             network.train()
             for inputs in source.read(order[state.step :]):
@@ -196,11 +205,12 @@ def train_network(
                 for group in state.optimizer.param_groups:
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
-                torch.manual_seed(_hash(recipe.seed, "step", step))
-                known = nn.functional.one_hot(targets[members], len(weights)).float().to(device)
-                batch = _mix(inputs.to(device), source.axis, known, recipe, step)
+                torch.manual_seed(_hash(seed, "step", step))
+                known = objective.spread(targets[members], len(weights)).to(device)
+                inputs, drawn = inputs.to(device), _hash(seed, "mix", step)
+                batch = _mix(objective, inputs, source.axis, known, recipe, drawn)
                 loss, correct, micro = _accumulate(
-                    network, batch, weights, recipe, state.precision, micro
+                    network, objective, batch, weights, recipe, state.precision, micro
                 )
                 if not math.isfinite(loss):
                     names = ", ".join(f"'{ids[i]}'" for i in members[:3])
@@ -215,7 +225,9 @@ def train_network(
                 state.images += len(members)
                 state.loss += loss * len(members)
                 state.correct += correct
-                progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
+                watch.progress(
+                    "training", state.seen(batches, len(rows)), recipe.epochs * len(rows)
+                )
                 if interrupted.is_set():
                     break
                 if state.step < batches:
@@ -234,8 +246,8 @@ def train_network(
                 "images_per_s": (state.images - before) / max(time.monotonic() - epoch_began, 1e-9),
             }
             state.note(entry, found, network, recipe)
-            _write_history(history, state.history)
-            on_epoch(entry)
+            _write_history(place.history, state.history)
+            watch.on_epoch(entry)
             kept.save_if_due(state, began, recipe.checkpoint_s)
         if interrupted.is_set():
             kept.save(state, began)
@@ -279,10 +291,9 @@ def _not_finite(what: str, recipe: Recipe) -> TrainingError:
     )
 
 
-def _order(
-    rows: np.ndarray, ids: tuple[str, ...], batches: int, epoch: int, views: int | None, seed: int
-) -> Order:
+def _order(examples: Examples, batches: int, epoch: int, seed: int) -> Order:
     """The batches of an epoch, as even as can be: rows and the view of each."""
+    rows, ids, views = examples.rows, examples.ids, examples.source.views
     drawn = np.array([draw(seed, "order", ids[i], epoch) for i in rows])
     shuffled = rows[np.argsort(drawn, kind="stable")]
     seen = np.array([view_of(ids[i], epoch, views, seed) for i in shuffled], dtype=np.int64)
@@ -296,7 +307,7 @@ def _hash(seed: int, purpose: str, step: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
-    """Inputs (B, …) with the shares (B, C) of each class, and the class that weighs most."""
+    """Inputs (B, …) with the shares (B, C) of each class, and the targets that weigh most."""
 
     inputs: torch.Tensor
     shares: torch.Tensor
@@ -304,15 +315,20 @@ class _Batch:
 
 
 def _mix(
-    inputs: torch.Tensor, axis: int, shares: torch.Tensor, recipe: Recipe, step: int
+    objective: Objective,
+    inputs: torch.Tensor,
+    axis: int,
+    shares: torch.Tensor,
+    recipe: Recipe,
+    seed: int,
 ) -> _Batch:
     """mixup or cutmix, each on half of the steps where both are wanted; between cut activations
     mixup is that of Verma et al., Manifold Mixup (ICML 2019)."""
-    labels = shares.argmax(dim=1)
+    labels = objective.read(shares)
     kinds = [k for k in ("mixup", "cutmix") if getattr(recipe, k)]
     if not kinds or len(labels) < 2:
         return _Batch(inputs, shares, labels)
-    rng = np.random.default_rng(_hash(recipe.seed, "mix", step))
+    rng = np.random.default_rng(seed)
     kind = kinds[int(rng.integers(len(kinds)))]
     alpha = getattr(recipe, kind)
     share = float(rng.beta(alpha, alpha))
@@ -335,6 +351,7 @@ def _mix(
 
 def _accumulate(
     network: nn.Module,
+    objective: Objective,
     batch: _Batch,
     weights: torch.Tensor,
     recipe: Recipe,
@@ -347,11 +364,11 @@ def _accumulate(
             loss, correct = 0.0, 0
             for part in range(0, len(batch.labels), micro):
                 some = slice(part, part + micro)
-                value, logits = _loss(network, batch, some, weights, recipe, precision)
+                value, logits = _loss(network, objective, batch, some, weights, recipe, precision)
                 share = len(batch.labels[some]) / len(batch.labels)
                 torch.autograd.backward(value * share)
                 loss += float(value.detach()) * share
-                correct += int((logits.argmax(dim=1) == batch.labels[some]).sum())
+                correct += int((objective.read(logits) == batch.labels[some]).sum())
             return loss, correct, micro
         except torch.OutOfMemoryError as exc:
             network.zero_grad(set_to_none=True)  # the step begins anew, in smaller parts
@@ -366,19 +383,18 @@ def _accumulate(
 
 def _loss(
     network: nn.Module,
+    objective: Objective,
     batch: _Batch,
     some: slice,
     weights: torch.Tensor,
     recipe: Recipe,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy with soft targets, mean over the images: -sum_c w_c t_c log p_c."""
+    """(loss, logits (b, C)) of some images of a batch."""
     inputs = batch.inputs[some]
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = network(inputs)
-    value = nn.functional.cross_entropy(
-        logits.float(), batch.shares[some], weight=weights, label_smoothing=recipe.label_smoothing
-    )
+    value = objective.loss(logits.float(), batch.shares[some], weights, recipe.label_smoothing)
     return value, logits
 
 
@@ -401,6 +417,7 @@ class _Figures:
 
 
 def _evaluate(
+    objective: Objective,
     source: Source,
     targets: torch.Tensor,
     held: np.ndarray,
@@ -422,12 +439,12 @@ def _evaluate(
     found = torch.cat(logits)
     if not bool(torch.isfinite(found).all()):
         return _Figures(math.inf, 0.0, np.zeros(found.shape, dtype=np.float32))
-    loss = nn.functional.cross_entropy(found, targets[held], weight=weights.cpu())
+    loss = objective.held_loss(found, targets[held], weights.cpu())
     plain = None
     if not torch.all(weights == weights[0]):
-        plain = float(nn.functional.cross_entropy(found, targets[held]))
-    accuracy = (found.argmax(dim=1) == targets[held]).float().mean()
-    return _Figures(float(loss), float(accuracy), found.softmax(dim=1).numpy(), plain)
+        plain = float(objective.held_loss(found, targets[held], None))
+    accuracy = (objective.read(found) == targets[held]).float().mean()
+    return _Figures(float(loss), float(accuracy), objective.link(found).numpy(), plain)
 
 
 def _average_with_start(
@@ -459,6 +476,7 @@ def _interpolate(
 
 def _choose_precision(
     network: nn.Module,
+    objective: Objective,
     source: Source,
     rows: np.ndarray,
     targets: torch.Tensor,
@@ -467,8 +485,8 @@ def _choose_precision(
     device: str,
 ) -> str:
     """bf16 where a few steps of it are clearly faster, else fp32."""
-    if recipe.precision != "auto":
-        return recipe.precision
+    if recipe.train_precision != "auto":
+        return recipe.train_precision
     small = sum(p.numel() for p in network.parameters()) < 1_000_000
     if small or total < STEPS_WORTH_MEASURING or device == "mps":
         return "fp32"
@@ -484,7 +502,7 @@ def _choose_precision(
             try:
                 with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                     logits = trial(inputs)
-                torch.autograd.backward(nn.functional.cross_entropy(logits.float(), labels))
+                torch.autograd.backward(objective.held_loss(logits.float(), labels, None))
             except torch.OutOfMemoryError:  # the training will take its steps in parts
                 torch.cuda.empty_cache()
                 return "bf16"
@@ -523,7 +541,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
 class _State:
     """All that a resumed training needs; `tensors` and `values` are what a checkpoint holds."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, scales: dict[str, float]) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, scales: Mapping[str, float]) -> None:
         self.network = network
         self.parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -667,14 +685,16 @@ class _Checkpoint:
         values = {**state.values(), "identity": self._identity}
         values["seconds"] += time.monotonic() - began
         data = save_tensors(state.tensors(), metadata={"state": json.dumps(values)})
-        write_atomically(self._path, data, kind="checkpoint")
+        with translate_errors(self._path.parent, advice=ADVICE):
+            write_atomically(self._path, data, kind="checkpoint")
         self._last = time.monotonic()
 
 
 def _write_history(path: Path | None, history: list[dict[str, Any]]) -> None:
     if path is not None:  # JSON has no infinity
         known = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
+        with translate_errors(path.parent, advice=ADVICE):
+            write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
 
 
 @contextlib.contextmanager

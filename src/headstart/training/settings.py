@@ -1,22 +1,87 @@
 """Takes options by name, gives `Settings`: everything that decides what `fit` does.
 
-One object goes through whole. A setting that the chosen strategy would not heed is refused.
+A setting is declared once, in the part that it belongs to: its name, type, bounds, default, and what
+people are told of it. Outside, names are flat: `FIELDS` has them all. Here only types and bounds are
+looked at; `strategies.table` refuses names that no table has, and what has no effect on a strategy.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
-from headstart.choices import choose, nearest
-from headstart.data.decoding import MAX_PIXELS
-from headstart.data.views import AUGMENTATIONS
+from headstart.choices import nearest
 from headstart.errors import UsageError
-from headstart.training.heads import parse_head
+from headstart.features.runtime import Runtime
+from headstart.options import Option
+from headstart.training.decisions import Decisions
+from headstart.training.recipes import Recipe
 
-__all__ = ["HEEDED", "Settings", "holds_out", "make_settings", "trains_by_gradient"]
+__all__ = ["FIELDS", "DataSettings", "Setting", "Settings", "make_settings", "say_wanted"]
+
+DATA, STRATEGY, TRAINING = "Data", "Strategy", "Training of the network"
+
+
+class DataSettings(BaseModel):
+    """Which images are read, and what becomes of them.
+
+    Attributes:
+        val: fraction of the training images held out to measure on, in (0, 1); 0 holds none out: the
+            linear head is then measured by cross-validation, the other strategies not at all; a path
+            names a folder or manifest to measure on; None takes the data's own validation split, else
+            0 for a linear head on a frozen network and 0.2 for what is trained by gradient.
+        group: regular expression whose captures in an image id name its group.
+        root: folder that a manifest's paths are relative to.
+        allow_outside: let links and manifest paths lead out of the data folder.
+        max_bad: fraction of unreadable images allowed; one is always allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    val: Annotated[
+        float | str | None,
+        Option(
+            "Measure on this: a fraction of the training images (0.2), a folder or a "
+            "manifest; 0 for nothing.",
+            DATA,
+            common=True,
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        Option(
+            "Keep images together in whose path this captures the same text: "
+            "'([^/]+/[^/]+)_[^/]*$'.",
+            DATA,
+            common=True,
+        ),
+    ] = None
+    root: Annotated[
+        str | None,
+        Option("Read a manifest's paths relative to this folder, and not to its own.", DATA),
+    ] = None
+    allow_outside: Annotated[
+        bool, Option("Follow links and manifest paths that lead out of the folder.", DATA)
+    ] = False
+    max_bad: Annotated[
+        float,
+        Field(ge=0, le=1),
+        Option(
+            "Go on where at most this fraction of the images is unreadable; one always may be.",
+            DATA,
+        ),
+    ] = 0.001
+
+    @field_validator("val")
+    @classmethod
+    def _check_val(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError("out of range")
+        return value
 
 
 class Settings(BaseModel):
@@ -33,223 +98,235 @@ class Settings(BaseModel):
             probe), "all" (likewise), "last", or "auto" for a choice by measurement.
         freeze_until: any layer that `headstart layers` prints, in the place of `cut`.
         head: "linear", or hidden layers and dropouts of an MLP: "d0.5-480-d0.5".
-        val: fraction of the training images held out to measure on, in (0, 1); 0 holds none out: the
-            linear head is then measured by cross-validation, the other strategies not at all; a path
-            names a folder or manifest to measure on; None takes the data's own validation split, else
-            0 for a linear head on a frozen network and 0.2 for what is trained by gradient.
-        group: regular expression whose captures in an image id name its group.
-        root: folder that a manifest's paths are relative to.
-        allow_outside: let links and manifest paths lead out of the data folder.
         penalty: L2 penalty of the linear head; None has it chosen by cross-validation.
         class_weights: "balanced" counts every class alike, "none" every image; "auto" balances when
             the largest class has at least 3 times the images of the smallest.
+        seed: decides every random draw.
+        data: which images are read.
         augment: how training views differ from the plain image, a key of `AUGMENTATIONS`.
         flip: mirror views left to right: "yes", "no", or "auto", which leaves it out where a probe
             takes mirrored images for other classes.
         views: augmented views an image that are cached (K), the plain one included.
         cached: train from activations on disk; False computes them anew in every epoch.
         batchnorm: "frozen" keeps the pre-trained statistics, "adapt" lets them move.
-        minutes: that the training may take; decides the cut where that is "auto".
-        epochs, batch, lr, layer_decay, schedule, warmup, optimizer, weight_decay, label_smoothing,
-            mixup, cutmix, clip, ema, wise_ft, monitor, min_delta, patience, checkpoint_s: as in
-            `loop.Recipe`.
-        train_precision: of the training's arithmetic: fp32, bf16, or auto by a short measurement.
+        minutes: how long the training may take; decides the cut where that is "auto".
         tensorboard: also write the history as TensorBoard events.
-        max_bad: fraction of unreadable images allowed; one is always allowed.
-        max_pixels: an image with more is unreadable.
-        engine: auto, openvino or torch.
-        precision: auto, fp32, bf16 or fp16, of the frozen network's arithmetic.
-        device: auto, cpu, cuda or mps.
-        workers: threads; None for one more than CPUs.
-        cache_dir: the place of the feature store; None for `files.default_cache_dir()`.
-        rehash: read every file again instead of trusting its size and times.
-        seed: of every random draw.
+        recipe: how to train by gradient; what is not given there is the strategy's own.
+        runtime: on what networks run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: str = "linear-probe"
-    backbone: str = "tf_efficientnet_lite0"
-    weights: str | None = None
-    input_px: int | None = Field(default=None, ge=16, le=2048)
-    cut: str | None = None
-    freeze_until: str | None = None
-    head: str = "linear"
-    val: float | str | None = None
-    group: str | None = None
-    root: str | None = None
-    allow_outside: bool = False
-    penalty: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    class_weights: Literal["auto", "balanced", "none"] = "auto"
-    augment: str | None = None
-    flip: Literal["auto", "yes", "no"] = "auto"
-    views: int | None = Field(default=None, ge=1, le=1000)
-    cached: bool = True
-    batchnorm: Literal["frozen", "adapt"] = "frozen"
-    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    epochs: int | None = Field(default=None, ge=1, le=100_000)
-    batch: int | None = Field(default=None, ge=1, le=65_536)
-    lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    layer_decay: float | None = Field(default=None, gt=0, le=1)
-    schedule: Literal["cosine", "one-cycle", "constant"] | None = None
-    warmup: float | None = Field(default=None, ge=0, lt=1)
-    optimizer: Literal["adamw", "adam", "amsgrad", "sgd"] | None = None
-    weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
-    mixup: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    cutmix: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    clip: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    ema: float | None = Field(default=None, ge=0, lt=1)
-    wise_ft: bool = False
-    monitor: Literal["loss", "accuracy"] | None = None
-    min_delta: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    patience: int | None = Field(default=None, ge=0)
-    checkpoint_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    train_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    tensorboard: bool = False
-    max_bad: float = Field(default=0.001, ge=0, le=1)
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1)
-    engine: str = "auto"
-    precision: str = "auto"
-    device: str = "auto"
-    workers: int | None = Field(default=None, ge=1, le=256)
-    cache_dir: str | None = None
-    rehash: bool = False
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    strategy: Annotated[
+        str,
+        Option("Use the backbone in this way: {choices}.", STRATEGY, common=True),
+    ] = "linear-probe"
+    backbone: Annotated[
+        str,
+        Option("Take this network; headstart backbones lists all.", STRATEGY, common=True),
+    ] = "tf_efficientnet_lite0"
+    weights: Annotated[
+        str | None,
+        Option("Read the network's weights from this file (.safetensors, .pth).", STRATEGY),
+    ] = None
+    input_px: Annotated[
+        int | None,
+        Field(ge=16, le=2048),
+        Option(
+            "Show the network squares of this side, and not of its own size.",
+            STRATEGY,
+            unit="pixels",
+        ),
+    ] = None
+    cut: Annotated[
+        str | None,
+        Option(
+            "Have the head read, or the training begin, at this cut point (headstart layers "
+            "lists them). A linear probe takes last, all, auto, or several with commas; a "
+            "shallow probe and partial fine-tuning take auto or one.",
+            STRATEGY,
+        ),
+    ] = None
+    freeze_until: Annotated[
+        str | None,
+        Option(
+            "Freeze everything before this layer, a name or index of headstart layers.", STRATEGY
+        ),
+    ] = None
+    head: Annotated[
+        str,
+        Option(
+            "Train a linear head, or an MLP of these layers and dropouts: 1024, d0.5-480-d0.5.",
+            STRATEGY,
+            common=True,
+        ),
+    ] = "linear"
+    penalty: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False),
+        Option(
+            "Give a linear head this L2 penalty, and not the one that cross-validation chooses.",
+            STRATEGY,
+        ),
+    ] = None
+    class_weights: Annotated[
+        Literal["auto", "balanced", "none"],
+        Option(
+            "Count every class alike (balanced) or every image (none); auto looks at the "
+            "imbalance.",
+            STRATEGY,
+        ),
+    ] = "auto"
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**63),
+        Option("Make every random draw follow from this number.", STRATEGY),
+    ] = 0
+    data: DataSettings = DataSettings()
+    augment: Annotated[
+        str | None,
+        Option(
+            "Train on images that differ from the plain ones this much: none, light, medium "
+            "or strong.",
+            TRAINING,
+        ),
+    ] = None
+    flip: Annotated[
+        Literal["auto", "yes", "no"],
+        Option("Mirror some views, {choices}; auto measures whether that does harm.", TRAINING),
+    ] = "auto"
+    views: Annotated[
+        int | None,
+        Field(ge=1, le=1000),
+        Option("Keep activations of this many views of an image on disk.", TRAINING, unit="views"),
+    ] = None
+    cached: Annotated[
+        bool,
+        Option("Keep activations on disk, or compute them in every epoch.", TRAINING),
+    ] = True
+    batchnorm: Annotated[
+        Literal["frozen", "adapt"],
+        Option(
+            "Keep BatchNorm's statistics as they were (frozen), or let them move (adapt).", TRAINING
+        ),
+    ] = "frozen"
+    minutes: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False),
+        Option(
+            "Choose a cut with which the training takes at most this long.",
+            TRAINING,
+            unit="minutes",
+        ),
+    ] = None
+    tensorboard: Annotated[bool, Option("Write TensorBoard events too.", TRAINING)] = False
+    recipe: Recipe = Recipe()
+    runtime: Runtime = Runtime()
 
-    @field_validator("val")
-    @classmethod
-    def _check_val(cls, value: float | str | None) -> float | str | None:
-        if isinstance(value, float) and not 0 <= value < 1:
-            raise ValueError("out of range")
-        return value
+    def given(self) -> dict[str, Any]:
+        """{name: value} of what the user set."""
+        return {n: v for n, v in self._flat().items() if n in self._names_given()}
 
-    def origins(self) -> dict[str, str]:
-        """For each setting "user" or "default"."""
-        return {
-            name: "user" if name in self.model_fields_set else "default"
-            for name in type(self).model_fields
-        }
+    def describe(self, decisions: Decisions) -> dict[str, dict[str, Any]]:
+        """{name: {"value": …, "origin": "user", "default" or "measured"}} of every setting.
+
+        What a user left open has the value that was decided; null where nothing was.
+        """
+        given, result = self._names_given(), {}
+        for name, value in self._flat().items():
+            decision = decisions.settled.get(name)
+            is_recipe = FIELDS[name].part == "recipe" and name not in given
+            if decision is not None and (is_recipe or value is None or value == "auto"):
+                result[name] = {"value": decision.value, "origin": decision.origin}
+            else:
+                origin = "user" if name in given else "default"
+                result[name] = {"value": None if is_recipe else value, "origin": origin}
+        return result
+
+    def _flat(self) -> dict[str, Any]:
+        return {n: getattr(getattr(self, f.part) if f.part else self, n) for n, f in FIELDS.items()}
+
+    def _names_given(self) -> set[str]:
+        parts = [getattr(self, part) for part in PARTS]
+        return self.model_fields_set.union(*(p.model_fields_set for p in parts)) & set(FIELDS)
 
 
-# What every strategy heeds, and what some do.
-_READING = (
-    "strategy backbone weights input_px val group root allow_outside class_weights max_bad "
-    "max_pixels device workers cache_dir rehash seed head"
-)
-_FROZEN = "engine precision"
-_TRAINING = (
-    "epochs batch lr schedule warmup optimizer weight_decay label_smoothing mixup clip ema monitor "
-    "min_delta patience checkpoint_s train_precision tensorboard"
-)
-_PROBE = "penalty cut"
-_IMAGES = "augment flip cutmix"
-_TUNING = "layer_decay wise_ft batchnorm penalty"
+# The parts of `Settings` that are objects of their own, by the name of their field.
+PARTS: dict[str, type[BaseModel]] = {"data": DataSettings, "recipe": Recipe, "runtime": Runtime}
 
-HEEDED: dict[str, frozenset[str]] = {
-    "linear-probe": frozenset(f"{_READING} {_FROZEN} {_PROBE}".split()),
-    "shallow-probe": frozenset(f"{_READING} {_FROZEN} {_PROBE}".split()),
-    "partial-fine-tune": frozenset(
-        f"{_READING} {_FROZEN} {_TRAINING} {_IMAGES} {_TUNING} cut freeze_until views cached "
-        "minutes".split()
-    ),
-    "fine-tune": frozenset(f"{_READING} {_FROZEN} {_TRAINING} {_IMAGES} {_TUNING}".split()),
-    "scratch": frozenset(f"{_READING} {_TRAINING} {_IMAGES}".split()) - {"weights"},
-}
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where a setting is declared, and as what.
+
+    Attributes:
+        part: the field of `Settings` that holds it, "" for `Settings` itself.
+        info: type, default and bounds.
+        option: what people are told of it.
+    """
+
+    part: str
+    info: FieldInfo
+    option: Option
+
+
+def _list_fields() -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    for name, info in Settings.model_fields.items():
+        inside = PARTS[name].model_fields if name in PARTS else {name: info}
+        for own, field in inside.items():
+            [option] = [m for m in field.metadata if isinstance(m, Option)]
+            assert own not in found, f"two settings are named {own}"
+            found[own] = Setting(name if name in PARTS else "", field, option)
+    return found
+
+
+# Every setting by the flat name that people know.
+FIELDS: dict[str, Setting] = _list_fields()
+
+
 # How pydantic names the ends of a range, and people do.
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
-
-_HEAD_TRAINING = frozenset(_TRAINING.split()) - {"train_precision"}
 
 
 def make_settings(options: Mapping[str, Any]) -> Settings:
     """Settings from options by name.
 
     Raises:
-        UsageError: an unknown name, a value out of range, or a setting without effect; says what is
-            allowed.
+        UsageError: an unknown name, or a value out of range; says what is allowed.
     """
-    for name in options:
-        if name not in Settings.model_fields:
+    by_part: dict[str, dict[str, Any]] = {part: {} for part in ("", *PARTS)}
+    for name, value in options.items():
+        if name not in FIELDS:
             raise UsageError(
-                f"setting '{name}' is unknown{nearest(name, Settings.model_fields)}; "
-                f"known: {', '.join(Settings.model_fields)}"
+                f"setting '{name}' is unknown{nearest(name, FIELDS)}; known: {', '.join(FIELDS)}"
             )
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        by_part[FIELDS[name].part][name] = plain
+    own = by_part.pop("")
     try:
-        plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in options.items()}
-        settings = Settings(**plain)
+        own |= {part: PARTS[part](**values) for part, values in by_part.items() if values}
+        return Settings(**own)
     except ValidationError as exc:
-        problem = exc.errors()[0]
-        name = str(problem["loc"][0])
-        given = plain[name]
+        name = str(exc.errors()[0]["loc"][0])
+        given = options[name]
         # A list where one value belongs is as long as it likes.
         shown = given if isinstance(given, str) else ascii(given)[:80]
-        raise UsageError(f"{name} {_say_wanted(name)}, got {shown!s}") from exc
-    choose("strategy", settings.strategy, HEEDED)
-    if settings.augment is not None:
-        choose("augment", settings.augment, AUGMENTATIONS)
-    parse_head(settings.head)
-    _refuse_idle(settings)
-    return settings
+        raise UsageError(f"{name} must be {say_wanted(name)}, got {shown!s}") from exc
 
 
-def _say_wanted(name: str) -> str:
+def say_wanted(name: str) -> str:
     """What a setting takes, in words."""
     if name == "val":
-        return "must be a fraction in [0, 1), or the path of a folder or manifest"
-    field = Settings.model_fields[name]
+        return "a fraction in [0, 1), or the path of a folder or manifest"
+    field = FIELDS[name].info
     kind = str(field.annotation)
     if "Literal" in kind:
         choices = re.findall("'([^']+)'", kind)
-        return f"must be {', '.join(choices[:-1])} or {choices[-1]}"
+        return f"{', '.join(choices[:-1])} or {choices[-1]}"
     bounds = {w: getattr(m, w) for m in field.metadata for w in BOUNDS if hasattr(m, w)}
     words = " and ".join(f"{BOUNDS[w]} {bound:,}" for w, bound in bounds.items())
     for part, noun in (("float", "a number"), ("int", "a whole number"), ("bool", "true or false")):
         if part in kind:
-            return f"must be {noun} {words}".rstrip()
-    return "must be text"
-
-
-def _refuse_idle(settings: Settings) -> None:
-    strategy = settings.strategy
-    heeded = HEEDED[strategy]
-    frozen = strategy in ("linear-probe", "shallow-probe")
-    if frozen and settings.head != "linear":
-        heeded = heeded | _HEAD_TRAINING
-    given = settings.model_fields_set
-    idle = [n for n in Settings.model_fields if n in given and n not in heeded]
-    if idle:
-        name = idle[0]
-        others = [s for s, names in HEEDED.items() if name in names]
-        hint = f"; it has on {', '.join(others)}" if others else ""
-        if frozen and name in _HEAD_TRAINING:
-            hint = f"{hint}, and with an MLP head"
-        raise UsageError(f"setting '{name}' has no effect on {strategy}{hint}; leave it out")
-    if settings.head != "linear" and "penalty" in given:
-        raise UsageError("setting 'penalty' has no effect with an MLP --head; leave it out")
-    if settings.schedule == "one-cycle" and "warmup" in given:
-        raise UsageError("setting 'warmup' has no effect on the one-cycle schedule; leave it out")
-    if settings.cut not in (None, "auto") and "minutes" in given:
-        raise UsageError(
-            f"setting 'minutes' has no effect with cut '{settings.cut}'; leave it out, or cut auto"
-        )
-    for name, other in (("freeze_until", "cut"), ("freeze_until", "minutes")):
-        if name in given and other in given:
-            raise UsageError(f"settings '{name}' and '{other}' exclude each other; choose one")
-    if settings.augment == "none":
-        idle = [n for n in ("flip", "views") if n in given]
-        if idle:
-            raise UsageError(f"setting '{idle[0]}' has no effect without augmentation")
-
-
-def holds_out(settings: Settings) -> float:
-    """The fraction of the training images to hold out where the data have no validation split."""
-    if isinstance(settings.val, float | int):
-        return float(settings.val)
-    return 0.2 if trains_by_gradient(settings) else 0.0
-
-
-def trains_by_gradient(settings: Settings) -> bool:
-    """Whether there are epochs, which can be interrupted and gone on with."""
-    strategies = ("partial-fine-tune", "fine-tune", "scratch")
-    return settings.strategy in strategies or settings.head != "linear"
+            return f"{noun} {words}".rstrip()
+    return "text"

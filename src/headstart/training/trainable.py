@@ -1,6 +1,6 @@
 """Takes a `Backbone` and a head, gives what is above a cut point as a network that can be trained.
 
-`finetune` trains what is made here. Shape letters: N images, C channels, D features, H W pixels.
+`tuning` trains what is made here. Shape letters: N images, C channels, D features, H W pixels.
 
 While BatchNorm's statistics are frozen, a convolution and the norm after it are one convolution: its
 weight times gamma / sigma, its bias beta - mu * gamma / sigma. Computed so, in every step, the gradients

@@ -1,0 +1,112 @@
+"""What depends on the kind of problem: how targets are kept, and what is made of them and of logits.
+
+A `Dataset` says of which kind it is, and what needs to know asks its `Problem`: loaders and splits, heads,
+measuring, the training loop. The one kind there is has exactly one label an image. Another is one more
+`Problem` and its line in `PROBLEMS`; the solver of soft-max regression and its choice of a penalty
+(`training.logistic`, `training.heads`) are for this one alone. Shape letters: N images, C classes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from headstart.arrays import BoolN, FloatNC, IntN, Targets
+from headstart.metrics import Estimate, confusion_matrix, measure, measure_recall
+
+__all__ = ["PROBLEMS", "SINGLE_LABEL", "Classes", "Measure", "Problem", "softmax"]
+
+# Indices of the classes of one image.
+Classes = tuple[int, ...]
+
+
+class Measure(Protocol):
+    """Figures of probabilities (N, C) against targets, by name; as `metrics.measure`."""
+
+    def __call__(
+        self,
+        targets: Targets,
+        probabilities: FloatNC,
+        classes: tuple[str, ...],
+        /,
+        *,
+        seed: int = 0,
+    ) -> dict[str, Estimate]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A kind of problem.
+
+    Attributes:
+        name: a key of `PROBLEMS`.
+        loss: the key of its loss in `training.objectives`.
+        encode: the classes of each image, None where nothing is known of it, and C -> targets (N, …).
+        decode: targets -> the classes of each image, () for none. By these it is counted, and parts
+            and folds are stratified.
+        known: targets -> which images have one.
+        link: logits (N, C) -> probabilities (N, C).
+        predict: probabilities (N, C) -> the targets that they say.
+        measure: targets, probabilities, classes and a seed -> {figure: Estimate}, the one to tell first
+            as the first.
+        measure_recall: targets, probabilities and classes -> {class: Estimate}.
+        confuse: targets and probabilities -> counts of what was taken for what, int64.
+    """
+
+    name: str
+    loss: str
+    encode: Callable[[Sequence[Classes | None], int], Targets] = dataclasses.field(repr=False)
+    decode: Callable[[Targets], list[Classes]] = dataclasses.field(repr=False)
+    known: Callable[[Targets], BoolN] = dataclasses.field(repr=False)
+    link: Callable[[FloatNC], FloatNC] = dataclasses.field(repr=False)
+    predict: Callable[[FloatNC], Targets] = dataclasses.field(repr=False)
+    measure: Measure = dataclasses.field(repr=False)
+    measure_recall: Callable[[Targets, FloatNC, tuple[str, ...]], dict[str, Estimate]] = (
+        dataclasses.field(repr=False)
+    )
+    confuse: Callable[[Targets, FloatNC], IntN] = dataclasses.field(repr=False)
+
+
+def softmax(logits: FloatNC) -> FloatNC:
+    """Along the last axis, without overflow."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _encode_label(classes: Sequence[Classes | None], count: int) -> Targets:
+    """int64 (N,): the class, -1 where nothing is known."""
+    return np.array([row[0] if row else -1 for row in classes], dtype=np.int64)
+
+
+def _decode_label(targets: Targets) -> list[Classes]:
+    return [(label,) if label >= 0 else () for label in targets.tolist()]
+
+
+def _knows_label(targets: Targets) -> BoolN:
+    return np.asarray(targets >= 0)
+
+
+def _most_probable(probabilities: FloatNC) -> Targets:
+    return np.asarray(probabilities.argmax(axis=1))
+
+
+def _confuse_labels(targets: Targets, probabilities: FloatNC) -> IntN:
+    """(C, C): row true class, column predicted class."""
+    return confusion_matrix(targets, _most_probable(probabilities), probabilities.shape[1])
+
+
+SINGLE_LABEL = Problem(
+    name="single-label",
+    loss="cross-entropy",
+    encode=_encode_label,
+    decode=_decode_label,
+    known=_knows_label,
+    link=softmax,
+    predict=_most_probable,
+    measure=measure,
+    measure_recall=measure_recall,
+    confuse=_confuse_labels,
+)
+
+PROBLEMS = {problem.name: problem for problem in (SINGLE_LABEL,)}

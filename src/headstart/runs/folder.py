@@ -1,0 +1,195 @@
+"""The files of a run's folder: their names, where a training writes, and how a new run replaces an old one.
+
+Knows neither networks nor data; `classifier` and `record` say what is in the files. A run is written whole
+into the sub-folder `.next`, and a record of what belongs to it comes last and commits it. Until then the
+folder holds what it held before, however the process ends. From then on it is the new run: its files are
+moved up one by one, and where a death stopped that, whoever looks at the folder next ends it first
+(`recover`).
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from headstart.errors import InputError, ResourceError, UsageError
+from headstart.files import fail_point, read_json, sync_folder, to_json_bytes, write_atomically
+from headstart.training.outputs import START, TRAINING
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "FORMAT",
+    "MEMBERS",
+    "METRICS",
+    "MODEL",
+    "NEXT",
+    "PREDICTIONS",
+    "PROVENANCE",
+    "SETTINGS",
+    "check_folder",
+    "clear_training",
+    "find_training",
+    "mark_incomplete",
+    "recover",
+    "replace_run",
+]
+
+FORMAT = 2
+
+# Of every run; the card says what the others are.
+CARD, CONFIG, MODEL = "headstart.json", "config.json", "model.safetensors"
+SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
+# What it said of every image that was measured on; whence it comes.
+PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
+
+# In the order in which they are moved: until the card of the new run is there, nothing else may read it.
+NAMES = (MODEL, CONFIG, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE, *TRAINING, CARD)
+
+NEXT, COMMIT = ".next", "commit.json"
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> bool:
+    """Whether a complete run is in the folder, and may be replaced.
+
+    Raises:
+        UsageError: the folder holds a complete run that may not, or other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: a file of this name exists; choose another folder")
+    recover(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if not (folder / CARD).is_file():
+        raise UsageError(f"{folder}: holds other files; choose an empty or new folder")
+    complete = _read_status(folder) != "incomplete"
+    if complete and not overwrite:
+        pending = (folder / NEXT / START).exists()
+        goes_on = ", or --resume, which goes on with the training that was to replace it"
+        raise UsageError(
+            f"{folder}: holds a run already; choose another, or --overwrite"
+            f"{goes_on if pending else ''}"
+        )
+    return complete
+
+
+def _read_status(folder: Path) -> str:
+    try:
+        return str(read_json(folder / CARD).get("status"))
+    except InputError:
+        return "unknown"
+
+
+def mark_incomplete(folder: Path) -> None:
+    """Make the folder and have it say that it holds no whole run, until one is put there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CARD, to_json_bytes({"format": FORMAT, "status": "incomplete"}))
+
+
+def find_training(folder: Path) -> Path:
+    """Where the training of a run's folder keeps its state: below it while it is to replace a run."""
+    place = folder / NEXT
+    return place if (place / START).exists() and not place.is_symlink() else folder
+
+
+def clear_training(place: Path) -> None:
+    """Drop what an earlier training left in the place of one."""
+    if place.name == NEXT:
+        _unlink_place(place)
+        shutil.rmtree(place, ignore_errors=True)
+    for name in TRAINING:
+        _remove(place / name)
+    _remove_partial(place)
+
+
+def replace_run(folder: Path, files: Mapping[str, bytes], *, keep: Collection[str] = ()) -> None:
+    """Put a new run into a folder; at any death the folder holds the old one or the new one, whole.
+
+    Args:
+        files: {name: content} of the new run, its card among them.
+        keep: names of what its training wrote that belongs to it; what else is in the folder of
+            an earlier run or of this one's training is removed. Files that are none of a run's stay.
+
+    Raises:
+        OSError: out of disk or permission; the old run is untouched.
+    """
+    place = folder / NEXT
+    _unlink_place(place)
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, content in files.items():
+            write_atomically(place / name, content)
+        sync_folder(folder)
+        record = to_json_bytes({"names": [*files, *keep]})
+        write_atomically(place / COMMIT, record)
+    except OSError:
+        if not (place / START).exists():  # else it is what --resume goes on from
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+    recover(folder)
+
+
+def recover(folder: Path) -> None:
+    """End the replacement of a run that was committed and then stopped by a death, if there is one.
+
+    Raises:
+        InputError: its record is damaged.
+        ResourceError: the folder cannot be written.
+    """
+    place = folder / NEXT
+    if place.is_symlink() or not (place / COMMIT).is_file():
+        return
+    try:
+        names = read_json(place / COMMIT).get("names")
+    except InputError:
+        if not (place / COMMIT).exists():  # another process has just ended the same
+            return
+        raise
+    if not isinstance(names, list):
+        raise InputError(f"{place / COMMIT}: damaged; remove {place} to keep the run before")
+    try:
+        for name in NAMES:
+            if name not in names:
+                _remove(folder / name)
+            elif os.path.lexists(place / name):
+                if (folder / name).is_dir() and os.path.lexists(place / name):
+                    _remove(folder / name)  # which no rename replaces
+                with contextlib.suppress(FileNotFoundError):  # another process does the same
+                    os.replace(place / name, folder / name)
+            fail_point("moved")
+        _remove_partial(folder)
+        sync_folder(folder)
+        # The record goes last: what is left of the training must not look like one to go on with.
+        for left in list(place.iterdir()):
+            if left.name != COMMIT:
+                _remove(left)
+            fail_point("cleared")
+        (place / COMMIT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            place.rmdir()
+    except OSError as exc:
+        raise ResourceError(
+            f"{folder}: a new run cannot be put in the place of the old one: "
+            f"{exc.strerror or exc}; make the folder writable and run this again"
+        ) from exc
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unlink_place(place: Path) -> None:
+    """A folder may come from anywhere; what a link in it leads to is somebody else's."""
+    if place.is_symlink():
+        place.unlink()
+
+
+def _remove_partial(place: Path) -> None:
+    """Of a process that was killed while it wrote."""
+    for part in place.glob(".*.partial"):
+        part.unlink(missing_ok=True)

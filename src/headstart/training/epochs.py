@@ -1,0 +1,107 @@
+"""Takes a `Task`, a network and its inputs; trains it for epochs in the task's folder.
+
+Between the strategies and the loop, which knows neither tasks nor decisions.
+"""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from headstart.training.heads import Head, MlpHead, parse_head
+from headstart.training.inputs import MatrixSource, Source
+from headstart.training.logistic import fold_standardisation, standardise
+from headstart.training.loop import Examples, Outcome, Place, Watch, train_network
+from headstart.training.recipes import Recipe
+from headstart.training.task import Task
+from headstart.training.trainable import head_of_module, new_head
+
+__all__ = ["list_examples", "settle_recipe", "tell_unlearned", "train_epochs", "train_mlp"]
+
+
+def train_epochs(
+    task: Task,
+    network: nn.Module,
+    examples: Examples,
+    recipe: Recipe,
+    start: str,
+    scales: Mapping[str, float] | None = None,
+) -> Outcome:
+    """Train a network, keep its state and history in the task's folder, and record how it went.
+
+    Args:
+        start: names what it starts from, for whoever goes on with it.
+        scales: as of `train_network`.
+    """
+    parts = (examples.rows, examples.held)
+    sha256, labels = task.features.sha256, examples.labels
+    members = [[(examples.ids[i], sha256[i], int(labels[i])) for i in part] for part in parts]
+    told = json.dumps([start, task.settings.seed, recipe.model_dump(), members])
+    outcome = train_network(
+        network,
+        examples,
+        recipe,
+        seed=task.settings.seed,
+        scales=scales,
+        device=task.features.engine.device,
+        place=Place.inside(task.folder, told),
+        watch=Watch(task.progress, task.on_epoch),
+    )
+    training = {
+        "epochs": len(outcome.history) - 1,
+        "best_epoch": outcome.best_epoch,
+        "start": outcome.history[0],
+        "best": outcome.history[outcome.best_epoch],
+        "wise_ft": outcome.wise_ft,
+    }
+    task.decisions.record("training", training)
+    return outcome
+
+
+def list_examples(task: Task, source: Source, weights: np.ndarray) -> Examples:
+    """The task's images as the loop takes them; `weights`: float (C,), of the classes."""
+    dataset = task.dataset
+    return Examples(
+        source, dataset.targets, dataset.ids, task.rows, task.held, weights, dataset.problem
+    )
+
+
+def settle_recipe(task: Task, recipe: Recipe) -> None:
+    """Note the strategy's own values of what was left open."""
+    given = task.settings.recipe.model_fields_set
+    for name, value in recipe.model_dump().items():
+        if name not in given:
+            task.decisions.settle(name, value, "default")
+
+
+def tell_unlearned(task: Task, outcome: Outcome, what: str) -> None:
+    """Warn where a training from random weights has found nothing better than those."""
+    if outcome.best_epoch == 0 and outcome.probabilities is not None:
+        task.decisions.warn(
+            f"no epoch was better on the validation images than the random weights that the {what} "
+            "started with, which were kept: it has learned nothing; try more --epochs or another --lr"
+        )
+
+
+def train_mlp(
+    task: Task, cuts: tuple[str, ...], weights: np.ndarray, recipe: Recipe, *, kept: bool
+) -> tuple[Head, Outcome]:
+    """An MLP head on the features at these cut points side by side.
+
+    Args:
+        weights: float (C,), of the classes.
+        kept: whether it is what the task is for: then its state, its history and how it went are kept.
+    """
+    matrix = task.matrix(cuts, np.arange(len(task.dataset)))
+    mean, scale = standardise(matrix[task.rows])
+    examples = list_examples(task, MatrixSource((matrix - mean) / scale), weights)
+    seed, shape = task.settings.seed, parse_head(task.settings.head)
+    module = new_head(shape, matrix.shape[1], len(task.dataset.classes), seed)
+    if kept:
+        outcome = train_epochs(task, module, examples, recipe, "head")
+    else:
+        device, watch = task.features.engine.device, Watch(task.progress)
+        outcome = train_network(module, examples, recipe, seed=seed, device=device, watch=watch)
+    layers = head_of_module(module).layers
+    return MlpHead((fold_standardisation(*layers[0], mean, scale), *layers[1:])), outcome

@@ -1,0 +1,108 @@
+"""The rules by which a training decides what nobody set: facts in, a choice out.
+
+Nothing here measures or reads anything; docs/strategies.md has the measurements behind the numbers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+__all__ = [
+    "DISK_SHARE",
+    "FLIP_ERRORS",
+    "FLIP_LOSS",
+    "IMBALANCE",
+    "MAX_FOLDS",
+    "MINUTES",
+    "PENALTY_WITHOUT_FOLDS",
+    "VIEWS",
+    "CutCost",
+    "choose_class_weights",
+    "choose_flip",
+    "count_folds",
+    "count_views",
+    "plan_cut",
+]
+
+# The largest class has this many times the images of the smallest: from here on a classifier that
+# ignores the small class starts to look good, so classes are weighted alike.
+IMBALANCE = 3.0
+
+# Cross-validation has as many folds as the rarest class has images, or groups of them, up to this.
+MAX_FOLDS = 5
+PENALTY_WITHOUT_FOLDS = 1e-2
+
+# Share of mirrored images that a probe may get wrong beyond the plain ones before mirroring is left out,
+# in standard errors of the difference.
+FLIP_ERRORS, FLIP_LOSS = 2.0, 0.05
+
+# Cached views of a training image; what they may take of the free disk; how long the training may take.
+VIEWS = 8
+DISK_SHARE = 0.25
+MINUTES = 5.0
+
+
+def choose_class_weights(images: Sequence[int]) -> Literal["balanced", "none"]:
+    """How to weight classes that have this many images each, one at least."""
+    return "balanced" if max(images) >= IMBALANCE * min(images) else "none"
+
+
+def count_folds(rarest: int) -> int:
+    """Folds of cross-validation; 0 where there are too few of the rarest class for any."""
+    return min(MAX_FOLDS, rarest) if rarest >= 2 else 0
+
+
+def choose_flip(accuracy_lost: float, standard_error: float) -> bool:
+    """Whether to mirror views, by what a probe loses on mirrored images."""
+    return not accuracy_lost > max(FLIP_ERRORS * standard_error, FLIP_LOSS)
+
+
+def count_views(given: int | None, *, augmented: bool) -> int:
+    """The most views of an image to cache; without augmentation all are alike."""
+    return given or (VIEWS if augmented else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutCost:
+    """What training from a cut point costs, measured.
+
+    Attributes:
+        name: the cut point.
+        megabytes: of the activations of one view of an image.
+        milliseconds: of training on one image once.
+    """
+
+    name: str
+    megabytes: float
+    milliseconds: float
+
+
+def plan_cut(
+    costs: Sequence[CutCost],
+    *,
+    images: int,
+    epochs: int,
+    minutes: float,
+    disk_mb: float,
+    most_views: int = VIEWS,
+) -> tuple[str, int]:
+    """(cut point, views): the earliest cut that can be trained in the time with two views or more on
+    the disk; else the cheapest.
+
+    The earlier the cut, the more of the network adapts, which on the sets tried paid down to a
+    third of the network and no further (docs/strategies.md).
+
+    Args:
+        costs: in the order of the data.
+        disk_mb: that the activations may take.
+    """
+
+    def views(cost: CutCost) -> int:
+        return min(most_views, int(disk_mb / max(images * cost.megabytes, 1e-9)))
+
+    for cost in costs:
+        needed = images * epochs * cost.milliseconds / 60_000
+        if needed <= minutes and views(cost) >= min(2, most_views):
+            return cost.name, views(cost)
+    cheapest = min(costs, key=lambda c: c.milliseconds)
+    return cheapest.name, max(1, views(cheapest))

@@ -1,0 +1,1 @@
+"""The ways to use a backbone: a file each, and the table of them."""

@@ -1,0 +1,196 @@
+"""What is above a cut point is trained on cached activations of K views: `partial-fine-tune`.
+
+Below the cut the network stays frozen, so an image passes through that part once a view.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headstart.data.views import Augmentation
+from headstart.errors import InputError, UsageError
+from headstart.features.activations import Activations, extract_activations
+from headstart.features.engine import Engine
+from headstart.features.engines import start_engine
+from headstart.features.extraction import to_half
+from headstart.files import translate_errors, write_atomically
+from headstart.networks.backbones import Backbone, find_cut, with_cut
+from headstart.training.heads import Head, parse_head
+from headstart.training.outputs import ADVICE, PLAN
+from headstart.training.recipes import Recipe
+from headstart.training.rules import DISK_SHARE, MINUTES, CutCost, count_views, plan_cut
+from headstart.training.settings import Settings
+from headstart.training.task import FEATURES, GRADIENT, PRETRAINED, Strategy, Task, Trained
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstart.training.inputs import Source
+
+__all__ = ["PARTIAL_FINE_TUNE"]
+
+RECIPE = Recipe(
+    epochs=15,
+    batch=32,
+    lr=4e-4,
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    clip=1.0,
+    monitor="accuracy",
+)
+
+
+def _run(task: Task) -> Trained:
+    from headstart.training.mirroring import settle_flip
+    from headstart.training.tuning import start_from_probe, style_of, tune
+
+    start = start_from_probe(task)
+    style = style_of(task, flip=settle_flip(task))
+    recipe = task.settings.recipe.over(RECIPE)
+    backbone, cut, views = _settle_cut(task, recipe, start.head)
+    inputs = _cached if task.settings.cached else _live
+    return tune(task, backbone, cut, start, inputs(task, backbone, cut, style, views), recipe)
+
+
+def _cached(task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int) -> "Source":
+    """Activations on disk, those of validation images in one view."""
+    from headstart.training.inputs import ActivationSource
+
+    def extract(rows: np.ndarray, views: int) -> Activations:
+        return extract_activations(
+            task.dataset.select(rows),
+            backbone,
+            cut,
+            task.settings.runtime,
+            views=views,
+            augmentation=style,
+            seed=task.settings.seed,
+            progress=task.progress,
+        )
+
+    train = (task.rows, extract(task.rows, views))
+    held = (task.held, extract(task.held, 1)) if len(task.held) else None
+    return ActivationSource(train, held, axis=backbone.cut(cut).axis)
+
+
+def _live(task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int) -> "Source":
+    """The same activations, computed whenever they are needed."""
+    from headstart.training.inputs import PixelSource
+    from headstart.training.tuning import views_of
+
+    trunk, choice = start_engine(backbone, task.settings.runtime, cuts=(cut,), pooled=False)
+    return PixelSource(
+        views_of(task, style, exact=choice.precision == "fp32").read,
+        trunk=functools.partial(_run_trunk, trunk, cut),
+        views=views,
+        axis=backbone.cut(cut).axis,
+    )
+
+
+def _run_trunk(trunk: Engine, cut: str, pixels: np.ndarray) -> "torch.Tensor":
+    """uint8 (B, H, W, 3) -> the activations as they would lie on disk, (B, …) bfloat16."""
+    import torch
+
+    size = trunk.micro_batch
+    parts = [trunk.run(pixels[i : i + size])[cut] for i in range(0, len(pixels), size)]
+    return torch.from_numpy(to_half(np.concatenate(parts), "bfloat16")).view(torch.bfloat16)
+
+
+def _find_given(settings: Settings, backbone: Backbone) -> tuple[str | None, str]:
+    """(the cut point that the user names, or None; "" or why it is an earlier one)."""
+    if settings.freeze_until is not None:
+        return find_cut(backbone, settings.freeze_until)
+    if settings.cut in (None, "auto"):
+        return None, ""
+    cut = backbone.cut(str(settings.cut)).name
+    if cut == backbone.cuts[-1].name:
+        raise UsageError(
+            f"cut '{cut}' leaves nothing but the head to train; use --strategy linear-probe, or "
+            f"one of {', '.join(c.name for c in backbone.cuts[:-1])}"
+        )
+    return cut, ""
+
+
+def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, int]:
+    """(backbone with that cut point, cut point, views): as given, or by measured cost.
+
+    A choice that rests on a measured time is kept in the run's folder, for a run that goes on.
+    """
+    settings, backbone = task.settings, task.backbone
+    most = count_views(settings.views, augmented=settings.augment != "none")
+    given, moved = _find_given(settings, backbone)
+    if given is not None:
+        # Of a layer that the user named there follows a cut point.
+        task.decisions.settle("cut", given, "user", **({"freeze_until": moved} if moved else {}))
+        task.decisions.settle("views", most, "default")
+        return with_cut(backbone, given), given, most
+    kept = task.folder / PLAN if task.folder else None
+    if kept is not None and kept.exists():
+        try:
+            plan = json.loads(kept.read_bytes())
+            cut, views = backbone.cut(plan["cut"]).name, max(1, min(int(plan["views"]), most))
+            evidence = dict(plan["evidence"])
+        except (UsageError, ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise InputError(f"{kept}: damaged; fit anew with --overwrite") from exc
+    else:
+        minutes = settings.minutes or MINUTES
+        costs = _measure_cuts(task, head, recipe, minutes)
+        cut, views = plan_cut(
+            costs,
+            images=len(task.rows),
+            epochs=recipe.epochs,
+            minutes=minutes,
+            disk_mb=DISK_SHARE * shutil.disk_usage(settings.runtime.cache).free / 1e6,
+            most_views=most,
+        )
+        evidence = {"costs": [dataclasses.asdict(c) for c in costs], "minutes": minutes}
+        if kept is not None:
+            plan = {"cut": cut, "views": views, "evidence": evidence}
+            with translate_errors(kept.parent, advice=ADVICE):
+                write_atomically(kept, json.dumps(plan).encode())
+    task.decisions.settle("cut", cut, "measured", **evidence)
+    task.decisions.settle("views", views, "measured")
+    return backbone, cut, views
+
+
+def _measure_cuts(task: Task, head: Head, recipe: Recipe, minutes: float) -> list[CutCost]:
+    """Cost of training from each cut point of the upper two thirds, from the last down to the first
+    that is too dear."""
+    from headstart.training.loop import measure_step
+    from headstart.training.trainable import TrainableNetwork, module_of_head
+
+    shape = parse_head(task.settings.head)
+    found: list[CutCost] = []
+    points = task.backbone.cuts[:-1]
+    points = points[len(task.backbone.cuts) // 3 :]
+    for done, cut in enumerate(reversed(points)):
+        task.progress("measuring cuts", done, len(points))
+        network = TrainableNetwork(task.backbone, cut.name, module_of_head(head, shape))
+        seconds = measure_step(network, cut.shape, task.features.engine.device)
+        size = 2e-6 * math.prod(cut.shape)
+        found.insert(0, CutCost(cut.name, size, 1000 * seconds))
+        if len(task.rows) * recipe.epochs * seconds / 60 > minutes:
+            break  # those below cost more
+    task.progress("measuring cuts", len(points), len(points))
+    if not found:
+        raise UsageError(
+            f"{task.backbone.name} has no cut point below its classifier; use --strategy fine-tune"
+        )
+    return found
+
+
+PARTIAL_FINE_TUNE = Strategy(
+    name="partial-fine-tune",
+    help="everything above a cut point is trained, on cached activations of augmented views",
+    run=_run,
+    uses=FEATURES | GRADIENT | PRETRAINED | {"cut", "freeze_until", "views", "cached", "minutes"},
+    recipe=RECIPE,
+    by_gradient=True,
+    check_cut=_find_given,
+    better=("fine-tune", "trains all weights, and wants a GPU"),
+)

@@ -1,0 +1,137 @@
+"""Takes a `Task` and where to start, trains the network from a cut up, gives it taken apart again.
+
+What starts from pre-trained weights starts from the linear probe, which keeps the features of the frozen
+network from being distorted in the first steps (Kumar et al., Fine-Tuning can Distort Pretrained Features
+and Underperform Out-of-Distribution, ICLR 2022: LP-FT).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from headstart.data.views import AUGMENTATIONS, Augmentation
+from headstart.features.pixels import ViewReader
+from headstart.networks.backbones import Backbone, with_state
+from headstart.training.epochs import (
+    list_examples,
+    settle_recipe,
+    tell_unlearned,
+    train_epochs,
+    train_mlp,
+)
+from headstart.training.heads import Head, parse_head
+from headstart.training.inputs import PixelSource, Source
+from headstart.training.probes import fit_head, weigh_classes
+from headstart.training.recipes import HEAD, Recipe
+from headstart.training.task import Task, Trained
+from headstart.training.trainable import (
+    TrainableNetwork,
+    head_of_module,
+    module_of_head,
+    new_head,
+)
+
+__all__ = [
+    "Start",
+    "pixels_of",
+    "start_at_random",
+    "start_from_probe",
+    "style_of",
+    "tune",
+    "views_of",
+]
+
+# The views where nothing else is said.
+AUGMENT = "medium"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """What a training of the network starts from.
+
+    Attributes:
+        head: above the network.
+        weights: float (C,), of the classes.
+        random: whether the network's weights are random.
+    """
+
+    head: Head
+    weights: np.ndarray
+    random: bool = False
+
+
+def start_from_probe(task: Task) -> Start:
+    """The probe on the last features.
+
+    Raises:
+        KeyboardInterrupt: while the head was trained; half of one is no starting point.
+    """
+    weights = weigh_classes(task)
+    last = (task.backbone.cuts[-1].name,)
+    if task.settings.head == "linear":
+        return Start(fit_head(task, last, weights)[0], weights)
+    head, outcome = train_mlp(task, last, weights, HEAD, kept=False)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return Start(head, weights)
+
+
+def start_at_random(task: Task) -> Start:
+    """A head as random as the network below it."""
+    shape, seed = parse_head(task.settings.head), task.settings.seed
+    module = new_head(shape, task.backbone.cuts[-1].channels, len(task.dataset.classes), seed)
+    return Start(head_of_module(module), weigh_classes(task), random=True)
+
+
+def tune(
+    task: Task, backbone: Backbone, cut: str | None, start: Start, source: Source, recipe: Recipe
+) -> Trained:
+    """Train from a cut point of a backbone up, or all of it, and take the network apart again."""
+    module = module_of_head(start.head, parse_head(task.settings.head))
+    batchnorm = "adapt" if start.random else task.settings.batchnorm
+    network = TrainableNetwork(backbone, cut, module, batchnorm=batchnorm)
+    top = max(network.stages.values(), default=0)
+    scales = {
+        f"body.{name}": recipe.layer_decay ** (top - stage)
+        for name, stage in network.stages.items()
+    }
+    examples = list_examples(task, source, start.weights)
+    known = f"{backbone.fingerprint} {cut}"
+    outcome = train_epochs(task, network, examples, recipe, known, scales)
+    settle_recipe(task, recipe)
+    if recipe.train_precision == "auto":
+        task.decisions.settle("train_precision", outcome.precision, "measured")
+    task.decisions.settle("augment", task.settings.augment or AUGMENT, "default")
+    if start.random:
+        tell_unlearned(task, outcome, "network")
+    state = {**backbone.state, **network.body_state()}
+    tuned = with_state(task.backbone, state, f"trained from {backbone.weights}")
+    last = (tuned.cuts[-1].name,)
+    head = head_of_module(module)
+    return Trained(tuned, last, head, outcome.probabilities, outcome.interrupted)
+
+
+def style_of(task: Task, *, flip: bool) -> Augmentation:
+    """How training views differ from the plain image."""
+    style = AUGMENTATIONS[task.settings.augment or AUGMENT]
+    return style if flip else style.without_flip()
+
+
+def views_of(task: Task, style: Augmentation, *, exact: bool) -> ViewReader:
+    """Reads views of the task's images as pixels."""
+    return ViewReader(
+        task.dataset,
+        task.backbone.preprocessing,
+        augmentation=style,
+        seed=task.settings.seed,
+        exact=exact,
+        sha256=task.features.sha256,
+        runtime=task.settings.runtime,
+    )
+
+
+def pixels_of(task: Task, *, flip: bool) -> PixelSource:
+    """Pixels for a network that is trained whole, a new view of an image in every epoch."""
+    style = style_of(task, flip=flip)
+    read = views_of(task, style, exact=False).read
+    return PixelSource(read, views=1 if style.is_plain else None)
