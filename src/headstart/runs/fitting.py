@@ -114,7 +114,7 @@ def fit(
             nothing to resume.
         InputError: the data cannot be used, or are not those that the training was started with.
         TooManyBadImagesError: more unreadable images than `max_bad`.
-        TrainingError: a loss is not finite.
+        TrainingError, VerificationError: a loss, or a feature, is not finite.
         ResourceError: out of disk, memory or permission.
         KeyboardInterrupt: interrupted before there was a model to keep; `resume` goes on.
     """
