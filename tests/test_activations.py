@@ -26,7 +26,7 @@ from headstart.data.decoding import (
     prepare_image,
 )
 from headstart.data.loading import load_dataset
-from headstart.data.views import AUGMENTATIONS, Augmentation, augment_image
+from headstart.data.views import AUGMENTATIONS, Augmentation, Views, augment_image
 from headstart.errors import InputError, ResourceError, UsageError, VerificationError
 from headstart.features.activations import activations_bytes, extract_activations
 from headstart.features.cache import prune
@@ -73,11 +73,12 @@ def look(vit, live, tmp_path, monkeypatch):
 
     monkeypatch.setattr(headstart.features.extraction, "make_engine", make)
 
-    def call(dataset, **options):
+    def call(dataset, *, views=1, augmentation=None, seed=0, **options):
         usual = {**FAST, "cache_dir": tmp_path / "cache"}
         own = {n: options.pop(n) for n in list(options) if n in Runtime.model_fields}
-        cut = options.pop("cut", CUT)
-        return extract_activations(dataset, vit, cut, Runtime(**{**usual, **own}), **options)
+        cut, drawn = options.pop("cut", CUT), Views(views, augmentation or Augmentation(), seed)
+        runtime = Runtime(**{**usual, **own})
+        return extract_activations(dataset, vit, cut, runtime, views=drawn, **options)
 
     return call
 

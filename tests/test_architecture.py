@@ -93,6 +93,25 @@ def test_public_names_are_documented(name):
     assert name in dir(headstart)
 
 
+def measure_functions(path):
+    """(name, lines, parameters without self) of every function in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+            parameters += [p for p in (given.vararg, given.kwarg) if p is not None]
+            own = [p for p in parameters if p.arg not in ("self", "cls")]
+            yield node.name, node.end_lineno - node.lineno + 1, len(own)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_function_fits_on_a_page(name):
+    """Lines from `def` on, docstring included; the training loop reads from top to bottom in one."""
+    found = [f for f in measure_functions(FILES[name]) if f[0] != "train_network"]
+    assert [f for f in found if f[1] > 80 or f[2] > 8] == []
+
+
 def test_an_unknown_name_is_missing():
     with pytest.raises(AttributeError, match="'headstart' has no attribute 'fti'"):
         headstart.fti

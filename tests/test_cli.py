@@ -265,6 +265,50 @@ def test_a_run_gets_a_folder_of_its_own(cli, loose, photos, tiny, tmp_path, monk
     assert "saved to runs/a-b-c-1" in out
 
 
+def test_a_manifest_is_told_of_by_its_own_name(cli, loose, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(loose)
+    manifest = tmp_path / "list.csv"
+    rows = [f"{kind}/{n:02}.png,{kind}" for kind in ("blobs", "plain") for n in range(8)]
+    manifest.write_text("\n".join(["path,label", *rows]))
+    code, _, err = cli("extract", manifest, "--root", ".", *options(tiny))
+    assert code == 0, err
+    assert f"16 images in 2 classes at {manifest}, " in err
+    manifest.write_text("\n".join(["path,label", *rows[:8]]))
+    arguments = ["fit", manifest, "-o", tmp_path / "run", "--root", ".", *options(tiny)]
+    code, _, err = cli(*arguments)
+    assert (code, one_line(err)) == (
+        3,
+        f"error: {manifest}: at least two classes are needed, found 'blobs'; each class is a folder, or "
+        "a label in the manifest",
+    )
+
+
+def test_one_group_for_all_is_refused_from_wherever_it_comes(cli, loose, tiny, tmp_path):
+    whole = (
+        "puts all 16 images into one group, 'g', so none could be held out; have it tell films, "
+        "patients or objects apart"
+    )
+    rows = [f"{kind}/{n:02}.png,{kind}" for kind in ("blobs", "plain") for n in range(8)]
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("\n".join(["path,label,group", *(f"{row},g" for row in rows)]))
+    arguments = ["-o", tmp_path / "run", "--root", loose, *options(tiny)]
+    code, _, err = cli("fit", manifest, *arguments)
+    assert (code, one_line(err)) == (3, f"error: {manifest}: the column group {whole}")
+    assert cli("extract", manifest, *arguments[2:], "-q")[0] == 0
+    manifest.write_text("\n".join(["path,label", *rows]))
+    code, _, err = cli("fit", manifest, *arguments, "--group", "(.)$")
+    assert (code, one_line(err)) == (2, f"error: group '(.)$' {whole}")
+
+
+def test_the_one_image_that_is_named_is_spoken_of_as_one(cli, tiny_run, tmp_path):
+    code, _, err = cli("predict", tiny_run.folder, tmp_path / "no.jpg", "--device", "cpu")
+    assert (code, one_line(err)) == (
+        4,
+        f"error: the one image is unreadable ({tmp_path / 'no.jpg'}: no such file or directory). "
+        "Check its name, or mend or replace it",
+    )
+
+
 def test_a_folder_for_the_run_is_not_in_the_data_nor_left_by_an_error(
     cli, loose, tiny, tmp_path, monkeypatch
 ):

@@ -67,7 +67,7 @@ def test_commands_run_in_order(place, monkeypatch, capsys):
 
 def test_python_runs(place, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(place / "new-photos")
     # The first example holds a part out, so its photos have no splits.
     for digit in "01":

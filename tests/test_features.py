@@ -271,7 +271,8 @@ def test_how_many_unreadable_images_are_allowed(bad, total, max_bad, allowed):
     if allowed:
         check_bad_images(rows, total, max_bad)
     else:
-        with pytest.raises(TooManyBadImagesError, match=f"{bad} of {total} images") as caught:
+        told = "the one image is unreadable" if total == 1 else f"{bad} of {total} images are"
+        with pytest.raises(TooManyBadImagesError, match=told) as caught:
             check_bad_images(rows, total, max_bad)
         assert caught.value.exit_code == 4
         assert "0.png: empty file" in str(caught.value)

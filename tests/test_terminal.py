@@ -71,7 +71,7 @@ def test_a_terminal_shows_every_phase_on_one_line(photos, tiny, tmp_path):
     expected = [
         "starting", "listing images", "loading the network", "preparing the network",
         "training the head", "loading PyTorch", "measuring where the training starts", "training",
-        "measuring", "writing the run",
+        "validating", "measuring", "writing the run",
     ]  # fmt: skip
     assert [stage for stage in found if stage in expected] == expected
     shown = [line for line in re.split(r"[\r\n]+", plain(err)) if line.strip()]

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
+    from headstart.data.images import ImageRef
     from headstart.data.loading import load_dataset
     from headstart.data.scan import scan_images
     from headstart.data.splits import split_dataset
+    from headstart.data.views import Augmentation, Views
     from headstart.errors import (
         HeadstartError,
         InputError,
         ResourceError,
         TrainingError,
         UsageError,
+        VerificationError,
     )
     from headstart.features.activations import Activations, extract_activations
     from headstart.features.engines import choose_engine, start_engine
@@ -44,6 +47,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Activations",
+    "Augmentation",
     "Backbone",
     "Classifier",
     "Dataset",
@@ -53,6 +57,7 @@ __all__ = [
     "Evaluation",
     "Features",
     "HeadstartError",
+    "ImageRef",
     "InputError",
     "Prediction",
     "Predictor",
@@ -63,6 +68,8 @@ __all__ = [
     "Settings",
     "TrainingError",
     "UsageError",
+    "VerificationError",
+    "Views",
     "choose_engine",
     "evaluate",
     "export_features",
@@ -100,12 +107,21 @@ ORDER = {
 }
 
 _HOMES = {
-    "errors": ("HeadstartError", "InputError", "ResourceError", "TrainingError", "UsageError"),
+    "errors": (
+        "HeadstartError",
+        "InputError",
+        "ResourceError",
+        "TrainingError",
+        "UsageError",
+        "VerificationError",
+    ),
     "metrics": ("Estimate", "measure", "measure_recall"),
+    "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
     "data.loading": ("load_dataset",),
     "data.decoding": ("Preprocessing",),
     "data.scan": ("scan_images",),
+    "data.views": ("Augmentation", "Views"),
     "data.splits": ("split_dataset",),
     "networks.backbones": ("Backbone", "load_backbone"),
     "features.engines": ("choose_engine", "start_engine"),

@@ -19,10 +19,11 @@ import typer
 from rich.text import Text
 
 import headstart
-from headstart.cli.options import Json, Quiet, Verbose, begin_command, takes
+from headstart.cli.options import takes
 from headstart.cli.terminal import (
     PRINTERS,
     State,
+    count,
     err,
     note,
     out,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from headstart.cli.terminal import PredictionPrinter
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
+    from headstart.data.views import Views
     from headstart.networks.backbones import Backbone
     from headstart.runs.classifier import Classifier
     from headstart.runs.record import Run
@@ -57,12 +59,13 @@ __all__ = [
     "predict_command",
 ]
 
+TALKS = ("json", "quiet", "verbose")
 DATA_HELP = "Folder of class folders, or manifest with path and label."
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
 
 
-@takes(FIELDS)
+@takes(FIELDS, talks=TALKS)
 def fit_command(
     data: Annotated[
         str | None,  # not Path, which takes an empty name for the current folder
@@ -78,9 +81,6 @@ def fit_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     **options: Any,
 ) -> None:
     """Train a classifier and write it to a folder.
@@ -91,7 +91,6 @@ def fit_command(
     headstart fit photos -o tuned --strategy partial-fine-tune
     headstart fit --resume tuned
     """
-    begin_command(quiet, verbose, as_json)
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
     if resume is None and data is None:
@@ -183,7 +182,7 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
     return (read[0] if read else None), run
 
 
-@takes(("root", "allow_outside", "max_bad", *RUNTIME))
+@takes(("root", "allow_outside", "max_bad", *RUNTIME), talks=TALKS)
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     data: Annotated[str, typer.Argument(help="Labelled images: a folder or a manifest.")],
@@ -200,9 +199,6 @@ def evaluate_command(
             "wrong, or skip it."
         ),
     ] = "refuse",
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     **options: Any,
 ) -> None:
     """Measure a trained classifier on labelled images, classes matched by name.
@@ -215,7 +211,6 @@ def evaluate_command(
 
     headstart evaluate run other-photos --unknown-classes wrong
     """
-    begin_command(quiet, verbose, as_json)
     _evaluate(run, data, split=split, unknown_classes=unknown_classes, **options)
 
 
@@ -242,6 +237,7 @@ def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
 
 @takes(
     ("allow_outside", "max_bad", "engine", "precision", "device", "workers", "cache_dir"),
+    talks=TALKS,
     precision="fp32",
 )
 def predict_command(
@@ -262,9 +258,6 @@ def predict_command(
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="List this many classes.", min=1)] = 3,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     max_bad: float = MAX_BAD,
     **options: Any,
 ) -> None:
@@ -284,12 +277,11 @@ def predict_command(
 
     headstart predict pretrained:tf_efficientnet_lite0 cat.jpg
     """
-    begin_command(quiet, verbose, as_json)
-    if as_json and as_csv:
+    if State.json and as_csv:
         raise UsageError("--json and --csv are both given; choose one")
     run, images = _name_model(words, model)
     names = _read_names(images)
-    printer = PRINTERS["json" if as_json else "csv" if as_csv else "table"](top)
+    printer = PRINTERS["json" if State.json else "csv" if as_csv else "table"](top)
     load = functools.partial(_load_model, run, weights, options.get("cache_dir"))
     _predict(names, load, printer, max_bad, top=printer.top, **options)
 
@@ -358,7 +350,7 @@ def _read_names(images: list[str]) -> list[str]:
     return names
 
 
-@takes(("weights", "root", "allow_outside", "max_bad", "seed", *RUNTIME))
+@takes(("weights", "root", "allow_outside", "max_bad", "seed", *RUNTIME), talks=TALKS)
 def extract_command(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     backbone: Annotated[
@@ -383,10 +375,6 @@ def extract_command(
     dtype: Annotated[
         str | None, typer.Option(help="Keep activations as bfloat16 or float16.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    weights: str | None = None,
     max_bad: float = MAX_BAD,
     **options: Any,
 ) -> None:
@@ -407,13 +395,13 @@ def extract_command(
     from headstart.features.runtime import make_runtime
     from headstart.files import check_cache
 
-    begin_command(quiet, verbose, as_json)
     names = backbone or [FIELDS["backbone"].info.default]
-    if len(names) > 1 and (weights or export or activations):
+    weights, seed = options.pop("weights", None), options.pop("seed", None)
+    if len(names) > 1 and any(x is not None for x in (weights, export, activations)):
         raise UsageError("--weights, --export and --activations go with one --backbone")
-    if activations is None and (views or dtype or "seed" in options):
+    if activations is None and any(x is not None for x in (views, dtype, seed)):
         raise UsageError("--views, --dtype and --seed go with --activations CUT")
-    if activations and export:
+    if activations is not None and export is not None:
         raise UsageError("--export does not go with --activations")
     if export is not None:
         from headstart.features.tables import check_export
@@ -430,23 +418,23 @@ def extract_command(
             headstart.load_backbone, weights=weights, cache_dir=runtime.cache_dir
         )
         networks = [load(name) for name in names]
-        if activations:
+        if activations is not None:
             networks[0].cut(activations)
         if not (State.quiet or State.json):
             progress("reading the images' headers", 0, 0)
             show_scan(dataset, headstart.scan_images(dataset))
+        keep: Callable[..., None] = functools.partial(_extract, export=export)
+        if activations is not None:
+            drawn = headstart.Views(views or 1, seed=seed or 0)
+            keep = functools.partial(
+                _extract_activations, cut=activations, views=drawn, dtype=dtype or "bfloat16"
+            )
         for network in networks:
-            if activations:
-                _extract_activations(
-                    dataset, network, activations, max_bad, views or 1, dtype or "bfloat16",
-                    runtime=runtime, progress=progress, **options,
-                )  # fmt: skip
-            else:
-                _extract(dataset, network, max_bad, export, runtime=runtime, progress=progress)
+            keep(dataset, network, max_bad, runtime=runtime, progress=progress)
 
 
 def _extract(
-    dataset: "Dataset", network: "Backbone", max_bad: float, export: Path | None, **options: Any
+    dataset: "Dataset", network: "Backbone", max_bad: float, *, export: Path | None, **options: Any
 ) -> None:
     from headstart.features.reading import check_bad_images
 
@@ -475,21 +463,20 @@ def _extract(
 def _extract_activations(
     dataset: "Dataset",
     network: "Backbone",
-    cut: str,
     max_bad: float,
-    views: int,
-    dtype: str,
+    *,
+    cut: str,
+    views: "Views",
     **options: Any,
 ) -> None:
     from headstart.features.activations import activations_bytes
     from headstart.features.reading import check_bad_images
 
     started = time.perf_counter()
-    size = activations_bytes(dataset, network, cut, views)
-    note(f"activations at {cut}, {views} views an image: {size / 1e6:,.1f} MB in all")
-    found = headstart.extract_activations(
-        dataset, network, cut, views=views, dtype=dtype, **options
-    )
+    size = activations_bytes(dataset, network, cut, views.count)
+    number = count(views.count, "view")
+    note(f"activations at {cut}, {number} an image: {size / 1e6:,.1f} MB in all")
+    found = headstart.extract_activations(dataset, network, cut, views=views, **options)
     warnings = [*dataset.warnings, *found.warnings]
     for warning in warnings:
         warn(warning)
@@ -501,8 +488,8 @@ def _extract_activations(
         "computed": found.computed,
         "unreadable": [{"image": i, "error": e} for i, e in bad],
         "cuts": {cut: found.shape},
-        "views": views,
-        "dtype": dtype,
+        "views": found.views,
+        "dtype": found.dtype,
         "bytes": size,
         "warnings": warnings,
         "seconds": round(time.perf_counter() - started, 3),
@@ -527,17 +514,15 @@ def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
     )
     out.print(Text(f"engine {result['engine']} ({reason})", style="dim"))
     if result.get("export"):
-        count = f"{result['images']:,} images, features at {len(result['cuts'])} cut points"
-        out.print(Text(f"wrote {printable(result['export'])}: {count}"))
+        held = f"{result['images']:,} images, features at {len(result['cuts'])} cut points"
+        out.print(Text(f"wrote {printable(result['export'])}: {held}"))
 
 
-@takes(("device", "workers"))
+@takes(("device", "workers"), talks=("quiet", "verbose"))
 def demo_command(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the images and the run.")
     ] = Path("demo"),
-    quiet: Quiet = False,
-    verbose: Verbose = False,
     **options: Any,
 ) -> None:
     """Show the whole path on real images that come with scikit-learn.
@@ -546,12 +531,11 @@ def demo_command(
     them, evaluates on the others and predicts some. Takes about a minute and
     needs no download.
     """
-    begin_command(quiet, verbose, False)
     from headstart.cli.demo import write_digits
 
     data, run = output / "digits", output / "run"
-    count = write_digits(data)
-    note(f"wrote {count:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
+    written = write_digits(data)
+    note(f"wrote {written:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
     some = [next((data / "test" / digit).glob("*.png")) for digit in ("3", "5", "8")]
     _show_command("fit", data, "-o", run)
     _fit(data, run, overwrite=True, **options)

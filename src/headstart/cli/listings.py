@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from headstart.cli.options import Json, SettingsCommand, begin_command, takes
+from headstart.cli.options import SettingsCommand, takes
 from headstart.cli.terminal import (
+    State,
     Table,
     count,
     note,
@@ -28,7 +29,7 @@ from headstart.errors import UsageError, printable
 __all__ = ["backbones_command", "cache_app", "layers_command"]
 
 
-@takes(["cache_dir"])
+@takes(["cache_dir"], talks=["json"])
 def backbones_command(
     pattern: Annotated[
         str,
@@ -44,7 +45,6 @@ def backbones_command(
         float | None,
         typer.Option(help="Only those with at most so many million parameters.", min=0),
     ] = None,
-    as_json: Json = False,
     cache_dir: str | None = None,
 ) -> None:
     """List the networks there are, with their size, licence and where their weights are.
@@ -62,7 +62,6 @@ def backbones_command(
     """
     from headstart.networks.catalogue import COUNTED, list_backbones
 
-    begin_command(False, False, as_json)
     with show_progress() as progress:
         found = list_backbones(
             pattern,
@@ -72,7 +71,7 @@ def backbones_command(
             cache_dir=cache_dir,
             progress=progress,
         )
-    if as_json:
+    if State.json:
         for info in found:
             print_json(dataclasses.asdict(info))
         return
@@ -90,6 +89,7 @@ def backbones_command(
         note(f"parameters are counted in lists of at most {COUNTED}; name a pattern")
 
 
+@takes(talks=["json"])
 def layers_command(
     name: Annotated[str, typer.Argument(help="A network, as --backbone takes it.")],
     freeze_until: Annotated[
@@ -98,7 +98,6 @@ def layers_command(
     input_px: Annotated[
         int | None, typer.Option(help="Height and width of the images, if not the network's own.")
     ] = None,
-    as_json: Json = False,
 ) -> None:
     """List the layers of a network and where it can be cut; needs no weights.
 
@@ -114,9 +113,8 @@ def layers_command(
     """
     from headstart.networks.catalogue import list_layers
 
-    begin_command(False, False, as_json)
     layers, told = list_layers(name, input_px=input_px, freeze_until=freeze_until)
-    if as_json:
+    if State.json:
         for layer in layers:
             print_json(dataclasses.asdict(layer))
         return
@@ -159,8 +157,8 @@ def cache_path(cache_dir: str | None = None) -> None:
 
 
 @cache_app.command(name="list", cls=SettingsCommand)
-@takes(["cache_dir"])
-def cache_list(as_json: Json = False, cache_dir: str | None = None) -> None:
+@takes(["cache_dir"], talks=["json"])
+def cache_list(cache_dir: str | None = None) -> None:
     """List what the cache holds: features, and what is kept of networks; of each the last used first."""
     from headstart.features.cache import list_networks, list_stores
 
@@ -175,7 +173,7 @@ def cache_list(as_json: Json = False, cache_dir: str | None = None) -> None:
         if info.rows or "cuts" in key:
             whole = key.get("pooling") == "mean"
             kept = "features" if whole else f"at {', '.join(key.get('cuts', []))}"
-        if as_json:
+        if State.json:
             print_json(
                 {
                     "name": info.name,
@@ -190,33 +188,33 @@ def cache_list(as_json: Json = False, cache_dir: str | None = None) -> None:
         cells = (str(key.get("backbone", "unknown")), kept, runs)
         numbers = (f"{info.rows:,}" if info.rows else "", f"{info.size_bytes / 1e6:,.1f}", used)
         table.add_row(*(Text(printable(c)) for c in cells), *numbers)
-    if not as_json:
+    if not State.json:
         out.print(table if stores else Text(f"nothing yet at {printable(str(_cache(cache_dir)))}"))
 
 
 @cache_app.command(name="size", cls=SettingsCommand)
-@takes(["cache_dir"])
-def cache_size(as_json: Json = False, cache_dir: str | None = None) -> None:
+@takes(["cache_dir"], talks=["json"])
+def cache_size(cache_dir: str | None = None) -> None:
     """Print how much disk the cache takes, compiled networks included."""
     folder = _cache(cache_dir)
     size = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # a writer at work renames its files
             size += path.stat().st_size if path.is_file() else 0
-    if as_json:
+    if State.json:
         print_json({"path": str(folder), "bytes": size})
     else:
         out.print(Text(f"{size / 1e6:,.1f} MB at {printable(str(folder))}"))
 
 
 @cache_app.command(name="verify", cls=SettingsCommand)
-@takes(["cache_dir"])
-def cache_verify(as_json: Json = False, cache_dir: str | None = None) -> None:
+@takes(["cache_dir"], talks=["json"])
+def cache_verify(cache_dir: str | None = None) -> None:
     """Check every checksum; damaged shards are moved away and computed again when needed."""
     from headstart.features.cache import verify
 
     rows, problems = verify(_cache(cache_dir))
-    if as_json:
+    if State.json:
         print_json({"rows": rows, "problems": problems})
     else:
         for problem in problems:
@@ -228,7 +226,7 @@ def cache_verify(as_json: Json = False, cache_dir: str | None = None) -> None:
 
 
 @cache_app.command(name="prune", cls=SettingsCommand)
-@takes(["cache_dir"])
+@takes(["cache_dir"], talks=["json"])
 def cache_prune(
     older_than_days: Annotated[
         float | None, typer.Option(help="Remove what was not used for this many days.", min=0)
@@ -240,7 +238,6 @@ def cache_prune(
     backbone: Annotated[
         str | None, typer.Option(help="Remove only what this network gave; alone, all of it.")
     ] = None,
-    as_json: Json = False,
     cache_dir: str | None = None,
 ) -> None:
     """Remove features and kept networks by age, size or backbone, and remains of interrupted runs."""
@@ -254,7 +251,7 @@ def cache_prune(
         max_bytes=None if max_mb is None else int(max_mb * 1e6),
         backbone=backbone,
     )
-    if as_json:
+    if State.json:
         print_json({"removed": removed, "bytes": freed})
     else:
         out.print(Text(f"removed {count(removed, 'entry', 'entries')}, {freed / 1e6:,.1f} MB"))

@@ -17,24 +17,21 @@ from headstart.process import check_address_space
 from headstart.training.settings import FIELDS, make_settings
 
 __all__ = [
-    "Json",
-    "Quiet",
     "SettingsCommand",
-    "Verbose",
-    "begin_command",
     "default_of",
     "flag_of",
     "help_of",
     "takes",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs, one object a line.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print errors and results, and nothing else.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Also show settings, and tracebacks of errors.")
-]
+# What a command may let people say of its output; `State` knows what they said.
+TALKS = {
+    "json": typer.Option("--json", help="Print JSON for programs, one object a line."),
+    "quiet": typer.Option("--quiet", "-q", help="Print errors and results, and nothing else."),
+    "verbose": typer.Option(
+        "--verbose", "-v", help="Also show settings, and tracebacks of errors."
+    ),
+}
 
 # Where a help text has the names that a setting is one of.
 CHOICES = "{choices}"
@@ -44,17 +41,21 @@ FEW = 3
 Command = Callable[..., None]
 
 
-def takes(names: Iterable[str], **defaults: str) -> Callable[[Command], Command]:
-    """A decorator: the command has an option for each of these settings.
+def takes(
+    names: Iterable[str] = (), *, talks: Iterable[str] = (), **defaults: str
+) -> Callable[[Command], Command]:
+    """A decorator: the command has an option for each of these settings, and of these for its output.
 
-    It gets those that were given, by their names, as keyword arguments; so a run can tell them from
-    defaults. Of many, `--help` shows those that are common, and `--help-all` every one.
+    It gets the settings that were given, by their names, as keyword arguments; so a run can tell them
+    from defaults. Of many, `--help` shows those that are common, and `--help-all` every one. What was
+    said of the output is in `State` by then.
 
     Args:
         names: of `FIELDS`; those that the command has as parameters of its own need a default there.
+        talks: of `TALKS`.
         defaults: {name: what the command takes where nothing is given} where that is not the setting's.
     """
-    names = tuple(names)
+    names, talks = tuple(names), tuple(talks)
 
     def decorate(command: Command) -> Command:
         own = [
@@ -62,24 +63,28 @@ def takes(names: Iterable[str], **defaults: str) -> Callable[[Command], Command]
             for parameter in inspect.signature(command).parameters.values()
             if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in names
         ]
+        common = [_make_switch(talk, TALKS[talk]) for talk in talks]
         few = len(names) <= FEW
         made = [
             _make_parameter(n, defaults.get(n, default_of(n)), shown=few or FIELDS[n].option.common)
             for n in names
         ]
         if not few:
-            made.append(_HELP_ALL)
+            made.append(_make_switch(HELP_ALL, _HELP_ALL))
 
         @functools.wraps(command)
         def call(**values: Any) -> None:
-            values.pop(_HELP_ALL.name, None)
+            values.pop(HELP_ALL, None)
+            _begin(**{talk: values.pop(talk) for talk in talks})
             options = {n: v for n in names if (v := values.pop(n)) is not None}
             for name in filter(_is_number_or_text, options):
                 options[name] = _read_number(options[name])
             make_settings(options)  # refuses what is out of range
             command(**values, **options)
 
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *made)]
+        parameters = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common, *made)
+        ]
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {p.name: p.annotation for p in parameters}
         return call
@@ -132,12 +137,19 @@ def default_of(name: str) -> str:
     return str(value)
 
 
-def begin_command(quiet: bool, verbose: bool, as_json: bool) -> None:
-    """Keep what the options common to all commands decide, and see that the libraries can be loaded."""
+def _begin(*, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    """Keep what was said of the output, and see that the libraries can be loaded."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose are both given; choose one")
-    State.quiet, State.verbose, State.json = quiet, verbose, as_json
+    State.json, State.quiet, State.verbose = json, quiet, verbose
     check_address_space()
+
+
+def _make_switch(name: str, declared: Any) -> inspect.Parameter:
+    annotation = Annotated[bool, declared]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+    )
 
 
 def _make_parameter(name: str, default: str, *, shown: bool) -> inspect.Parameter:
@@ -180,17 +192,7 @@ def _show_all(context: typer.Context, value: bool) -> None:
         raise typer.Exit
 
 
-_HELP_ALL = inspect.Parameter(
-    "help_all",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[
-        bool,
-        typer.Option(
-            "--help-all",
-            callback=_show_all,
-            is_eager=True,
-            help="Show every option and exit.",
-        ),
-    ],
+HELP_ALL = "help_all"
+_HELP_ALL = typer.Option(
+    "--help-all", callback=_show_all, is_eager=True, help="Show every option and exit."
 )

@@ -101,7 +101,7 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
     classes = len(dataset.classes)
     low, middle, high = zip(scan.width_px, scan.height_px, strict=True)
     note(
-        f"{scan.images:,} images in {classes} classes at {printable(str(dataset.root))}, "
+        f"{scan.images:,} images in {classes} classes at {printable(dataset.name)}, "
         f"{low[0]} x {low[1]} to {high[0]} x {high[1]} px, median {middle[0]} x {middle[1]}"
     )
     table = Table()

@@ -63,6 +63,7 @@ class Dataset:
         warnings: one line each, for people.
         reader: gives the images of ids; None for files below `root`.
         problem: the kind of problem that the targets are of.
+        source: the folder or manifest that it was read from; None where it was not.
     """
 
     root: Path
@@ -76,6 +77,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     reader: Reader | None = None
     problem: Problem = SINGLE_LABEL
+    source: Path | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,7 +85,12 @@ class Dataset:
     def __repr__(self) -> str:
         counts = Counter(s for s in self.splits if s)
         parts = "".join(f", {n:,} {s}" for s, n in counts.items())
-        return f"Dataset({str(self.root)!r}, {len(self):,} images{parts}, {len(self.classes):,} classes)"
+        return f"Dataset({self.name!r}, {len(self):,} images{parts}, {len(self.classes):,} classes)"
+
+    @property
+    def name(self) -> str:
+        """What people know it by: the folder or manifest that it was read from, else `root`."""
+        return str(self.source or self.root)
 
     def image(self, row: int) -> ImageRef:
         """The image of a row; made when asked for, since a data set may have millions."""
@@ -103,7 +110,7 @@ class Dataset:
         """
         if self.problem.name != SINGLE_LABEL.name:
             raise UsageError(
-                f"{self.root}: needs data of one label an image, and these are {self.problem.name}"
+                f"{self.name}: needs data of one label an image, and these are {self.problem.name}"
             )
         return self.targets
 
@@ -193,7 +200,7 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> Targets:
     unknown = [dataset.classes[k] for k in used if dataset.classes[k] not in index]
     if unknown:
         raise InputError(
-            f"{dataset.root}: class '{unknown[0]}' is not one that the model knows"
+            f"{dataset.name}: class '{unknown[0]}' is not one that the model knows"
             f"{nearest(unknown[0], classes)}"
             + (f", nor are {len(unknown) - 1} more" if len(unknown) > 1 else "")
             + f"; it knows {', '.join(classes[:8])}{', …' if len(classes) > 8 else ''}. "

@@ -1,4 +1,4 @@
-"""Takes a regular expression and image ids, gives the group that each id names.
+"""Takes a regular expression and image ids, gives the group that each id names; refuses one for all.
 
 The expression is a stranger's as much as the names are, so the search has a deadline; the package
 `regex` has one, and the notation of `re`.
@@ -11,11 +11,21 @@ import regex
 
 from headstart.errors import UsageError
 
-__all__ = ["capture_groups"]
+__all__ = ["capture_groups", "say_why_whole"]
 
 # For all names together. A pattern of sense takes 0.2 s for 100,000 names; one that can match in
 # exponentially many ways would take for ever.
 GROUP_SECONDS = 10.0
+
+
+def say_why_whole(groups: Sequence[str]) -> str:
+    """Why none of these images can be held out, what they are in, if that is one group; else ""."""
+    if len(groups) < 2 or not groups[0] or len(set(groups)) > 1:
+        return ""
+    return (
+        f"puts all {len(groups)} images into one group, '{groups[0]}', so none could be held out; have "
+        "it tell films, patients or objects apart"
+    )
 
 
 def capture_groups(pattern: str, ids: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from headstart.choices import choose
 from headstart.data.dataset import Dataset
 from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
 from headstart.data.form import Form, LoadOptions
-from headstart.data.groups import capture_groups
+from headstart.data.groups import capture_groups, say_why_whole
 from headstart.data.manifests import MANIFEST
 from headstart.errors import InputError, UsageError
 
@@ -74,7 +74,7 @@ def load_dataset(
         raise UsageError(
             f"{idle[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
         )
-    dataset = form.load(path, options)
+    dataset = dataclasses.replace(form.load(path, options), source=path)
     if group is not None:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
@@ -101,11 +101,8 @@ def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
         raise UsageError("the manifest has a column group already; leave --group out")
     groups = capture_groups(pattern, dataset.ids)
     named = sum(map(bool, groups))
-    if len(set(groups)) == 1 and len(groups) > 1:
-        raise UsageError(
-            f"group '{pattern}' puts all {len(groups)} images into one group, '{groups[0]}', so none "
-            "could be held out; capture what differs between films, patients or objects"
-        )
+    if why := say_why_whole(groups):
+        raise UsageError(f"group '{pattern}' {why}")
     grouped = dataclasses.replace(dataset, groups=groups)
     images = _count_classes(dataset)
     if images and max(images.values()) > 1 and len(_undivided(grouped)) == len(images):

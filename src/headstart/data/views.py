@@ -24,7 +24,14 @@ from headstart.data.decoding import (
 from headstart.draws import draw
 from headstart.errors import UsageError
 
-__all__ = ["AUGMENTATIONS", "OPERATIONS", "Augmentation", "augment_image", "import_operations"]
+__all__ = [
+    "AUGMENTATIONS",
+    "OPERATIONS",
+    "Augmentation",
+    "Views",
+    "augment_image",
+    "import_operations",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,28 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         crop=(0.25, 1.0), brightness=0.0, contrast=0.0, saturation=0.0, erase=0.25, random_ops=1
     ),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How many views there are of every image, and how they are drawn.
+
+    Attributes:
+        count: K, at least 1; view 0 is the plain image.
+        augmentation: of the views but 0; the preset "medium" by default.
+        seed: of the views but 0.
+
+    Raises:
+        UsageError: fewer than one.
+    """
+
+    count: int = 1
+    augmentation: Augmentation = Augmentation()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"views must be at least 1, got {self.count}")
 
 
 def import_operations() -> None:

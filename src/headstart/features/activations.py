@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headstart.choices import choose
 from headstart.data.dataset import Dataset
-from headstart.data.views import Augmentation
+from headstart.data.views import Views
 from headstart.errors import UsageError
 from headstart.features.drawing import name_views, pair_views
 from headstart.features.engine import EngineChoice
@@ -113,10 +113,8 @@ def extract_activations(
     cut: str,
     runtime: Runtime = Runtime(),
     *,
-    views: int = 1,
-    augmentation: Augmentation | None = None,
+    views: int | Views = 1,
     dtype: str = "bfloat16",
-    seed: int = 0,
     progress: Progress = no_progress,
 ) -> Activations:
     """Unpooled activations of every image in K views, from the store or computed and kept.
@@ -127,9 +125,8 @@ def extract_activations(
     Args:
         cut: a cut point of the backbone.
         runtime: as in `extract`.
-        views: K, at least 1. View 0 is the plain image, each other view one of `augment_image`, a
-            pure function of (seed, image id, view).
-        augmentation: of the views but 0; the preset "medium" by default.
+        views: K, at least 1, or `Views`, which say how they are drawn too. View 0 is the plain image,
+            each other view one of `augment_image`, a pure function of (seed, image id, view).
         dtype: "bfloat16" or "float16".
 
     Raises:
@@ -137,20 +134,16 @@ def extract_activations(
         ResourceError: the disk would be short; raised before anything is computed.
         VerificationError: an activation does not fit float16.
     """
-    if views < 1:
-        raise UsageError(f"views must be at least 1, got {views}")
+    drawn = views if isinstance(views, Views) else Views(views)
     choose("dtype", dtype, {name: size for name, size in ITEM_BYTES.items() if size == 2})
     shape = backbone.cut(cut).shape
-    style = augmentation or Augmentation()
-    extraction = Extraction(
-        (cut,), pooled=False, dtype=dtype, views=views, augmentation=style, seed=seed
-    )
+    extraction = Extraction((cut,), pooled=False, dtype=dtype, views=drawn)
     found = run_extraction(dataset, backbone, extraction, runtime, progress)
     return Activations(
         ids=dataset.ids,
         cut=cut,
         shape=shape,
-        views=views,
+        views=drawn.count,
         dtype=dtype,
         errors=found.errors,
         engine=found.engine,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from headstart.arrays import Targets
 from headstart.data.dataset import Dataset
 from headstart.data.decoding import DECODER
-from headstart.data.views import AUGMENTATIONS, Augmentation, import_operations
+from headstart.data.views import AUGMENTATIONS, Views, import_operations
 from headstart.errors import ResourceError, VerificationError
 from headstart.features.drawing import Drawing, name_views
 from headstart.features.engine import Engine, EngineChoice
@@ -54,6 +54,8 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # memory twice, large enough that the thousands of rows of an epoch lie in few files.
 SHARD_BYTES = 64 * 2**20
 
+PLAIN = Views(1, AUGMENTATIONS["none"])
+
 DISK_SHARE = 0.95  # of what is free, that activations may take
 
 
@@ -65,17 +67,13 @@ class Extraction:
         cuts: the cut points whose activations are kept.
         pooled: averaged to one value a channel, or whole.
         dtype: that they are kept in, a key of `ITEM_BYTES`.
-        views: K, at least 1; view 0 is the plain image.
-        augmentation: of the views but 0.
-        seed: of the views but 0.
+        views: how many of an image, and how they are drawn.
     """
 
     cuts: tuple[str, ...]
     pooled: bool = True
     dtype: str = "float32"
-    views: int = 1
-    augmentation: Augmentation = AUGMENTATIONS["none"]
-    seed: int = 0
+    views: Views = PLAIN
 
     def row_bytes(self, backbone: Backbone) -> int:
         """What one view of an image takes on disk."""
@@ -127,7 +125,7 @@ def run_extraction(
         if work.pending and not extraction.pooled:
             work.check_space()
         if work.pending:
-            if not extraction.augmentation.is_plain:
+            if not extraction.views.augmentation.is_plain:
                 import_operations()  # while there are no threads
             cuts, pooled = extraction.cuts, extraction.pooled
             make = functools.partial(
@@ -194,8 +192,8 @@ class _Work:
         self.row_bytes = extraction.row_bytes(backbone)
         self.drawing = Drawing(
             backbone.preprocessing,
-            extraction.augmentation,
-            extraction.seed,
+            extraction.views.augmentation,
+            extraction.views.seed,
             choice.precision == "fp32",
             runtime.max_pixels,
         )
@@ -213,7 +211,8 @@ class _Work:
 
     def _names(self, row: int, digest: bytes) -> list[bytes]:
         """Of the views of an image, by number."""
-        return name_views(digest, self.dataset.ids[row], range(self.extraction.views), self.recipe)
+        views = range(self.extraction.views.count)
+        return name_views(digest, self.dataset.ids[row], views, self.recipe)
 
     def _lacks(self, row: int) -> bool:
         digest = self.digests[row]
@@ -227,7 +226,7 @@ class _Work:
         """
         free = shutil.disk_usage(self.runtime.cache).free
         unknown = [row for row in self.pending if self.digests[row] is None]
-        most = len(unknown) * (self.extraction.views if self.recipe else 1)
+        most = len(unknown) * (self.extraction.views.count if self.recipe else 1)
         if (self._count_missing() + most) * self.row_bytes <= DISK_SHARE * free:
             return
 
@@ -267,7 +266,8 @@ class _Work:
             return self._compute(rows, engine, claimed)
 
         # So many images together that few micro-batches are padded, and no more than those need.
-        size = max(1, min(engine.micro_batch, 4 * engine.micro_batch // self.extraction.views))
+        views = self.extraction.views.count
+        size = max(1, min(engine.micro_batch, 4 * engine.micro_batch // views))
         parts = (self.pending[i : i + size] for i in range(0, len(self.pending), size))
         stream = map_ahead(work, parts, self.runtime.threads, engine.give_up)
         most = None if self.extraction.pooled else max(1, SHARD_BYTES // self.row_bytes)

@@ -137,7 +137,11 @@ def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> 
     if len(bad) > allowed or (bad and len(bad) == total):
         first = "; ".join(f"{i}: {reason}" for i, reason in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-        counted = f"{len(bad)} of {total} images {'is' if total == 1 else 'are'} unreadable"
+        if total == 1:
+            raise TooManyBadImagesError(
+                f"the one image is unreadable ({first}). Check its name, or mend or replace it"
+            )
+        counted = f"{len(bad)} of {total} images are unreadable"
         if len(bad) == total:  # no setting helps
             raise TooManyBadImagesError(f"{counted} ({first}{more}). Mend or replace them")
         raise TooManyBadImagesError(

@@ -134,7 +134,7 @@ def evaluate(
     if unknown_classes == "skip":
         rows, classes = rows[~strange], classifier.classes
     if len(rows) == 0:
-        raise InputError(f"{dataset.root}: no readable labelled images to evaluate")
+        raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
     probabilities = classifier.predict_proba(features.select(rows).values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data.dataset import Dataset, add_validation
+from headstart.data.groups import say_why_whole
 from headstart.data.loading import load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.data.splits import join_units, split_dataset
@@ -55,7 +56,8 @@ def load_data(source: Source, settings: Settings) -> Dataset:
     """The data set that `fit` works on, with the splits that the data bring.
 
     Raises:
-        InputError, UsageError: as `load_dataset` and `add_validation` say.
+        InputError, UsageError: as `load_dataset` and `add_validation` say; or there is nothing to
+            measure on, and all images are one group.
     """
     if isinstance(source, Dataset):
         idle = {"root", "group"} & settings.data.model_fields_set
@@ -77,6 +79,9 @@ def load_data(source: Source, settings: Settings) -> Dataset:
         raise UsageError(
             f"val {val} would have no effect: the data have a validation split; leave --val out"
         )
+    # What measures a classifier, or runs a network, takes images of one group.
+    if "val" not in dataset.splits and (why := say_why_whole(dataset.groups)):
+        raise InputError(f"{dataset.name}: the column group {why}")
     return dataset
 
 
@@ -109,7 +114,7 @@ def fit(
             nothing to resume.
         InputError: the data cannot be used, or are not those that the training was started with.
         TooManyBadImagesError: more unreadable images than `max_bad`.
-        TrainingError: a loss is not finite.
+        TrainingError, VerificationError: a loss, or a feature, is not finite.
         ResourceError: out of disk, memory or permission.
         KeyboardInterrupt: interrupted before there was a model to keep; `resume` goes on.
     """
@@ -299,13 +304,13 @@ def _check_trainable(dataset: Dataset) -> None:
     if len(dataset.classes) < 2:
         names = ", ".join(f"'{c}'" for c in dataset.classes) or "none"
         raise InputError(
-            f"{dataset.root}: at least two classes are needed, found {names}; "
+            f"{dataset.name}: at least two classes are needed, found {names}; "
             "each class is a folder, or a label in the manifest"
         )
     missing = [c for i, c in enumerate(dataset.classes) if counts[i] == 0]
     if missing:
         raise InputError(
-            f"{dataset.root}: class '{missing[0]}' has no readable training images"
+            f"{dataset.name}: class '{missing[0]}' has no readable training images"
             f"{f' (nor have {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
             "add some, or remove the class"
         )

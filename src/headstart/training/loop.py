@@ -234,6 +234,8 @@ def train_network(
                     kept.save_if_due(state, began, recipe.checkpoint_s)
             if state.step < batches:
                 break
+            if len(held):
+                watch.progress("validating", 0, 0)
             found = evaluate(state.averaged(network), state.precision)
             if found.probabilities is None and not _is_finite(network):
                 raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
@@ -248,6 +250,7 @@ def train_network(
             state.note(entry, found, network, recipe)
             _write_history(place.history, state.history)
             watch.on_epoch(entry)
+            watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
             kept.save_if_due(state, began, recipe.checkpoint_s)
         if interrupted.is_set():
             kept.save(state, began)

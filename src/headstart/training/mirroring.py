@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from headstart.data.views import AUGMENTATIONS
+from headstart.data.views import AUGMENTATIONS, Views
 from headstart.draws import draw
 from headstart.features.activations import extract_activations
 from headstart.training.heads import assign_folds, fit_linear
@@ -54,9 +54,7 @@ def _measure_loss(task: Task) -> np.ndarray | None:
         task.backbone,
         cut.name,
         task.settings.runtime,
-        views=2,
-        augmentation=dataclasses.replace(AUGMENTATIONS["none"], flip=1.0),
-        seed=seed,
+        views=Views(2, dataclasses.replace(AUGMENTATIONS["none"], flip=1.0), seed),
         progress=task.progress,
     )
     plain, turned = (

@@ -109,7 +109,8 @@ class Settings(BaseModel):
         views: augmented views an image that are cached (K), the plain one included.
         cached: train from activations on disk; False computes them anew in every epoch.
         batchnorm: "frozen" keeps the pre-trained statistics, "adapt" lets them move.
-        minutes: how long the training may take; decides the cut where that is "auto".
+        minutes: how long the epochs may take, without the measuring of cuts and the computing of
+            activations before them; decides the cut where that is "auto".
         tensorboard: also write the history as TensorBoard events.
         recipe: how to train by gradient; what is not given there is the strategy's own.
         runtime: on what networks run.
@@ -214,7 +215,8 @@ class Settings(BaseModel):
         float | None,
         Field(gt=0, allow_inf_nan=False),
         Option(
-            "Choose a cut with which the training takes at most this long.",
+            "Choose a cut with which the epochs take at most this long; what comes before them, "
+            "measuring the cuts and computing activations, is not counted.",
             TRAINING,
             unit="minutes",
         ),

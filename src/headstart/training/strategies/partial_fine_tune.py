@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.data.views import Augmentation
+from headstart.data.views import Augmentation, Views
 from headstart.errors import InputError, UsageError
 from headstart.features.activations import Activations, extract_activations
 from headstart.features.engine import Engine
@@ -67,9 +67,7 @@ def _cached(task: Task, backbone: Backbone, cut: str, style: Augmentation, views
             backbone,
             cut,
             task.settings.runtime,
-            views=views,
-            augmentation=style,
-            seed=task.settings.seed,
+            views=Views(views, style, task.settings.seed),
             progress=task.progress,
         )
 
