@@ -359,7 +359,7 @@ def fit_linear(
     """
     with side_by_side(features.size * classes) as run:
         whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*whole.layer(whole.approach([None], penalty, GAP)[0]))
+        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, GAP)[0]))
 
 
 def choose_penalty(
@@ -389,7 +389,7 @@ def choose_penalty(
     with side_by_side(features.size * classes) as run:
         regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
         solutions: dict[int, list[np.ndarray]] = {}
-        to = regression.precondition(PENALTIES[FIRST_TRIED])
+        preconditioner = regression.precondition(PENALTIES[FIRST_TRIED])
 
         def loss_at(step: int) -> float:
             progress("cross-validation", len(solutions), len(PENALTIES))
@@ -401,19 +401,20 @@ def choose_penalty(
                 # The solution moves smoothly: going on in a straight line saves half of the steps.
                 before = solutions[2 * near - step]
                 starts = [2 * a - b for a, b in zip(solutions[near], before, strict=True)]
-            # Coordinates take as long as several steps to make, and do for the next penalty too.
-            nonlocal to
+            # A preconditioner takes as long as several steps to make, and serves the next penalty too.
+            nonlocal preconditioner
             if solutions and step % 2 == FIRST_TRIED % 2:
-                to = regression.precondition(PENALTIES[step], starts[0])
+                preconditioner = regression.precondition(PENALTIES[step], starts[0])
             solutions[step] = [
-                regression.solve(k, PENALTIES[step], to, starts[k], CV_GAP) for k in judged
+                regression.solve(k, PENALTIES[step], preconditioner, starts[k], CV_GAP)
+                for k in judged
             ]
             return regression.held_out_loss(solutions[step])
 
         losses, best = _search(loss_at)
-        # The others start from nothing, since a start that has seen their images would flatter them.
+        # The others start cold, since a start that has seen their images would flatter them.
         others = range(len(judged), folds)
-        solutions[best] += regression.approach(others, PENALTIES[best], CV_GAP)
+        solutions[best] += regression.solve_in_stages(others, PENALTIES[best], CV_GAP)
         probabilities = regression.held_out_probabilities(solutions[best])
     progress("cross-validation", len(PENALTIES), len(PENALTIES))
     path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
@@ -547,12 +548,12 @@ def _search(loss_at: Callable[[int], float]) -> tuple[dict[int, float], int]:
     """Downhill from the first: {index into PENALTIES: loss} of those tried, and the one chosen."""
     losses = {FIRST_TRIED: loss_at(FIRST_TRIED)}
     best = FIRST_TRIED
-    for way in (1, -1):
-        while 0 <= best + way < len(PENALTIES):
-            losses[best + way] = loss_at(best + way)
-            if losses[best + way] > losses[best] - RESOLUTION:
+    for direction in (1, -1):
+        while 0 <= (step := best + direction) < len(PENALTIES):
+            losses[step] = loss_at(step)
+            if losses[step] > losses[best] - RESOLUTION:
                 break
-            best += way
+            best = step
         if best != FIRST_TRIED:
             break
     return losses, best
