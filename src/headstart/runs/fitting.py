@@ -214,14 +214,14 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
     check_bad_images(features.unreadable(), len(used), settings.data.max_bad)
     good = features.good() & (used.labels >= 0)
     rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
-    held = np.flatnonzero(good & (np.array(used.splits) == "val"))
+    val_rows = np.flatnonzero(good & (np.array(used.splits) == "val"))
     _check_trainable(used.select(rows))
     return Task(
         dataset=used,
         backbone=backbone,
         features=features,
         rows=rows,
-        held=held,
+        val_rows=val_rows,
         settings=settings,
         folder=None,
         progress=progress,
@@ -264,7 +264,7 @@ def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
         metrics=metrics,
         recall=recall,
         measured_on="" if measured is None else measured.part,
-        images={"train": len(task.rows), "val": len(task.held), "unreadable": unreadable},
+        images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": unreadable},
         settings=settings.describe(decisions),
         decisions=decisions,
         warnings=_find_warnings(task, measured),
@@ -325,7 +325,7 @@ def _find_measured(task: Task, trained: Trained) -> Measured | None:
     """What was said of the validation images, else out of fold of the training images, else None."""
     if trained.probabilities is None:
         return None
-    part, rows = ("val", task.held) if len(task.held) else ("cross-validation", task.rows)
+    part, rows = ("val", task.val_rows) if len(task.val_rows) else ("cross-validation", task.rows)
     used = task.dataset
     return Measured(
         probabilities=np.asarray(trained.probabilities, dtype=np.float32),
@@ -464,19 +464,19 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
 def _near_copy_warnings(task: Task, measured: Measured | None, decisions: Decisions) -> list[str]:
     """Near copies on both sides of what the figures were measured on."""
     dataset, features, seed = task.dataset, task.features, task.settings.seed
-    rows, held = task.rows, task.held
+    rows, val_rows = task.rows, task.val_rows
     if measured is None or not features.values:
         return []
     units = join_units(dataset.units(), features.sha256)
     side = np.zeros(len(dataset), dtype=np.int64)
-    if len(held):
-        side[held], where = 1, "on both sides of the split"
+    if len(val_rows):
+        side[val_rows], where = 1, "on both sides of the split"
     else:
         folds = decisions.settled["penalty"].evidence["folds"]
         where = "in different folds of cross-validation"
         own = tuple(units[i] for i in rows)
         side[rows] = assign_folds(dataset.labels[rows], own, folds, seed)
-    both = np.sort(np.concatenate([rows, held]))
+    both = np.sort(np.concatenate([rows, val_rows]))
     last = list(features.values)[-1]  # the others stay on disk
     pairs = both[
         find_near_copies(

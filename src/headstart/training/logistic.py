@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.arrays import FloatC, FloatCD, FloatD, FloatN, FloatNC, FloatND, IntN
 from headstart.errors import InputError
 from headstart.parallel import count_cpus
 from headstart.problem import softmax
@@ -69,7 +70,7 @@ def _blocks(start: int, stop: int) -> list[slice]:
     return [slice(row, min(row + BLOCK_ROWS, stop)) for row in range(start, stop, BLOCK_ROWS)]
 
 
-def standardise(features: np.ndarray, run: Map = map) -> tuple[np.ndarray, np.ndarray]:
+def standardise(features: FloatND, run: Map = map) -> tuple[FloatD, FloatD]:
     """Measure the mean and scale that standardise features: (x - mean) / scale.
 
     Args:
@@ -103,12 +104,12 @@ def standardise(features: np.ndarray, run: Map = map) -> tuple[np.ndarray, np.nd
 
 
 def fold_standardisation(
-    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    weight: FloatCD, bias: FloatC, mean: FloatD, scale: FloatD
+) -> tuple[FloatCD, FloatC]:
     """Give the float32 layer on raw features whose outputs are those of a layer on standardised ones.
 
     Args:
-        weight, bias: float (out, D) and (out,).
+        weight, bias: float (C, D) and (C,), or as many rows as the layer has outputs.
         mean, scale: float64 (D,), as `standardise` gives them.
     """
     exact = weight.astype(np.float64) / scale
@@ -227,11 +228,11 @@ class SoftmaxRegression:
 
     def __init__(
         self,
-        features: np.ndarray,
-        labels: np.ndarray,
+        features: FloatND,
+        labels: IntN,
         classes: int,
-        weights: np.ndarray | None,
-        fold: np.ndarray,
+        weights: FloatN | None,
+        fold: IntN,
         run: Map,
     ) -> None:
         count, width = features.shape
@@ -369,14 +370,14 @@ class SoftmaxRegression:
         weights = self.weights[: self.ends[len(solutions) - 1]]
         return float(np.average(np.concatenate(losses), weights=weights))
 
-    def held_out_probabilities(self, solutions: list[np.ndarray]) -> np.ndarray:
+    def held_out_probabilities(self, solutions: list[np.ndarray]) -> FloatNC:
         """Give float32 (N, C) of all folds, in the order in which the images were given."""
         logits = [self._logits(s, slice(*self._bounds(k))) for k, s in enumerate(solutions)]
         result = np.empty((len(self.labels), self.classes), dtype=np.float32)
         result[self.order] = softmax(np.concatenate(logits).astype(np.float64))
         return result
 
-    def layer(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def layer(self, solution: np.ndarray) -> tuple[FloatCD, FloatC]:
         """Give the layer on raw features: weight float32 (C, D) and bias (C,)."""
         exact = solution.astype(np.float64)
         weight = exact[:-1] if self.basis is None else self.basis @ exact[:-1]
