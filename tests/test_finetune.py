@@ -22,7 +22,7 @@ from headstart.errors import InputError, ResourceError, TrainingError, UsageErro
 from headstart.networks.backbones import load_backbone, with_state
 from headstart.runs.classifier import Classifier
 from headstart.training.heads import LinearHead, parse_head
-from headstart.training.inputs import MatrixSource, view_of
+from headstart.training.inputs import MatrixInputs, view_of
 from headstart.training.loop import Examples, Place, Watch, learning_rate_factor, train_network
 from headstart.training.recipes import Recipe
 from headstart.training.trainable import TrainableNetwork, head_of_module, module_of_head, new_head
@@ -38,23 +38,23 @@ RECIPE = Recipe(epochs=8, batch=16, lr=1e-2, train_precision="fp32")
 
 @pytest.fixture
 def problem():
-    """(source, labels, ids, rows, held): two classes that a line tells apart, mostly."""
+    """(inputs, labels, ids, rows, val_rows): two classes that a line tells apart, mostly."""
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 2
     matrix = rng.normal(size=(120, 6)) + 1.8 * labels[:, None]
     ids = tuple(f"{n}.png" for n in range(120))
-    return MatrixSource(matrix), labels, ids, np.arange(90), np.arange(90, 120)
+    return MatrixInputs(matrix), labels, ids, np.arange(90), np.arange(90, 120)
 
 
 def make_network(seed=0, dropout=0.0):
     return new_head(parse_head(f"d{dropout}-8" if dropout else "8"), 6, 2, seed)
 
 
-def train(problem, network=None, recipe=RECIPE, held=True, **options):
-    source, labels, ids, rows, val = problem
+def train(problem, network=None, recipe=RECIPE, validated=True, **options):
+    inputs, labels, ids, rows, val = problem
     network = network or make_network()
-    val = val if held else val[:0]
-    examples = Examples(source, labels, ids, rows, val)
+    val = val if validated else val[:0]
+    examples = Examples(inputs, labels, ids, rows, val)
     outcome = train_network(network, examples, recipe, **options)
     return network, outcome
 
@@ -104,16 +104,16 @@ def test_the_best_epoch_is_kept(problem):
     losses = [h["val_loss"] for h in outcome.history]
     assert outcome.best_epoch == int(np.argmin(losses))
     assert losses[-1] > min(losses)
-    source, labels, _, _, held = problem
+    inputs, labels, _, _, val_rows = problem
     with torch.inference_mode():
-        logits = network(next(source.read([(held, held)])))
-    loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[held]))
+        logits = network(next(inputs.read([(val_rows, val_rows)])))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[val_rows]))
     assert float(loss) == pytest.approx(min(losses), rel=1e-5)
     assert outcome.probabilities == pytest.approx(logits.softmax(1).numpy(), abs=1e-6)
 
 
 def test_without_validation_the_last_epoch_is_kept(problem):
-    _, outcome = train(problem, held=False)
+    _, outcome = train(problem, validated=False)
     assert outcome.best_epoch == RECIPE.epochs
     assert outcome.probabilities is None
     assert "val_loss" not in outcome.history[1]
@@ -129,14 +129,14 @@ def test_it_stops_when_nothing_improves(problem):
 def test_no_decay_on_vectors_and_slower_below():
     """A huge decay empties the matrices alone; a scale of zero keeps what it is for."""
     rng = np.random.default_rng(0)
-    source = MatrixSource(rng.normal(size=(40, 6)))
+    inputs = MatrixInputs(rng.normal(size=(40, 6)))
     labels, ids = np.arange(40) % 2, tuple(map(str, range(40)))
     network = make_network()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     recipe = Recipe(epochs=3, batch=8, lr=0.1, weight_decay=9.0, warmup=0.0, schedule="constant",
                     train_precision="fp32")  # fmt: skip
     names = [n for n, _ in network.named_parameters()]
-    examples = Examples(source, labels, ids, np.arange(40), np.arange(0))
+    examples = Examples(inputs, labels, ids, np.arange(40), np.arange(0))
     train_network(network, examples, recipe, scales={names[0]: 0.0, names[1]: 0.0})
     after = network.state_dict()
     assert all(torch.equal(after[n], before[n]) for n in names[:2])
@@ -164,13 +164,13 @@ def test_every_view_is_seen_in_turn():
 
 
 def test_a_loss_that_is_no_number_is_told(problem):
-    source, labels, ids, rows, held = problem
-    matrix = source._matrix.numpy().copy()
+    inputs, labels, ids, rows, val_rows = problem
+    matrix = inputs._matrix.numpy().copy()
     matrix[17] = np.nan
     with pytest.raises(
         TrainingError, match=r"loss is nan at step \d of epoch 1 \(images '.*--lr than"
     ):
-        train((MatrixSource(matrix), labels, ids, rows, held))
+        train((MatrixInputs(matrix), labels, ids, rows, val_rows))
 
 
 class Greedy(nn.Module):
@@ -205,16 +205,16 @@ def test_short_memory_while_measuring_is_no_end(problem):
 
 def test_no_image_of_an_epoch_is_left_for_a_part_of_its_own(problem):
     """BatchNorm cannot take the variance of one."""
-    source, labels, ids, rows, held = problem
+    inputs, labels, ids, rows, val_rows = problem
     network = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    _, outcome = train((source, labels, ids, rows[:17], held), network)
+    _, outcome = train((inputs, labels, ids, rows[:17], val_rows), network)
     assert len(outcome.history) == RECIPE.epochs + 1
 
 
 @pytest.mark.parametrize("axis", [1, 3])
 def test_cutmix_takes_all_channels_of_a_place(problem, axis):
     """Activations have their channels first or last; a place is of one image, with all of them."""
-    _, labels, ids, rows, held = problem
+    _, labels, ids, rows, val_rows = problem
     shape = [8, 8]
     shape.insert(axis - 1, 5)
 
@@ -224,8 +224,8 @@ def test_cutmix_takes_all_channels_of_a_place(problem, axis):
         def __init__(self):
             self.axis = axis
 
-        def read(self, order):
-            for rows, _ in order:
+        def read(self, batches):
+            for rows, _ in batches:
                 yield torch.from_numpy(rows).float().view(-1, 1, 1, 1).expand(-1, *shape)
 
     seen = []
@@ -240,7 +240,9 @@ def test_cutmix_takes_all_channels_of_a_place(problem, axis):
                 seen.append(x.movedim(axis, 1))
             return self.inside(x.mean(dim=(1, 2, 3)).view(-1, 1) / 120)
 
-    train((Squares(), labels, ids, rows, held), Look(), RECIPE.model_copy(update={"cutmix": 1.0}))
+    train(
+        (Squares(), labels, ids, rows, val_rows), Look(), RECIPE.model_copy(update={"cutmix": 1.0})
+    )
     assert any(len(x[0].unique()) == 2 for x in seen)
     for x in seen:
         assert torch.equal(x, x[:, :1].expand_as(x))
@@ -542,11 +544,11 @@ def test_history_is_json(problem, tmp_path):
 
 
 def test_history_is_json_where_validation_overflows(problem, tmp_path):
-    source, labels, ids, rows, held = problem
-    matrix = source._matrix.numpy().copy()
-    matrix[held] = np.inf
+    inputs, labels, ids, rows, val_rows = problem
+    matrix = inputs._matrix.numpy().copy()
+    matrix[val_rows] = np.inf
     train(
-        (MatrixSource(matrix), labels, ids, rows, held),
+        (MatrixInputs(matrix), labels, ids, rows, val_rows),
         place=Place(history=tmp_path / "history.jsonl"),
     )
     last = (tmp_path / "history.jsonl").read_text().splitlines()[-1]

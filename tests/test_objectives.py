@@ -19,9 +19,9 @@ def test_every_problem_has_an_objective_that_reads_alike(name):
     linked = problem.link(LOGITS)
     assert objective.link(logits).numpy() == pytest.approx(linked, abs=1e-6)
     assert (objective.read(logits).numpy() == problem.predict(linked)).all()
-    spread = objective.spread(objective.read(logits), 3)
-    assert spread.dtype == torch.float32
-    assert (objective.read(spread) == objective.read(logits)).all()
+    soft = objective.soften(objective.read(logits), 3)
+    assert soft.dtype == torch.float32
+    assert (objective.read(soft) == objective.read(logits)).all()
 
 
 def test_cross_entropy():
@@ -29,12 +29,12 @@ def test_cross_entropy():
     logits, labels = torch.from_numpy(LOGITS), torch.from_numpy(LABELS)
     losses = -np.log(softmax(LOGITS))
     of_label = losses[[0, 1], LABELS]
-    assert float(objective.held_loss(logits, labels, None)) == pytest.approx(of_label.mean())
+    assert float(objective.val_loss(logits, labels, None)) == pytest.approx(of_label.mean())
     weighted = np.average(of_label, weights=WEIGHTS[LABELS])
     weights = torch.from_numpy(WEIGHTS)
-    assert float(objective.held_loss(logits, labels, weights)) == pytest.approx(weighted)
-    shares = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32)
-    smooth = shares * 0.9 + 0.1 / 3
+    assert float(objective.val_loss(logits, labels, weights)) == pytest.approx(weighted)
+    targets = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=np.float32)
+    smooth = targets * 0.9 + 0.1 / 3
     expected = (WEIGHTS * smooth * losses).sum(axis=1).mean()
-    found = objective.loss(logits, torch.from_numpy(shares), weights, 0.1)
+    found = objective.loss(logits, torch.from_numpy(targets), weights, 0.1)
     assert float(found) == pytest.approx(expected)

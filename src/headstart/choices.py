@@ -1,4 +1,4 @@
-"""Names that people choose from: an unknown one is told with the known ones and the nearest."""
+"""Takes a name to choose by, gives the choice; the error for an unknown name lists the known ones."""
 
 import difflib
 import re

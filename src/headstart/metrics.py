@@ -75,7 +75,7 @@ def measure(
 def measure_recall(
     labels: IntN, probabilities: FloatNC, classes: tuple[str, ...]
 ) -> dict[str, Estimate]:
-    """{class: the share of its images that were taken for it}; arguments as of `measure`."""
+    """{class: the fraction of its images that were predicted to be of it}; arguments as in `measure`."""
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
     return {
         name: wilson_interval(hit, total)
@@ -121,7 +121,7 @@ def log_loss(labels: IntN, probabilities: FloatNC) -> Estimate:
 
 
 def _student_quantile(freedom: int) -> float:
-    """Of 97.5 % in Student's t, within 0.001: the values themselves, then Cornish and Fisher's series.
+    """The 97.5 % quantile of Student's t, within 0.001: by table, then by Cornish and Fisher's series.
 
     scipy has it too, but takes 0.3 s to import, a good part of a fit on known features.
     """

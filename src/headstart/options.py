@@ -1,4 +1,4 @@
-"""How a setting says what it is: beside its type, bounds and default, in the one place that declares it.
+"""The help text of a setting, declared in one place with its type, bounds and default.
 
 A field of a settings class is `Annotated[type, Field(bounds), Option(help, panel)] = default`. The command
 line, the refusal of settings without effect, settings.json and the reference in the docs are made from it.
@@ -11,15 +11,15 @@ __all__ = ["Option"]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What people are told of a setting.
+    """The help text of a setting, and how it is shown.
 
     Attributes:
-        help: one sentence for `--help` and the reference; what a value does, not what it is called.
-            The names that a value is one of stand in the place of "{choices}".
-        panel: the heading under which it stands.
-        common: whether `--help` shows it; `--help-all` shows every one.
+        help: one sentence for `--help` and the reference that says what a value does; "{choices}" is
+            replaced by the names that are allowed.
+        panel: the heading under which it is listed.
+        common: whether `--help` shows it; `--help-all` shows every setting.
         unit: of a number ("images", "seconds"), "" for none.
-        flag: how the command line spells it, where that is not made of its name.
+        flag: its spelling on the command line, if that does not follow from its name.
     """
 
     help: str

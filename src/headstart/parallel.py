@@ -1,4 +1,4 @@
-"""Work in several threads: how many there are, what people are told of it, and an ordered map."""
+"""Work in several threads: their number, the progress to report, and an ordered map."""
 
 import collections
 import os
@@ -73,13 +73,13 @@ def map_ahead(
 
 
 def count_threads(workers: int | None) -> int:
-    """Threads that read images and hand them to an engine: as asked for, else one more than CPUs, so
+    """Count the threads that read images and run an engine: as given, else one more than CPUs, so
     that one reads while the others wait for their turn (3 to 5 % faster than one a CPU)."""
     return workers or count_cpus() + 1
 
 
 def count_cpus() -> int:
-    """CPUs that this process may use."""
+    """Count the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

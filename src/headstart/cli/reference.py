@@ -1,6 +1,6 @@
-"""Takes the settings and strategies, gives the page of the documents that lists all settings.
+"""Takes the settings and strategies, gives the page of the documentation that lists all settings.
 
-`python -m headstart.cli.reference > docs/settings.md` writes it, and a test holds the page against this.
+`python -m headstart.cli.reference > docs/settings.md` writes it, and a test compares the page with it.
 """
 
 import sys
@@ -15,14 +15,14 @@ HEAD = """# Settings
 
 Every setting of `headstart fit`, by the names that the command line, `headstart.fit` and settings.json share:
 `--label-smoothing 0.1` is `label_smoothing=0.1`. A setting without effect on the chosen strategy is refused.
-[strategies.md](strategies.md) says when to change which, and has each strategy's own values.
+[strategies.md](strategies.md) says when to change which, and lists each strategy's own values.
 
-This page is made from the code: `python -m headstart.cli.reference > docs/settings.md`.
+This page is generated from the code: `python -m headstart.cli.reference > docs/settings.md`.
 """
 
 
 def write_reference() -> str:
-    """The page, as Markdown."""
+    """Write the page, as Markdown."""
     panels: dict[str, list[str]] = {}
     for name, setting in FIELDS.items():
         panels.setdefault(setting.option.panel, []).append(_write_row(name))

@@ -1,4 +1,4 @@
-"""What people see: reports, tables and progress on the terminal, JSON and CSV cells for programs.
+"""Takes results, shows them: reports, tables and progress on a terminal, JSON and CSV for programs.
 
 Results go to stdout, messages and progress to stderr. Text that came from files is escaped before a
 terminal sees it.
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import rich.table
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import ProgressColumn, SpinnerColumn, TextColumn
+from rich.progress import Task as RichTask
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.table import Column
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from headstart.data.scan import Scan
     from headstart.features.engine import EngineChoice
     from headstart.metrics import Estimate
-    from headstart.parallel import Progress as Told
+    from headstart.parallel import Progress
     from headstart.runs.evaluation import Evaluation
     from headstart.runs.prediction import Prediction
     from headstart.runs.record import Run
@@ -59,7 +61,7 @@ __all__ = [
 
 
 class State:
-    """What the options common to all commands decided."""
+    """The options that all commands have in common."""
 
     quiet = False
     verbose = False
@@ -95,7 +97,7 @@ class Table(rich.table.Table):
 
 
 def show_scan(dataset: "Dataset", scan: "Scan") -> None:
-    """The report before any work, on stderr."""
+    """Show the report before any work, on stderr."""
     if State.quiet or State.json:
         return
     classes = len(dataset.classes)
@@ -126,7 +128,7 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
 
 
 def show_run(run: "Run") -> None:
-    """The outcome of fit."""
+    """Show the outcome of fit."""
     for warning in run.warnings:
         warn(warning)
     images = run.images
@@ -156,7 +158,7 @@ def show_run(run: "Run") -> None:
 
 
 def _decisions(run: "Run") -> str:
-    """What was decided on the way, in a few words."""
+    """Describe the decisions in a few words."""
     settings = run.settings
     words = []
     if settings["cut"]["value"] not in (None, "last"):
@@ -181,7 +183,7 @@ def _decisions(run: "Run") -> str:
 
 
 def show_epoch(entry: dict[str, Any]) -> None:
-    """A line an epoch on stderr."""
+    """Show a line an epoch on stderr."""
     parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
     for name in ("train", "val"):
         if f"{name}_loss" in entry:
@@ -201,7 +203,7 @@ def _where_from(computed: int, engine: "EngineChoice") -> str:
 
 
 def show_evaluation(result: "Evaluation") -> None:
-    """The outcome of evaluate."""
+    """Show the outcome of evaluate."""
     for warning in result.warnings:
         warn(warning)
     for image, reason in result.unreadable[:5]:
@@ -222,7 +224,7 @@ def show_evaluation(result: "Evaluation") -> None:
 
 
 def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") -> None:
-    """Figures with intervals; of many classes the five with the lowest recall."""
+    """Show figures with intervals; of many classes the five with the lowest recall."""
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -243,7 +245,7 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
         out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
 
 
-# Settings of a run that go with the same data whatever the strategy.
+# Settings of a run that stay the same for the same data, whatever the strategy.
 KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
@@ -255,7 +257,7 @@ def _strategy_of(run: "Run") -> "Strategy":
 
 
 def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
-    """The commands that make sense after fit, on stderr; `data` is None where a resume knew them."""
+    """Show the commands that make sense after fit, on stderr; `data` is None after a resume."""
     strategy, folder = _strategy_of(run), str(run.folder)
 
     def given(*names: str) -> list[str]:
@@ -291,7 +293,7 @@ CLASSES_COUNTED = 20
 
 
 class PredictionPrinter(Protocol):
-    """Prints predictions; `top` is how many classes of each it wants."""
+    """Prints predictions; `top` is how many classes of each it needs."""
 
     top: int
 
@@ -413,13 +415,13 @@ PRINTERS: dict[str, Callable[[int], PredictionPrinter]] = {
 
 
 def is_doubtful(prediction: "Prediction") -> bool:
-    """Whether a person should look: of a readable image with the two most probable classes."""
+    """Whether a person should look at it: a prediction for a readable image, with its two best classes."""
     (_, first), *others = prediction.top
     return first < DOUBTFUL_PROBABILITY or any(p > DOUBTFUL_SHARE * first for _, p in others[:1])
 
 
 def _label(prediction: "Prediction") -> list[str]:
-    """What to call the classes of `top`."""
+    """Give the labels of the classes of `top`."""
     if not prediction.names:
         return [printable(c) for c, _ in prediction.top]
     return [
@@ -429,12 +431,12 @@ def _label(prediction: "Prediction") -> list[str]:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: 1 network, 2 networks."""
+    """Write a number with its noun: 1 network, 2 networks."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def csv_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula, and that is one line of valid UTF-8."""
+    """Write a cell that no spreadsheet takes for a formula, on one line of valid UTF-8."""
     text = printable(text)
     return "'" + text if text[:1] in tuple("=+-@") else text
 
@@ -462,15 +464,15 @@ LINE_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def show_progress() -> Iterator["Told"]:
-    """What is going on, on one line of a terminal; elsewhere a line a minute, or none with --quiet."""
+def show_progress() -> Iterator["Progress"]:
+    """Show the progress on one line of a terminal; elsewhere a line a minute, or none with --quiet."""
     if State.quiet or (State.json and not err.is_terminal):
         yield lambda stage, done, total: None
         return
     if not err.is_terminal:
         yield _LineAMinute()
         return
-    bar = Progress(
+    bar = RichProgress(
         SpinnerColumn(),
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
         _Bar(),
@@ -490,7 +492,7 @@ def show_progress() -> Iterator["Told"]:
         for old in bar.task_ids:
             bar.remove_task(old)
         bar.add_task(stage, total=total or None, completed=done)
-        bar.refresh()  # what comes next may keep the thread that does this from running
+        bar.refresh()  # the next stage may keep the refreshing thread from running
 
     with bar:
         show("starting", 0, 0)
@@ -500,7 +502,7 @@ def show_progress() -> Iterator["Told"]:
 class _Bar(ProgressColumn):
     """A bar where there is something to count."""
 
-    def render(self, task: Task) -> RenderableType:
+    def render(self, task: RichTask) -> RenderableType:
         if task.total is None:
             return Text()
         return ProgressBar(total=max(1, task.total), completed=task.completed, width=20)
@@ -509,7 +511,7 @@ class _Bar(ProgressColumn):
 class _Figures(ProgressColumn):
     """How much is done, how fast, and the time left; else the time since the stage began."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: RichTask) -> Text:
         if task.total is None:
             return Text(_minutes(task.elapsed or 0), style="dim")
         words = [f"{task.completed:,.0f} of {task.total:,.0f}"]
@@ -521,19 +523,19 @@ class _Figures(ProgressColumn):
 
 
 class _LineAMinute:
-    """The `Progress` of what writes to a file: nothing of what is done within a minute."""
+    """The `Progress` where there is no terminal: one line a minute, and none for what takes less."""
 
     def __init__(self) -> None:
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._stage, self._before = "", 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._began, self._before = stage, now, done
-        if now - self._told < LINE_SECONDS:
+        if now - self._printed < LINE_SECONDS:
             return
-        self._told = now
+        self._printed = now
         rate = (done - self._before) / max(now - self._began, 1e-9)
         count = f": {done:,} of {total:,}" if total else ""
         note(stage + count + (f", {_minutes((total - done) / rate)} left" if rate > 0 else ""))

@@ -1,4 +1,4 @@
-"""Labelled images as one type: ids, who reads them, targets, split, group. No image is opened here."""
+"""Labelled images as one type: ids, reader, targets, splits, groups. No image is opened here."""
 
 import dataclasses
 import os
@@ -29,14 +29,14 @@ SPLIT_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a loader finds out about one image.
+    """What a loader knows of one image.
 
     Attributes:
         id: its path below the root, with `/`.
-        labels: names of its classes; None where nothing is known of it.
+        labels: names of its classes; None where they are unknown.
         split: "train", "val", "test" or "" (not assigned).
         group: its name, "" for an image that is its own group.
-        error: why it cannot be read, "" where nothing is known against it.
+        error: why it cannot be read, "" if no reason is known.
     """
 
     id: str
@@ -54,14 +54,14 @@ class Dataset:
         root: the folder that ids are relative to.
         classes: C class names.
         ids: N paths relative to `root`, with `/`; unique.
-        targets: (N, …) as `problem` keeps them; of single labels int64 (N,), indices into `classes`, -1
+        targets: (N, …) as `problem` keeps them; for single labels int64 (N,), indices into `classes`, -1
             where there is no label.
         splits: N of "train", "val", "test" or "" (not assigned).
         groups: N group names, "" for an image that is its own group.
-        errors: N reasons why a row cannot be read (a broken link, say), "" for none known.
-        ignored: what was passed over, as {kind: count}, e.g. {".txt": 2, "hidden": 1}.
+        errors: N reasons why a row cannot be read (such as a broken link), "" for none known.
+        ignored: files that were skipped, as {kind: count}, e.g. {".txt": 2, "hidden": 1}.
         warnings: one line each, for people.
-        reader: gives the images of ids; None for files below `root`.
+        reader: opens the images by id; None for files below `root`.
         problem: the kind of problem that the targets are of.
         source: the folder or manifest that it was read from; None where it was not.
     """
@@ -93,17 +93,17 @@ class Dataset:
         return str(self.source or self.root)
 
     def image(self, row: int) -> ImageRef:
-        """The image of a row; made when asked for, since a data set may have millions."""
+        """Give the image of a row; made when asked for, since a data set may have millions."""
         error, image_id = self.errors[row], self.ids[row]
         return ImageRef(image_id, None if error else self.opener().open(image_id), error)
 
     def opener(self) -> Reader:
-        """What gives the images of ids."""
+        """Give the reader, which opens the images by id."""
         return self.reader or FolderReader(self.root)
 
     @property
     def labels(self) -> IntN:
-        """The targets, for what is made for single labels.
+        """The targets, for code that needs single labels.
 
         Raises:
             UsageError: they are of another kind.
@@ -115,28 +115,28 @@ class Dataset:
         return self.targets
 
     def labelled(self) -> BoolN:
-        """(N,): which images have a target."""
+        """Say which images have a target, (N,)."""
         return self.problem.known(self.targets)
 
     def classes_of_rows(self) -> list[Classes]:
-        """N tuples of indices into `classes`; () where there is none."""
+        """Give N tuples of indices into `classes`; () for an image without a class."""
         return self.problem.decode(self.targets)
 
     def label_names(self) -> tuple[str, ...]:
-        """N names of classes, "" where there is none, joined by "|" where there are several."""
+        """Give N names of classes, "" where there is none, joined by "|" where there are several."""
         named = (tuple(self.classes[k] for k in row) for row in self.classes_of_rows())
         return tuple("|".join(names) for names in named)
 
     def rows(self, split: str) -> IntN:
-        """The rows of a split."""
+        """List the rows of a split."""
         return np.array([i for i, s in enumerate(self.splits) if s == split], dtype=np.int64)
 
     def units(self) -> tuple[str, ...]:
-        """N names of what must stay on one side of a split: the group, or the image itself."""
+        """Name the unit of each image, which stays on one side of a split: the group, or the image itself."""
         return tuple(g or i for g, i in zip(self.groups, self.ids, strict=True))
 
     def select(self, rows: IntN) -> "Dataset":
-        """The data set of these rows, classes unchanged."""
+        """Make the data set of these rows, with the same classes."""
 
         def pick(column: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(column[i] for i in rows)
@@ -152,9 +152,9 @@ class Dataset:
 
 
 def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
-    """The data set with a second one's images as its validation part, classes matched by name.
+    """Add a second data set's images as the validation part, with classes matched by name.
 
-    Ids of the second are prefixed with the way from the first's root to it.
+    Ids of the second are prefixed with the path from the first's root to it.
 
     Raises:
         UsageError: the data set already has validation images.

@@ -1,7 +1,7 @@
 """Takes a regular expression and image ids, gives the group that each id names; refuses one for all.
 
-The expression is a stranger's as much as the names are, so the search has a deadline; the package
-`regex` has one, and the notation of `re`.
+Neither the expression nor the names can be trusted, so the search has a deadline, which the package
+`regex` offers, with the notation of `re`.
 """
 
 import time
@@ -13,8 +13,8 @@ from headstart.errors import UsageError
 
 __all__ = ["capture_groups", "say_why_whole"]
 
-# For all names together. A pattern of sense takes 0.2 s for 100,000 names; one that can match in
-# exponentially many ways would take for ever.
+# For all names together. A sensible pattern takes 0.2 s for 100,000 names; one that can match in
+# exponentially many ways would never end.
 GROUP_SECONDS = 10.0
 
 
@@ -29,7 +29,7 @@ def say_why_whole(groups: Sequence[str]) -> str:
 
 
 def capture_groups(pattern: str, ids: Sequence[str]) -> tuple[str, ...]:
-    """N texts that a regular expression captures in the ids, "" where it captures nothing.
+    """Give the N texts that a regular expression captures in the ids, "" where it captures nothing.
 
     The text of several captures is joined by NUL, which no id has.
 
@@ -51,7 +51,7 @@ def capture_groups(pattern: str, ids: Sequence[str]) -> tuple[str, ...]:
         except TimeoutError as exc:
             raise UsageError(
                 f"group '{pattern}' takes more than {GROUP_SECONDS:g} s to search in the names of the "
-                f"images (at '{image_id}'); write it without repetitions inside of repetitions"
+                f"images (at '{image_id}'); write it without repetitions inside repetitions"
             ) from exc
         texts = [text or "" for text in match.groups()] if match else []
         groups.append("\0".join(texts) if any(texts) else "")

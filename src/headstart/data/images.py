@@ -1,7 +1,7 @@
-"""Images that can be read, each by its id, wherever its bytes are. No image is opened here.
+"""References to images by id, wherever their bytes are. No image is opened here.
 
-A new place for images (an archive, an array) is one `Source` and one `Reader`, and nothing after this file
-needs to know.
+A new place for images (an archive, an array) is one `Source` and one `Reader`, and no later file needs to
+know of it.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ MAX_FILE_BYTES = 512 * 2**20
 
 
 class Stamp(NamedTuple):
-    """By what a source is taken to be as it was.
+    """The state by which a source is taken to be unchanged.
 
     Attributes:
         size: in bytes, of the image or of the file that holds it.
         modified_ns: when the content was last changed, nanoseconds since the epoch.
-        changed_ns: when anything of the file was last changed, the same.
+        changed_ns: when anything about the file was last changed, the same.
     """
 
     size: int
@@ -43,32 +43,32 @@ class Stamp(NamedTuple):
 
 
 class Source(Protocol):
-    """Where the bytes of one image are."""
+    """The bytes of one image, wherever they are."""
 
     def read(self, most: int | None = None) -> bytes:
-        """All bytes, or the first `most`; BadImageError and ResourceError as `read_image_bytes`."""
+        """Read all bytes, or the first `most`; it raises as `read_image_bytes` does."""
         ...
 
     def stamp(self) -> Stamp | None:
-        """Its state now; None where there is nothing to go by, or nothing there."""
+        """Give its state now; None where it has none, or does not exist."""
         ...
 
 
 class Reader(Protocol):
-    """Where the images of a data set are."""
+    """The images of a data set, by id."""
 
     def open(self, image_id: str) -> Source:
-        """The source of an image. Reads nothing, and says nothing of one that is not there."""
+        """Give the source of an image. It reads nothing and does not check that the image exists."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image that can be read, or of which it is known why not.
+    """An image that can be read, or the reason why it cannot.
 
     Attributes:
         id: its name, for people, the store and random draws.
-        source: where its bytes are; None only with an `error`.
+        source: of its bytes; None only with an `error`.
         error: why it must not be read, "" for a good one.
     """
 
@@ -77,7 +77,7 @@ class ImageRef:
     error: str = ""
 
     def read(self, most: int | None = None) -> bytes:
-        """The bytes of the image's file, or the first `most` of them.
+        """Read the bytes of the image's file, or the first `most` of them.
 
         Raises:
             BadImageError: it must not be read, or cannot be.
@@ -88,7 +88,7 @@ class ImageRef:
         return self.source.read(most)
 
     def stamp(self) -> Stamp | None:
-        """The state of what would be read; None where there is nothing to go by."""
+        """Give the state of its source; None where that has none."""
         return None if self.source is None else self.source.stamp()
 
 
@@ -99,11 +99,11 @@ class FileSource:
     path: Path
 
     def read(self, most: int | None = None) -> bytes:
-        """As `read_image_bytes`."""
+        """Read the file, as `read_image_bytes` does."""
         return read_image_bytes(self.path, most)
 
     def stamp(self) -> Stamp | None:
-        """The size and times of the file; None where it cannot be looked at."""
+        """Give the size and times of the file; None where they cannot be read."""
         try:
             info = os.stat(self.path)
         except (OSError, ValueError):  # the latter of a NUL in the name
@@ -118,11 +118,11 @@ class MemorySource:
     data: bytes
 
     def read(self, most: int | None = None) -> bytes:
-        """These bytes."""
+        """Give these bytes, or the first `most`."""
         return self.data if most is None else self.data[:most]
 
     def stamp(self) -> None:
-        """Memory has no state to go by."""
+        """Give None: memory has no state to compare."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class FolderReader:
     root: Path
 
     def open(self, image_id: str) -> FileSource:
-        """The file of an id."""
+        """Give the file of an id."""
         return FileSource(self.root / image_id)
 
 
@@ -145,13 +145,13 @@ class JoinedReader:
     second: Reader
 
     def open(self, image_id: str) -> Source:
-        """The source of an id, the second reader's without its prefix."""
+        """Give the source of an id; the second reader gets it without the prefix."""
         own = image_id.removeprefix(f"{self.prefix}/")
         return self.first.open(own) if own == image_id else self.second.open(own)
 
 
 def read_image_bytes(path: Path, most: int | None = None) -> bytes:
-    """The bytes of a regular file, or the first `most` of them.
+    """Read the bytes of a regular file, or the first `most` of them.
 
     Raises:
         BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.

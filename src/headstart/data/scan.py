@@ -18,7 +18,7 @@ HEADER_BYTES = 2**18
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What is in a data set, from its files' headers.
+    """The contents of a data set, from its files' headers.
 
     Attributes:
         images: rows, readable or not.
@@ -26,7 +26,7 @@ class Scan:
         probed: how many headers were read.
         width_px, height_px: (minimum, median, maximum) over the probed images.
         formats: {format: images} over the probed images.
-        unreadable: (image id, reason) of what is known to be unreadable before decoding.
+        unreadable: (image id, reason) of the images known to be unreadable before decoding.
     """
 
     images: int
@@ -54,7 +54,7 @@ def scan_images(dataset: Dataset, *, probes: int = 2000, max_pixels: int = MAX_P
         try:
             try:
                 image = open_image(source.read(HEADER_BYTES), max_pixels)
-            except BadImageError:  # or the header is longer than that
+            except BadImageError:  # perhaps the header is longer than that
                 image = open_image(source.read(), max_pixels)
         except BadImageError as exc:
             return str(exc), "", 0, 0

@@ -1,8 +1,7 @@
-"""Takes a `Dataset`, gives every image its split: what must stay together, and which part is held out.
+"""Takes a `Dataset`, gives every image its split, in units that stay on one side.
 
-`fit` splits here, and `probes` keeps the same units in the folds of a cross-validation. A unit is
-what one side of a split holds whole: a group, an image that is its own group, and whatever shares a
-byte-identical image with it.
+`fit` splits here, and `probes` keeps the same units in the folds of a cross-validation. A unit is a group or
+an image that is its own group, together with all units that have a byte-identical image in common.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from headstart.errors import BadImageError, ResourceError, UsageError
 
 __all__ = ["find_identical", "join_units", "split_dataset"]
 
-# So much of a file tells nearly all others of its size from it.
+# The beginning of a file, enough to tell it from nearly all others of its size.
 FIRST_BYTES = 2**16
 
 # The first pass does nearly all; more are needed only where units are of several classes or sizes.
@@ -31,16 +30,16 @@ T = TypeVar("T")
 
 
 def split_dataset(dataset: Dataset, *, val: float = 0.2, seed: int = 0) -> Dataset:
-    """Give every image a split: what the source says, else a held-out part of the training images.
+    """Give every image a split: that of the data, else a held-out part of the training images.
 
-    The part is stratified: of every class as near to `val` as whole units allow, which is within one
-    image where there are no groups, and one unit on either side wherever a class has two. Which
+    The part is stratified: its fraction of every class is as near to `val` as whole units allow, within one
+    image where there are no groups, and with one unit on either side wherever a class has two. Which
     units those are is drawn from their names, so the order of files changes nothing, and adding
     images moves few others (docs/decisions/0012-stratified-splits.md has the figures).
 
     Args:
-        val: fraction held out in [0, 1); 0 holds nothing out. Without effect on a data set that
-            brings its own validation images.
+        val: fraction held out in [0, 1); 0 holds nothing out. Without effect on a data set
+            that has its own validation images.
         seed: changes the draw.
 
     Raises:
@@ -62,10 +61,10 @@ def split_dataset(dataset: Dataset, *, val: float = 0.2, seed: int = 0) -> Datas
 
 
 def find_identical(dataset: Dataset) -> tuple[str, ...]:
-    """N names of contents: the same where images are byte-identical, "" for an image without an equal.
+    """Name the content of each image: the same for byte-identical images, "" for an image without a copy.
 
     Only files of one size are opened, and read whole only where their beginnings are equal. A file
-    that cannot be read equals none; whoever reads it for its pixels says why.
+    that cannot be read has no copy; reading its pixels will say why.
 
     Raises:
         ResourceError: out of file handles or memory.
@@ -95,24 +94,27 @@ def find_identical(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _equals(rows: Iterable[int], key: Callable[[int], T]) -> dict[T, list[int]]:
-    """Rows by key, where at least two have the same; those that cannot be read are left out."""
-    found: dict[T, list[int]] = {}
+    """Group rows by key where at least two have the same; those that cannot be read are left out."""
+    by_key: dict[T, list[int]] = {}
     for row in rows:
         try:
-            found.setdefault(key(row), []).append(row)
+            by_key.setdefault(key(row), []).append(row)
         except ResourceError:
             raise
         except BadImageError:
             continue
-    return {name: same for name, same in found.items() if len(same) > 1}
+    return {name: same for name, same in by_key.items() if len(same) > 1}
 
 
 def join_units(units: Sequence[str], contents: Sequence[str]) -> tuple[str, ...]:
-    """N names of units, those that share a content taken as one under the first of their names.
+    """Join the units that share a content, under the first of their names.
 
     Args:
-        units: N names of what stays together.
+        units: N names; images of one unit stay together.
         contents: N names of contents, "" for one that no other image has.
+
+    Returns:
+        N names of the joined units.
     """
     parent = {unit: unit for unit in units}
 
@@ -131,16 +133,16 @@ def join_units(units: Sequence[str], contents: Sequence[str]) -> tuple[str, ...]
 
 
 def _hold_out(dataset: Dataset, units: Sequence[str], val: float, seed: int) -> set[str]:
-    """The units that are held out.
+    """Choose the units to hold out.
 
-    Units are gone through in the order of their draws, and one changes sides where that brings the
-    held-out shares of its classes nearer to `val`, until none does. Where all images are units of
+    Units are visited in the order of their draws, and a unit changes sides where that brings the
+    held-out fractions of its classes nearer to `val`, until none does. Where all images are units of
     their own, that holds out those with the lowest draws.
     """
     draws = {unit: draw(seed, "split", unit) for unit in units}
     images: dict[str, Counter[int]] = {unit: Counter() for unit in units}
     for unit, classes, error in zip(units, dataset.classes_of_rows(), dataset.errors, strict=True):
-        if not error:  # the others count for no class, and follow their unit
+        if not error:  # unreadable images count for no class, and follow their unit
             images[unit].update(classes)
     order = sorted(draws, key=lambda unit: (draws[unit], unit))
     part = _HeldOut(images, [draw(seed, "share", name) for name in dataset.classes], val)
@@ -165,16 +167,16 @@ def _hold_out(dataset: Dataset, units: Sequence[str], val: float, seed: int) -> 
 
 
 class _HeldOut:
-    """The held-out part as it grows, and how near each class is to its share.
+    """The held-out part as it grows, and how near each class is to its fraction.
 
     Attributes:
-        units: those in the part.
+        units: in the part.
         held: images of each class in the part.
         moves: how often a unit changed sides.
     """
 
     def __init__(self, images: dict[str, Counter[int]], roundings: list[float], val: float) -> None:
-        """`roundings`: a draw a class; so a share that is no whole number is right on average."""
+        """Start empty; `roundings` has a draw for each class, so that counts are right on average."""
         self.units: set[str] = set()
         self.held = Counter[int]()
         self.moves = 0
@@ -190,11 +192,11 @@ class _HeldOut:
         }
 
     def may_move(self, unit: str) -> bool:
-        """Whether every class keeps something to train on."""
+        """Say whether every class keeps a unit to train on when this one changes sides."""
         return unit in self.units or all(self._left[label] > 1 for label in self._images[unit])
 
     def gain(self, unit: str) -> float:
-        """By how much the shares come nearer, summed over classes, when the unit changes sides."""
+        """Compute how much nearer the fractions come, summed over classes, when the unit changes sides."""
         sign = -1 if unit in self.units else 1
         total = 0.0
         for label, count in sorted(self._images[unit].items()):
@@ -203,7 +205,7 @@ class _HeldOut:
         return total
 
     def move(self, unit: str) -> None:
-        """To the other side."""
+        """Move the unit to the other side."""
         sign = -1 if unit in self.units else 1
         self.units ^= {unit}
         self.moves += 1

@@ -1,6 +1,6 @@
 """Takes a `Dataset` and a `Backbone`, gives `Activations`: unpooled, at one cut point, in several views.
 
-What is above a cut point can be trained on these without ever running the frozen part again. Shape letters:
+The layers above a cut point can be trained on these without running the frozen part again. Shape letters:
 N images, K views.
 """
 
@@ -35,12 +35,12 @@ class Activations:
     Attributes:
         ids: N image ids, in the order of the data set.
         cut: the cut point.
-        shape: of one activation, without the batch axis.
+        shape: of the activation of one image, without the batch axis.
         views: K; view 0 is the plain image.
         dtype: "bfloat16" or "float16".
         errors: N reasons why an image could not be read, "" for a good one.
-        engine: what computed them.
-        computed: activations computed now; the others came from the store.
+        engine: the engine that computed them.
+        computed: how many activations were computed now; the others came from the store.
         warnings: one line each, for people.
     """
 
@@ -65,20 +65,20 @@ class Activations:
         )
 
     def good(self) -> NDArray[np.bool_]:
-        """bool array (N,): which rows have activations."""
+        """Say which rows have activations, (N,)."""
         return np.array([not e for e in self.errors], dtype=bool)
 
     def read(
         self, rows: NDArray[np.int64], views: int | NDArray[np.int64]
     ) -> NDArray[np.float16] | NDArray[np.uint16]:
-        """Activations of readable rows, (n, …): float16, or bfloat16 as uint16 bits.
+        """Read the activations of readable rows, (n, …): float16, or bfloat16 as uint16 bits.
 
         Args:
             rows: n row numbers.
             views: one view number for all, or one for each row.
 
         Raises:
-            UsageError: a view that is not there, or a row that could not be read.
+            UsageError: a view does not exist, or a row could not be read.
             ResourceError: another process has removed the activations.
         """
         names = []
@@ -94,7 +94,7 @@ class Activations:
     def read_tensor(
         self, rows: NDArray[np.int64], views: int | NDArray[np.int64]
     ) -> "torch.Tensor":
-        """As `read`, as a torch tensor of the activations' own dtype."""
+        """Read as `read` does, but give a torch tensor of the activations' own dtype."""
         import torch
 
         values = torch.from_numpy(self.read(rows, views))
@@ -102,9 +102,9 @@ class Activations:
 
 
 def activations_bytes(dataset: Dataset, backbone: Backbone, cut: str, views: int) -> int:
-    """How many bytes the activations of a data set take on disk."""
-    each = Extraction((cut,), pooled=False, dtype="bfloat16").row_bytes(backbone)
-    return len(dataset) * views * each
+    """Compute how many bytes the activations of a data set take on disk."""
+    row_bytes = Extraction((cut,), pooled=False, dtype="bfloat16").row_bytes(backbone)
+    return len(dataset) * views * row_bytes
 
 
 def extract_activations(
@@ -117,10 +117,10 @@ def extract_activations(
     dtype: str = "bfloat16",
     progress: Progress = no_progress,
 ) -> Activations:
-    """Unpooled activations of every image in K views, from the store or computed and kept.
+    """Extract unpooled activations of every image in K views, from the store or computed and stored.
 
-    Only views that are missing are computed: another seed or augmentation shares view 0, and more
-    views than before cost the new ones alone.
+    Only missing views are computed: another seed or augmentation shares view 0, and with more views than
+    before only the new ones are computed.
 
     Args:
         cut: a cut point of the backbone.
@@ -131,25 +131,25 @@ def extract_activations(
 
     Raises:
         UsageError: an option is out of range.
-        ResourceError: the disk would be short; raised before anything is computed.
+        ResourceError: too little free disk space; raised before anything is computed.
         VerificationError: an activation does not fit float16.
     """
     drawn = views if isinstance(views, Views) else Views(views)
     choose("dtype", dtype, {name: size for name, size in ITEM_BYTES.items() if size == 2})
     shape = backbone.cut(cut).shape
     extraction = Extraction((cut,), pooled=False, dtype=dtype, views=drawn)
-    found = run_extraction(dataset, backbone, extraction, runtime, progress)
+    extracted = run_extraction(dataset, backbone, extraction, runtime, progress)
     return Activations(
         ids=dataset.ids,
         cut=cut,
         shape=shape,
         views=drawn.count,
         dtype=dtype,
-        errors=found.errors,
-        engine=found.engine,
-        computed=found.computed,
-        warnings=found.warnings,
-        _store=found.store,
-        _digests=found.digests,
-        _recipe=found.recipe,
+        errors=extracted.errors,
+        engine=extracted.engine,
+        computed=extracted.computed,
+        warnings=extracted.warnings,
+        _store=extracted.store,
+        _digests=extracted.digests,
+        _recipe=extracted.recipe,
     )

@@ -1,4 +1,4 @@
-"""Care of the whole cache: what it holds, whether it is sound, and what to remove."""
+"""Takes the cache folder, lists what it holds, verifies it, and removes from it."""
 
 import contextlib
 import dataclasses
@@ -19,21 +19,21 @@ __all__ = ["StoreInfo", "list_networks", "list_stores", "prune", "verify"]
 
 # A store's folder is named by half a SHA-256.
 STORE_NAME = re.compile(r"[0-9a-f]{32}")
-# That of what is kept of a network by a whole one, its fingerprint.
+# A network's folder is named by a whole one, its fingerprint.
 NETWORK_NAME = re.compile(r"[0-9a-f]{64}")
 
-# Remains of writers that died; younger ones may belong to a writer at work.
+# Unfinished files of killed writers; younger ones may belong to a writer at work.
 ABANDONED_AFTER_S = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreInfo:
-    """What one store holds, or what is kept of one network.
+    """The contents of one store, or of one network's folder.
 
     Attributes:
         name: the folder's or file's name.
-        key: what the numbers depend on; of a network its name as "backbone".
-        rows: images (or views of images); 0 of a network.
+        key: everything that the numbers depend on; for a network its name as "backbone".
+        rows: images (or views of images); 0 for a network.
         size_bytes: on disk.
         used_s: when it was last opened, seconds since the epoch.
         path: of the folder or file.
@@ -48,8 +48,8 @@ class StoreInfo:
 
 
 def list_stores(cache_dir: Path) -> list[StoreInfo]:
-    """Every store below a cache folder, the last used first."""
-    found = []
+    """List every store below a cache folder, the last used first."""
+    stores = []
     for folder in (cache_dir / "features").glob("*"):
         if not STORE_NAME.fullmatch(folder.name):  # not ours
             continue
@@ -58,21 +58,21 @@ def list_stores(cache_dir: Path) -> list[StoreInfo]:
         for path in folder.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 rows += 0 if path.name == KEY_FILE else int(_read_object(path)["rows"])
-        found.append(dataclasses.replace(info, rows=rows))
-    return sorted(found, key=lambda s: -s.used_s)
+        stores.append(dataclasses.replace(info, rows=rows))
+    return sorted(stores, key=lambda s: -s.used_s)
 
 
 def list_networks(cache_dir: Path) -> list[StoreInfo]:
-    """What is kept of every network (its card, weights and converted form), and what OpenVINO compiled,
-    the last used first."""
-    found = []
+    """List the folders of networks (card, weights, converted form) and the files that OpenVINO compiled, the
+    last used first."""
+    networks = []
     for folder in (cache_dir / "backbones").glob("*"):
         if NETWORK_NAME.fullmatch(folder.name):
             card = _read_object(folder / "card.json")
-            found.append(_inspect(folder, {"backbone": card.get("name", "unknown")}))
+            networks.append(_inspect(folder, {"backbone": card.get("name", "unknown")}))
     for blob in (cache_dir / "openvino").glob("*.blob"):
-        found.append(_inspect(blob, {"backbone": "compiled"}))
-    return sorted(found, key=lambda s: -s.used_s)
+        networks.append(_inspect(blob, {"backbone": "compiled"}))
+    return sorted(networks, key=lambda s: -s.used_s)
 
 
 def _inspect(path: Path, key: dict[str, Any]) -> StoreInfo:
@@ -99,7 +99,7 @@ def verify(cache_dir: Path) -> tuple[int, list[str]]:
     """Check every shard's checksum; damaged ones are moved to quarantine.
 
     Returns:
-        How many rows are sound, and one line for each damaged shard.
+        The number of sound rows, and one line for each damaged shard.
 
     Raises:
         ResourceError: a damaged shard cannot be moved.
@@ -120,19 +120,19 @@ def prune(
     max_bytes: int | None = None,
     backbone: str | None = None,
 ) -> tuple[int, int]:
-    """Remove stores and what is kept of networks, the least recently used first, the remains of writers
-    that died, and the memory of which engine refused which network.
+    """Remove stores and cached networks, the least recently used first, unfinished files of killed
+    writers, and the records of engines that refused a network.
 
     Args:
-        unused_days: remove what was not used for this many days.
-        max_bytes: remove until the rest is no larger.
-        backbone: remove only what is of this network; alone, remove all of it.
+        unused_days: remove those not used for this many days.
+        max_bytes: remove until the rest is no larger than this.
+        backbone: remove only those of this network; without another condition, all of them.
 
     Returns:
         (stores and networks removed, bytes freed).
 
     Raises:
-        InputError: nothing of this backbone.
+        InputError: the cache has nothing of this backbone.
     """
     stores = [*list_stores(cache_dir), *list_networks(cache_dir)]
     total = sum(s.size_bytes for s in stores)
@@ -147,13 +147,13 @@ def prune(
         large = max_bytes is not None and total > max_bytes
         if everything or old or large:
             # Renamed first, so that a reader finds a store whole or not at all.
-            gone = cache_dir / f".removed.{info.name}.{os.getpid()}"
+            removed_path = cache_dir / f".removed.{info.name}.{os.getpid()}"
             with translate_errors(cache_dir):
-                os.replace(info.path, gone)
-            if gone.is_dir():
-                shutil.rmtree(gone, ignore_errors=True)
+                os.replace(info.path, removed_path)
+            if removed_path.is_dir():
+                shutil.rmtree(removed_path, ignore_errors=True)
             else:
-                gone.unlink(missing_ok=True)
+                removed_path.unlink(missing_ok=True)
             removed, freed, total = removed + 1, freed + info.size_bytes, total - info.size_bytes
     for path in cache_dir.glob("backbones/*/*.refused"):  # an engine may take the network after all
         path.unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def prune(
 
 
 def _abandoned(cache_dir: Path) -> Iterable[Path]:
-    """Partial files, shards without manifest entry, and what is in quarantine, older than a day."""
+    """Find partial files, shards without a manifest entry, and quarantined files, older than a day."""
     before = time.time() - ABANDONED_AFTER_S
     patterns = (
         "features/*/.*.partial",

@@ -1,4 +1,4 @@
-"""Takes the bytes of an image, gives views of it as pixels: how they are drawn, and named in a store.
+"""Takes the bytes of an image, gives views of it as pixels, and their names in a store.
 
 Shape letters: n views, H W pixels.
 """
@@ -22,7 +22,7 @@ __all__ = ["Drawing", "name_views", "pair_views"]
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How views are made of an image's bytes."""
+    """Draws views of an image from its bytes."""
 
     preprocessing: Preprocessing
     augmentation: Augmentation
@@ -34,11 +34,11 @@ class Drawing:
         return view == 0 or self.augmentation.is_plain
 
     def decode(self, data: bytes, *, plain: bool) -> Picture:
-        """What plain or augmented views are taken of."""
+        """Decode the picture that plain or augmented views are drawn from."""
         return decode_picture(data, least_px=self._least_px(plain), max_pixels=self.max_pixels)
 
     def draw(self, picture: Picture, image_id: str, view: int) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """Draw one view, uint8 (H, W, 3)."""
         return augment_image(
             picture,
             self.preprocessing,
@@ -49,7 +49,7 @@ class Drawing:
         )
 
     def draw_all(self, data: bytes, image_id: str, views: Sequence[int]) -> NDArray[np.uint8]:
-        """Several views, uint8 (n, H, W, 3), of an image that is decoded once where one size serves."""
+        """Draw several views, uint8 (n, H, W, 3); the image is decoded once where one size serves all."""
         pictures: dict[int | None, Picture] = {}
         pixels = []
         for view in views:
@@ -66,7 +66,7 @@ class Drawing:
         return needed_px(self.preprocessing, 1.0 if plain else self.augmentation.least_crop)
 
     def recipe(self) -> bytes:
-        """What an augmented view depends on besides the image; empty when views are plain."""
+        """Describe what an augmented view depends on besides the image; empty when views are plain."""
         if self.augmentation.is_plain:
             return b""
         facts = {
@@ -78,10 +78,10 @@ class Drawing:
 
 
 def name_views(digest: bytes, image_id: str, views: Iterable[int], recipe: bytes) -> list[bytes]:
-    """The rows of views in a store, 32 bytes each.
+    """Name the rows of views in a store, 32 bytes each.
 
-    A plain view's is the hash of the image's bytes, which alone it depends on; another's depends on the
-    image's id and on how it is drawn too.
+    The name of a plain view is the hash of the image's bytes, on which alone it depends. An augmented view
+    depends on the image's id and the recipe too.
     """
     if not recipe:
         return [digest for _ in views]
@@ -92,10 +92,10 @@ def name_views(digest: bytes, image_id: str, views: Iterable[int], recipe: bytes
 
 
 def pair_views(rows: NDArray[np.int64], views: int | NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(row, view) as Python's numbers, of one view number for all rows or one for each.
+    """Pair rows with views, as Python numbers, from one view number for all rows or one for each.
 
     Raises:
-        UsageError: views of another number than rows.
+        UsageError: the number of views is not that of rows.
     """
     numbers = np.asarray(views)
     if numbers.shape not in ((), np.shape(rows)):

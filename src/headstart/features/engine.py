@@ -1,7 +1,7 @@
 """The contract of an engine, which runs a frozen network: pixels in, activations out.
 
 Every engine works in micro-batches of one fixed size, the last one padded, so that an image's features
-do not depend on how many others went with it: the libraries underneath choose their arithmetic by
+do not depend on how many others are in its batch: the libraries underneath choose their arithmetic by
 the batch's shape. Shape letters: N images, D features, H W pixels.
 """
 
@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     Attributes:
         cuts: names of the cut points whose activations it gives.
-        micro_batch: images at a time.
+        micro_batch: how many images it runs at a time.
     """
 
     micro_batch: int
@@ -31,22 +31,22 @@ class Engine(Protocol):
     def cuts(self) -> tuple[str, ...]: ...
 
     def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
+        """Run uint8 (n, H, W, 3), n up to `micro_batch`; give float32 (n, D), or (n, …) unpooled, by cut."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineChoice:
-    """What will run the network; decided without loading it.
+    """The engine that will run the network; chosen without loading it.
 
     Attributes:
         library: a key of `engines.ENGINES`.
         device: "cpu", "cuda" or "mps".
-        precision: "fp32", "bf16" or "fp16", of the arithmetic; features are float32 always.
+        precision: of the arithmetic, "fp32", "bf16" or "fp16"; features are always float32.
         version: of the library.
-        micro_batch: images at a time.
+        micro_batch: how many images it runs at a time.
         graph: which form of the network the library runs, where forms differ in their numbers.
-        reason: why this one, for people.
+        reason: why this engine, for people.
     """
 
     library: str
@@ -62,23 +62,23 @@ class EngineChoice:
         return f"{self.library}{device} {self.precision}"
 
     def key(self) -> dict[str, Any]:
-        """What of it changes a number."""
+        """Give the fields that change a number."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "reason"}
 
 
 class EngineKind(Protocol):
-    """What the file of an engine offers; `engines.ENGINES` lists such files by their library's name."""
+    """The functions of an engine's file; `engines.ENGINES` lists such files by their library's name."""
 
     def refuses(self, backbone: Backbone, device: str, precision: str) -> str:
-        """Why it cannot run this network there, told without trying, and what to do; "" where it can."""
+        """Say, without trying, why it cannot run this network there and what to do; "" where it can."""
         ...
 
     def best_precision(self, device: str) -> tuple[str, str]:
-        """(the precision for "auto" on a device, a remark on it for people or "")."""
+        """Give the precision for "auto" on a device, and a remark on it for people or ""."""
         ...
 
     def describe_graph(self, backbone: Backbone) -> str:
-        """Which form of the network it runs: "traced", or the version of its own."""
+        """Name the form of the network that it runs: "traced", or the version of its own graph."""
         ...
 
     def make(
@@ -90,7 +90,7 @@ class EngineKind(Protocol):
         threads: int,
         cache_dir: Path,
     ) -> Engine:
-        """The running engine, which that many threads call; EngineRefused where it cannot be."""
+        """Start the engine, which that many threads may call; EngineRefused if it cannot take the network."""
         ...
 
 

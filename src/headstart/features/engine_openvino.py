@@ -39,7 +39,7 @@ _FIRST_USE = threading.Lock()
 
 
 def refuses(backbone: Backbone, device: str, precision: str) -> str:
-    """It runs on CPUs alone; whether it takes a network shows when it is made."""
+    """Refuse all devices but CPUs; whether it can take a network shows when it is made."""
     if device != "cpu":
         return f"engine 'openvino' runs on a CPU, not on {device}; use --engine torch"
     if precision == "fp16":
@@ -50,17 +50,17 @@ def refuses(backbone: Backbone, device: str, precision: str) -> str:
 
 
 def best_precision(device: str) -> tuple[str, str]:
-    """bf16 where the CPU computes in it, else exact."""
+    """Choose bf16 where the CPU computes in it, else fp32."""
     return ("bf16", "this CPU computes in bf16") if computes_bf16() else ("fp32", "")
 
 
 def computes_bf16() -> bool:
-    """Whether this CPU computes in bf16, as OpenVINO knows it."""
+    """Ask OpenVINO whether this CPU computes in bf16."""
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def describe_graph(backbone: Backbone) -> str:
-    """The version of the graph that is built here, or "traced" for one converted from PyTorch."""
+    """Name the version of the graph that is built here, or "traced" for one converted from PyTorch."""
     return GRAPH if has_own_graph(backbone) else "traced"
 
 
@@ -72,13 +72,13 @@ def make(
     threads: int,
     cache_dir: Path,
 ) -> "OpenVinoEngine":
-    """As `EngineKind.make`; keeps converted and compiled networks in the cache."""
+    """Start the engine; converted and compiled networks are kept in the cache."""
     return OpenVinoEngine(backbone, cuts, choice, pooled, min(threads, count_cpus()), cache_dir)
 
 
 class OpenVinoEngine:
-    """OpenVINO on a CPU: one stream a thread, so that threads do not wait for one another and an
-    image's numbers do not depend on how many there are."""
+    """OpenVINO on a CPU, with one stream a thread: threads do not wait for one another, and an image's
+    numbers do not depend on how many threads there are."""
 
     def __init__(
         self,
@@ -94,20 +94,20 @@ class OpenVinoEngine:
         self._compiled = _compile(backbone, cuts, choice, pooled, threads, cache_dir)
         self._lock = threading.Lock()
         self._local = threading.local()
-        # What OpenVINO's Python layer sets up at its first use can stop two threads for ever, each of
-        # which holds what the other waits for (seen with 2026.4); one thread goes through it alone.
+        # The first use of OpenVINO's Python layer can deadlock two threads (seen with 2026.4), so one
+        # thread goes through it alone.
         with _FIRST_USE:
             self.run(np.zeros((1, *backbone.preprocessing.input_px, 3), dtype=np.uint8))
 
     def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
+        """Run uint8 (n, H, W, 3), n up to `micro_batch`; give float32 (n, D), or (n, …) unpooled, by cut."""
         if not hasattr(self._local, "request"):
             with self._lock:
                 self._local.request = self._compiled.create_infer_request()
             self._local.input = self._local.request.get_input_tensor(0).data
         request = self._local.request
-        # Copied into the request's own memory, so that OpenVINO never holds memory of NumPy's, which
-        # it could only release with Python's global lock in hand.
+        # Copied into the request's own memory: OpenVINO must hold no memory of NumPy, which it could
+        # release only while it holds Python's global lock.
         self._local.input[: len(pixels)] = pixels
         self._local.input[len(pixels) :] = pixels[-1]
         request.start_async()
@@ -126,7 +126,7 @@ def _compile(
     threads: int,
     cache_dir: Path,
 ) -> "openvino.CompiledModel":
-    """The network as OpenVINO runs it.
+    """Compile the network for OpenVINO.
 
     Raises:
         EngineRefused: OpenVINO cannot take the network.
@@ -138,28 +138,28 @@ def _compile(
         "NUM_STREAMS": threads,
         "INFERENCE_NUM_THREADS": threads,
     }
-    kept: dict[str, Any] = {}
-    if has_own_graph(backbone):  # made and compiled in half a second, so nothing is kept
+    caching: dict[str, Any] = {}
+    if has_own_graph(backbone):  # made and compiled in half a second, so not cached
         model = build_lite_graph(
             backbone.name, backbone.state, cuts, backbone.preprocessing,
             pooled=pooled, micro_batch=choice.micro_batch,
         )  # fmt: skip
     else:
         model = core.read_model(_convert(backbone, cuts, choice, pooled, cache_dir))
-        kept = {"CACHE_DIR": str(cache_dir / "openvino")}
+        caching = {"CACHE_DIR": str(cache_dir / "openvino")}
     try:
-        return core.compile_model(model, "CPU", {**settings, **kept})
+        return core.compile_model(model, "CPU", {**settings, **caching})
     except RuntimeError as exc:
         _raise_shortage(exc)
         reason = exc
     try:
-        if not kept:
+        if not caching:
             raise reason
         core.compile_model(model, "CPU", settings)
     except RuntimeError as exc:
         _raise_shortage(exc)
         raise EngineRefused(f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}") from exc
-    raise _full_cache(cache_dir) from reason  # it can where nothing has to be written
+    raise _full_cache(cache_dir) from reason  # it compiles where nothing has to be written
 
 
 def has_own_graph(backbone: Backbone) -> bool:
@@ -168,7 +168,7 @@ def has_own_graph(backbone: Backbone) -> bool:
 
 
 def _raise_shortage(exc: Exception) -> None:
-    """What the machine lacks says nothing about the network, and is not remembered."""
+    """Raise ResourceError for what the machine lacks: it says nothing about the network."""
     if shortage := find_shortage(exc):
         raise ResourceError(shortage) from exc
 
@@ -183,10 +183,10 @@ def _full_cache(cache_dir: Path) -> ResourceError:
 def _convert(
     backbone: Backbone, cuts: tuple[str, ...], choice: EngineChoice, pooled: bool, cache_dir: Path
 ) -> Path:
-    """The network in OpenVINO's format, from the cache or converted."""
+    """Find the network in OpenVINO's format in the cache, or convert it."""
     folder = cache_dir / "backbones" / backbone.fingerprint
-    # Outputs of a network are the same however long the list of cut points is, but what is compiled
-    # differs, so each list has its own file.
+    # The list of cut points does not change an output, but the compiled network differs, so each list
+    # has its own file.
     text = f"{choice.version} {choice.micro_batch} {pooled} {' '.join(cuts)}"
     path = folder / f"openvino-{hashlib.sha256(text.encode()).hexdigest()[:16]}.xml"
     if _is_whole(path):
@@ -218,7 +218,7 @@ def _convert(
 def _trace(
     backbone: Backbone, cuts: tuple[str, ...], choice: EngineChoice, pooled: bool
 ) -> "openvino.Model":
-    """The network as OpenVINO's converter makes it of PyTorch's trace.
+    """Convert PyTorch's trace of the network to OpenVINO.
 
     The converter's front end is called directly, since `openvino.convert_model` around it reports its use
     where the program has imported OpenVINO by itself.
@@ -246,7 +246,7 @@ def _trace(
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a converted network is there as it was written; a flipped bit would change features."""
+    """Check that a converted network is as it was written; a flipped bit would change features."""
     try:
         sums = json.loads(path.with_suffix(".sums.json").read_bytes())
         return all(hash_file(path.with_suffix(kind)) == sums[kind] for kind in (".bin", ".xml"))

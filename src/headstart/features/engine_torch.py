@@ -16,19 +16,19 @@ __all__ = ["TorchEngine", "best_precision", "describe_graph", "make", "refuses"]
 
 
 def refuses(backbone: Backbone, device: str, precision: str) -> str:
-    """It runs every network, on every device."""
+    """Refuse slow fp16 on a CPU; it runs every network on every device."""
     if precision == "fp16" and device == "cpu":
         return "fp16 on a CPU is slow and inexact; use --precision bf16 or fp32"
     return ""
 
 
 def best_precision(device: str) -> tuple[str, str]:
-    """bf16 on CUDA, where it costs half; else exact."""
+    """Choose bf16 on CUDA, where it takes half the time; else fp32."""
     return ("bf16" if device == "cuda" else "fp32"), ""
 
 
 def describe_graph(backbone: Backbone) -> str:
-    """The network as its library built it."""
+    """Name the form: the network as its library built it."""
     return "traced"
 
 
@@ -40,7 +40,7 @@ def make(
     threads: int,
     cache_dir: Path,
 ) -> "TorchEngine":
-    """As `EngineKind.make`; it serves any number of threads in turn, and keeps nothing."""
+    """Start the engine; it serves any number of threads in turn, and caches nothing."""
     return TorchEngine(backbone, cuts, choice, pooled)
 
 
@@ -69,7 +69,7 @@ class TorchEngine:
         self._lock = threading.Lock()  # one batch already uses every core
 
     def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 (n, H, W, 3), n at most `micro_batch` -> float32 (n, D), or (n, …) unpooled, a cut."""
+        """Run uint8 (n, H, W, 3), n up to `micro_batch`; give float32 (n, D), or (n, …) unpooled, by cut."""
         import torch
 
         with self._lock, torch.inference_mode(), _translated_memory_errors(self._device):

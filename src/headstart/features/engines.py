@@ -1,7 +1,7 @@
 """Takes a `Backbone`, chooses and starts the engine that runs it: OpenVINO on a CPU, else PyTorch.
 
-An engine is one file with what `engine.EngineKind` asks for, and one line in `ENGINES`. One that cannot
-take a network after all is passed over for the next, for whoever runs networks, and that is remembered.
+An engine is one file with the functions of `engine.EngineKind`, and one line in `ENGINES`. If an engine
+refuses a network, the next one takes over, and the refusal is recorded in the cache.
 """
 
 import contextlib
@@ -40,21 +40,21 @@ __all__ = [
 
 T = TypeVar("T")
 
-# The faster first; "auto" takes the first that takes the network. A name is also that of the package.
+# The faster one first; "auto" means the first that takes the network. Each is named by its package.
 ENGINES: dict[str, EngineKind] = {"openvino": engine_openvino, "torch": engine_torch}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # Images a micro-batch. On two CPU cores OpenVINO is fastest at 4 (EfficientNet-Lite0), where the
-# activations still fit the cache; a GPU wants more.
+# activations still fit the cache; a GPU needs more.
 MICRO_BATCH = {"cpu": 4, "cuda": 64, "mps": 32}
 
-# For so long a network is not tried again on an engine that refused it. Most refusals are for good until
-# another version, but a compiler may also fail for what has passed since.
+# A network is not tried again for this long on an engine that refused it. Most refusals last until another
+# version, but a compiler may also have failed for a passing reason.
 REFUSED_FOR_S = 7 * 24 * 3600
 
 
 def _has_cuda() -> bool:
-    # Asking torch takes seconds; without a driver there is nothing to ask for.
+    # Importing torch takes seconds; without a driver it is of no use.
     driver = Path("/proc/driver/nvidia/version").exists() or platform.system() == "Windows"
     if not (driver or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()):
         return False
@@ -80,7 +80,7 @@ DEVICES: dict[str, Callable[[], bool]] = {
 
 
 def choose_device(name: str = "auto") -> str:
-    """The device to use: "cuda", else "mps", else "cpu" for "auto"; else the one named.
+    """Choose the device: for "auto" the first of "cuda", "mps" and "cpu" that is present; else the one named.
 
     Raises:
         UsageError: unknown, or not present on this machine.
@@ -94,20 +94,20 @@ def choose_device(name: str = "auto") -> str:
 
 
 def choose_engine(backbone: Backbone, runtime: Runtime = Runtime()) -> EngineChoice:
-    """What will run a network: the engine named, or for "auto" the first that takes it.
+    """Choose what will run a network: the engine named, or for "auto" the first that takes it.
 
     Raises:
-        UsageError: an unknown name, or a combination that cannot be.
+        UsageError: an unknown name, or an impossible combination.
     """
     return _choose(backbone, runtime, {})
 
 
 def use_engine(backbone: Backbone, runtime: Runtime, use: Callable[[EngineChoice], T]) -> T:
-    """What `use` gives with the engine chosen, or with the next where that refuses the network.
+    """Call `use` with the engine chosen, or with the next one if that refuses the network.
 
     Raises:
         EngineRefused: the engine was named and cannot take the network.
-        UsageError: as `choose_engine`.
+        UsageError: as in `choose_engine`.
     """
     refused: dict[str, str] = {}
     while True:
@@ -128,25 +128,25 @@ def start_engine(
     pooled: bool = True,
     threads: int | None = None,
 ) -> tuple[Engine, EngineChoice]:
-    """A running engine, and which it is.
+    """Start an engine; give it with its choice.
 
     Args:
         cuts, pooled, threads: as in `make_engine`.
 
     Raises:
-        EngineRefused, UsageError: as `use_engine`; or an unknown cut point.
+        EngineRefused, UsageError: as in `use_engine`; or an unknown cut point.
         ResourceError: out of disk, memory or permission.
     """
 
     def start(choice: EngineChoice) -> tuple[Engine, EngineChoice]:
-        made = make_engine(backbone, choice, runtime, cuts=cuts, pooled=pooled, threads=threads)
-        return made, choice
+        engine = make_engine(backbone, choice, runtime, cuts=cuts, pooled=pooled, threads=threads)
+        return engine, choice
 
     return use_engine(backbone, runtime, start)
 
 
 def _choose(backbone: Backbone, runtime: Runtime, refused: Mapping[str, str]) -> EngineChoice:
-    """As `choose_engine`; `refused` says which engines have refused the network just now, and why."""
+    """Choose as `choose_engine` does; `refused` has the engines that refused just now, with reasons."""
     choose("engine", runtime.engine, {"auto": None, **ENGINES})
     choose("precision", runtime.precision, dict.fromkeys(PRECISIONS))
     device = choose_device(runtime.device)
@@ -190,17 +190,17 @@ def make_engine(
     pooled: bool = True,
     threads: int | None = None,
 ) -> Engine:
-    """An engine as chosen, and no other; `start_engine` falls back.
+    """Start the engine that was chosen, and no other; `start_engine` falls back to the next.
 
     Args:
-        runtime: where compiled networks are kept, and how many threads there are.
+        runtime: the folder of compiled networks, and the number of threads.
         cuts: cut points whose activations it gives; all of the backbone's by default.
-        pooled: averaged to one value a channel, or whole activations.
-        threads: that will call it; the runtime's by default.
+        pooled: whether activations are averaged to one value a channel.
+        threads: how many threads will call it; the runtime's by default.
 
     Raises:
         UsageError: an unknown cut point.
-        EngineRefused: it cannot take the network, which is remembered.
+        EngineRefused: it cannot take the network; this is recorded in the cache.
         ResourceError: out of disk, memory or permission.
     """
     names = tuple(c.name for c in backbone.cuts) if cuts is None else cuts
@@ -219,7 +219,7 @@ def make_engine(
 
 
 def _refusal_file(backbone: Backbone, library: str, cache_dir: Path) -> Path:
-    """Another version of whatever makes the network or takes it may not refuse it; `cache.prune` forgets."""
+    """Name the record of a refusal, by versions: another version may take the network."""
     packages = dict.fromkeys(("headstart", "torch", library))
     text = " ".join(importlib.metadata.version(package) for package in packages)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -227,7 +227,7 @@ def _refusal_file(backbone: Backbone, library: str, cache_dir: Path) -> Path:
 
 
 def _read_refusal(backbone: Backbone, library: str, cache_dir: Path) -> str:
-    """Why an engine refused a network not long ago, "" where it did not."""
+    """Read why an engine refused a network lately; "" where it did not."""
     path = _refusal_file(backbone, library, cache_dir)
     try:
         fresh = time.time() - path.stat().st_mtime < REFUSED_FOR_S
@@ -237,9 +237,9 @@ def _read_refusal(backbone: Backbone, library: str, cache_dir: Path) -> str:
 
 
 class StartingEngine:
-    """An engine that is being made in a thread, so that reading can begin; the first `run` waits.
+    """An engine that is made in a thread, so that reading can begin; the first `run` waits for it.
 
-    What making it raises, `run` raises.
+    An error in making it is raised by `run`.
     """
 
     def __init__(self, choice: EngineChoice, make: Callable[[], Engine]) -> None:
@@ -250,7 +250,7 @@ class StartingEngine:
         pool.shutdown(wait=False)
 
     def _wait(self) -> Engine:
-        # Making one cannot be interrupted and takes seconds; whoever waits for it can.
+        # Making one takes seconds and cannot be interrupted; waiting for it can.
         while not self._engine.done():
             if self._given_up.is_set():
                 raise CancelledError
@@ -258,14 +258,14 @@ class StartingEngine:
         return self._engine.result()
 
     def give_up(self) -> None:
-        """Let nobody wait for an engine that is not there yet."""
+        """End all waiting for the engine: if it is not made yet, `run` raises CancelledError."""
         self._given_up.set()
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """As the engine's."""
+        """Names of the cut points whose activations the engine gives."""
         return self._wait().cuts
 
     def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """As the engine's."""
+        """Run the engine, once it is made."""
         return self._wait().run(pixels)

@@ -1,11 +1,12 @@
-"""Takes a `Dataset` and a `Backbone`, gives what the frozen network makes of every image, kept in a `Store`.
+"""Takes a `Dataset` and a `Backbone`, gives the frozen network's outputs for every image, kept in a `Store`.
 
-The network is run once per image (and view), ever: what it gave is kept under the hash of the image's bytes,
-so a renamed, moved or doubled image costs nothing and an edited one is computed alone. An `Extraction` says
-what is computed; `Features` are pooled and plain, `activations.Activations` are neither. Shape letters: N
-images, D features, K views, H W pixels.
+The network runs once per image (and view), ever: its outputs are kept under the hash of the image's bytes,
+so a renamed, moved or copied image costs nothing, and of edited images only those are computed. An
+`Extraction` describes what is computed: `Features` are pooled and of plain images,
+`activations.Activations` are unpooled and of several views. Shape letters: N images, D features, K views,
+H W pixels.
 
-How the work is shared out: every thread takes a micro-batch of images and reads, decodes, resizes and
+Every thread takes a micro-batch of images and reads, decodes, resizes and
 runs it to the end, so reading and the network overlap, no thread waits for another, and at most a few
 micro-batches are in memory. Rows are committed in shards as they come.
 """
@@ -47,7 +48,7 @@ __all__ = [
     "to_half",
 ]
 
-# Types that values are kept in, with the bytes of one.
+# The types that values are stored in, with their bytes.
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # Activations are much larger than features, so a shard is bounded by bytes: small enough to be held in
@@ -56,17 +57,17 @@ SHARD_BYTES = 64 * 2**20
 
 PLAIN = Views(1, AUGMENTATIONS["none"])
 
-DISK_SHARE = 0.95  # of what is free, that activations may take
+DISK_SHARE = 0.95  # fraction of the free disk that activations may take
 
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """What is computed of every image.
+    """The outputs to compute for every image.
 
     Attributes:
         cuts: the cut points whose activations are kept.
-        pooled: averaged to one value a channel, or whole.
-        dtype: that they are kept in, a key of `ITEM_BYTES`.
+        pooled: whether they are averaged to one value a channel.
+        dtype: the type that they are stored in, a key of `ITEM_BYTES`.
         views: how many of an image, and how they are drawn.
     """
 
@@ -76,7 +77,7 @@ class Extraction:
     views: Views = PLAIN
 
     def row_bytes(self, backbone: Backbone) -> int:
-        """What one view of an image takes on disk."""
+        """Compute the bytes that one view of an image takes on disk."""
         points = [backbone.cut(name) for name in self.cuts]
         numbers = sum(p.channels if self.pooled else math.prod(p.shape) for p in points)
         return numbers * ITEM_BYTES[self.dtype]
@@ -84,15 +85,15 @@ class Extraction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extracted:
-    """What came of an extraction, in the order of the data set.
+    """The result of an extraction, in the order of the data set.
 
     Attributes:
         store: holds the rows, which `drawing.name_views` names.
         digests: N hashes of the images' bytes, None where they could not be read.
         errors: N reasons why an image has no rows, "" for a good one.
-        recipe: of the views but 0, as `name_views` takes it.
-        engine: what computed them.
-        computed: rows computed now; the others came from the store.
+        recipe: of all views but 0, for `name_views`.
+        engine: the engine that computed them.
+        computed: how many rows were computed now; the others came from the store.
         warnings: one line each, for people.
     """
 
@@ -112,12 +113,12 @@ def run_extraction(
     runtime: Runtime = Runtime(),
     progress: Progress = no_progress,
 ) -> Extracted:
-    """Have every row in the store: what is missing is computed and kept, also when interrupted.
+    """Complete the store: missing rows are computed and committed, also when interrupted.
 
     Raises:
-        UsageError: an engine, precision or device that is unknown or cannot be.
+        UsageError: an engine, precision or device is unknown or not available.
         ResourceError: out of disk, memory or permission; what is committed stays.
-        VerificationError: values that are not finite, or do not fit their type.
+        VerificationError: values are not finite, or do not fit their type.
     """
 
     def run(choice: EngineChoice) -> Extracted:
@@ -161,12 +162,12 @@ def _make_key(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Part:
-    """A few images on their way.
+    """A few images in work.
 
     Attributes:
-        rows: their numbers.
-        readings: what became of each.
-        names: of each, of the views that were drawn.
+        rows: their row numbers.
+        readings: the result of reading each.
+        names: for each, the names of the views that were drawn.
         values: {cut point: (n, …)} of the n views that were drawn of good images.
     """
 
@@ -177,7 +178,7 @@ class _Part:
 
 
 class _Work:
-    """One extraction: which rows are known, which images are pending, and what came of them."""
+    """One extraction: the known rows, the pending images, and their results."""
 
     def __init__(
         self,
@@ -210,7 +211,7 @@ class _Work:
         self.pending = [row for row, e in enumerate(self.errors) if not e and self._lacks(row)]
 
     def _names(self, row: int, digest: bytes) -> list[bytes]:
-        """Of the views of an image, by number."""
+        """Name the views of an image, by their number."""
         views = range(self.extraction.views.count)
         return name_views(digest, self.dataset.ids[row], views, self.recipe)
 
@@ -219,10 +220,10 @@ class _Work:
         return digest is None or any(n not in self.store for n in self._names(row, digest))
 
     def check_space(self) -> None:
-        """Raises ResourceError if what is missing does not fit the disk.
+        """Raise ResourceError if the missing rows do not fit the disk.
 
-        Images whose hash is not known may turn out to be in the store under another name; where that
-        matters they are hashed, which also spares them from `pending`.
+        Images whose hash is not known may already be in the store under another name; where that
+        matters they are hashed, and those that are leave `pending`.
         """
         free = shutil.disk_usage(self.runtime.cache).free
         unknown = [row for row in self.pending if self.digests[row] is None]
@@ -247,7 +248,7 @@ class _Work:
             )
 
     def _count_missing(self) -> int:
-        """How many rows are to be computed of images whose hash is known."""
+        """Count the missing rows of images whose hash is known."""
         names = set[bytes]()
         for row in self.pending:
             digest = self.digests[row]
@@ -256,7 +257,7 @@ class _Work:
         return len(names)
 
     def run(self, engine: StartingEngine, progress: Progress) -> None:
-        """Compute what is missing and commit it, also when interrupted."""
+        """Compute the missing rows and commit them, also when interrupted."""
         total = len(self.dataset)
         done = total - len(self.pending)
         progress(PREPARING, 0, 0)
@@ -265,7 +266,7 @@ class _Work:
         def work(rows: list[int]) -> _Part:
             return self._compute(rows, engine, claimed)
 
-        # So many images together that few micro-batches are padded, and no more than those need.
+        # Enough images at once that few micro-batches are padded, and no more.
         views = self.extraction.views.count
         size = max(1, min(engine.micro_batch, 4 * engine.micro_batch // views))
         parts = (self.pending[i : i + size] for i in range(0, len(self.pending), size))
@@ -312,7 +313,7 @@ class _Work:
     def _read(
         self, row: int, claimed: Claims
     ) -> tuple[Reading, list[bytes], NDArray[np.uint8] | None]:
-        """The missing views of an image: their names, and their pixels if it is a good one."""
+        """Read the missing views of an image: their names, and their pixels if it is readable."""
         names, missing = list[bytes](), list[int]()
 
         def needs_nothing(digest: bytes) -> bool:
@@ -338,7 +339,7 @@ class _Work:
             )
 
     def result(self) -> Extracted:
-        """What the store holds now, in the order of the data set."""
+        """Collect the rows of the store, in the order of the data set."""
         for row, digest in enumerate(self.digests):
             if digest is not None:
                 reasons = (self.store.error(name) for name in self._names(row, digest))
@@ -359,10 +360,10 @@ def _never(data: bytes) -> NDArray[np.uint8]:
 
 
 def to_half(values: NDArray[np.float32], dtype: str) -> NDArray[np.float16] | NDArray[np.uint16]:
-    """float32 -> float16, or bfloat16 as uint16 bits, rounded to nearest even; any shape.
+    """Round float32 of any shape to float16, or to bfloat16 as uint16 bits, to nearest even.
 
     Raises:
-        VerificationError: values that are not finite, or do not fit float16.
+        VerificationError: values are not finite, or do not fit float16.
     """
     if not np.isfinite(values).all():
         raise VerificationError(
@@ -383,15 +384,15 @@ class Features:
 
     Attributes:
         ids: N image ids.
-        targets: (N, …), the data set's; of single labels int64 (N,), indices into `classes`, -1 for none.
+        targets: (N, …), the data set's; for single labels int64 (N,), indices into `classes`, -1 for none.
         splits: N of "train", "val", "test" or "" (not assigned).
         classes: C class names.
         values: {cut point: float32 array (N, D)}, read from disk when asked for; rows of unreadable
             images are NaN.
         errors: N reasons why an image could not be read, "" for a good one.
         sha256: N hex digests of the images' bytes, "" where they could not be read.
-        engine: what computed them.
-        computed: images that the network was run on now; the others came from the store.
+        engine: the engine that computed them.
+        computed: how many images were run through the network now; the others came from the store.
         warnings: one line each, for people.
     """
 
@@ -410,11 +411,11 @@ class Features:
         return f"Features({len(self.ids):,} images at {', '.join(self.values)}; {self.engine})"
 
     def good(self) -> NDArray[np.bool_]:
-        """bool array (N,): which rows have features."""
+        """Say which rows have features, (N,)."""
         return np.array([not e for e in self.errors], dtype=bool)
 
     def select(self, rows: NDArray[np.int64]) -> "Features":
-        """The features of these rows."""
+        """Select the features of these rows."""
         return dataclasses.replace(
             self,
             ids=tuple(self.ids[i] for i in rows),
@@ -426,12 +427,12 @@ class Features:
         )
 
     def unreadable(self) -> list[tuple[str, str]]:
-        """(image id, reason) of every unreadable image."""
+        """List (image id, reason) of every unreadable image."""
         return [(i, e) for i, e in zip(self.ids, self.errors, strict=True) if e]
 
 
 class _Rows(Mapping[str, NDArray[np.float32]]):
-    """Some rows of columns, taken when a column is asked for."""
+    """Some rows of columns, selected when a column is asked for."""
 
     def __init__(self, columns: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64]) -> None:
         self._columns, self._rows = columns, rows
@@ -460,11 +461,11 @@ class _Columns(Mapping[str, NDArray[np.float32]]):
             rows = [i for i, name in enumerate(self._names) if name is not None]
             if rows:
                 wanted = [name for name in self._names if name is not None]
-                found = self._store.read(cut, wanted)
+                stored = self._store.read(cut, wanted)
                 if len(rows) == len(values):
-                    values = found
+                    values = stored
                 else:
-                    values[rows] = found
+                    values[rows] = stored
             self._read[cut] = values
         return self._read[cut]
 
@@ -482,33 +483,33 @@ def extract(
     *,
     progress: Progress = no_progress,
 ) -> Features:
-    """Features of every image, from the store where it has them, computed and kept where not.
+    """Extract the features of every image, from the store or computed and stored.
 
     Args:
-        runtime: what runs the network and where it keeps what. With precision "fp32" images are decoded
-            exactly too; see `decoding.decode_and_prepare`. An image of more than its `max_pixels` is
+        runtime: the engine, and the folder of the store. With precision "fp32" images are decoded exactly
+            too; see `decoding.decode_and_prepare`. An image of more than its `max_pixels` is
             recorded as unreadable.
 
     Returns:
         Features with a row for every image, unreadable ones included (NaN and a reason).
 
     Raises:
-        UsageError: an engine, precision or device that is unknown or cannot be.
+        UsageError: an engine, precision or device is unknown or not available.
         ResourceError: out of disk, memory or permission; what is committed stays.
     """
     widths = {cut.name: cut.channels for cut in backbone.cuts}
-    found = run_extraction(dataset, backbone, Extraction(tuple(widths)), runtime, progress)
-    rows = zip(found.digests, found.errors, strict=True)
+    extracted = run_extraction(dataset, backbone, Extraction(tuple(widths)), runtime, progress)
+    rows = zip(extracted.digests, extracted.errors, strict=True)
     names = [None if error else digest for digest, error in rows]
     return Features(
         ids=dataset.ids,
         targets=dataset.targets,
         splits=dataset.splits,
         classes=dataset.classes,
-        values=_Columns(found.store, names, widths),
-        errors=found.errors,
-        sha256=tuple("" if digest is None else digest.hex() for digest in found.digests),
-        engine=found.engine,
-        computed=found.computed,
-        warnings=found.warnings,
+        values=_Columns(extracted.store, names, widths),
+        errors=extracted.errors,
+        sha256=tuple("" if digest is None else digest.hex() for digest in extracted.digests),
+        engine=extracted.engine,
+        computed=extracted.computed,
+        warnings=extracted.warnings,
     )

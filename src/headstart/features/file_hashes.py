@@ -1,4 +1,4 @@
-"""Remembers the SHA-256 of files by path, size and times, so that a warm run reads none."""
+"""Remembers the SHA-256 of files by path, size and times, so that a later run need not read them."""
 
 import contextlib
 import hashlib
@@ -12,13 +12,13 @@ from headstart.files import write_atomically
 
 __all__ = ["FileMemory"]
 
-# A file changed within this time before it was hashed may be changed again without its time of
-# modification moving: two seconds is the coarsest clock of the file systems in use (FAT).
+# A file that was modified within this time before it was hashed may change again without a new time of
+# modification: two seconds is the coarsest clock of the file systems in use (FAT).
 CLOCK_RESOLUTION_NS = 2_000_000_000
 
 
 class FileMemory:
-    """Remembers the SHA-256 of files by path, size and times, so that a warm run reads none.
+    """The SHA-256 of files by path, size and times, so that a later run need not read them.
 
     A file that was modified within the clock's resolution before it was hashed is not remembered, as
     in git's index: it might change again and look the same.
@@ -35,7 +35,7 @@ class FileMemory:
                 self._entries = entries
 
     def find(self, image: ImageRef) -> bytes | None:
-        """The hash of an image's bytes when it is known and its source looks the same."""
+        """Find the hash of an image's bytes, if it is known and the source looks unchanged."""
         entry = self._entries.get(image.id)
         if entry is None or (stamp := image.stamp()) is None:
             return None
@@ -47,15 +47,17 @@ class FileMemory:
         return None
 
     def remember(self, image_id: str, stamp: Stamp, read_at_ns: int, digest: bytes) -> None:
-        """Keep a hash; `stamp` is the source's state and `read_at_ns` the time when it was opened."""
+        """Remember a hash; `stamp` is the source's state and `read_at_ns` the time when it was opened."""
         if max(stamp.modified_ns, stamp.changed_ns) + CLOCK_RESOLUTION_NS <= read_at_ns:
             self._entries[image_id] = [*stamp, digest.hex()]
             self._changed = True
-        elif self._entries.pop(image_id, None) is not None:  # never keep what is known to be old
+        elif (
+            self._entries.pop(image_id, None) is not None
+        ):  # never keep a hash that is known to be old
             self._changed = True
 
     def save(self) -> None:
-        """Write what is remembered; failing to is no loss but of time."""
+        """Write the hashes; a failure costs only time."""
         if not self._changed:
             return
         with contextlib.suppress(OSError):

@@ -3,15 +3,15 @@
 `fit` warns where such pairs lie on both sides of what it measures on. Shape letters: N images, D
 features, K neighbours.
 
-Two kinds are looked for within each class, neither by a distance that would have to suit the data:
+It looks for two kinds within each class, neither by a distance that would have to be tuned to the data:
 
 - Copies (crops, re-encoded, retouched): an image whose 1 to 8 nearest are less than half as far as the next
-  one, where chance would not bring that about. Among independent images, in whatever number of dimensions m
-  they vary, k * log(r[k + 1] / r[k]) of the distance r[k] to the k-th nearest is exponential with the mean
-  1 / m (Rényi's spacings, and the estimator of Levina and Bickel, NIPS 2004); m comes from the median of the
-  class, which a few copies do not move. So a class that varies little, but evenly, has none.
+  one, where that is unlikely by chance. Among independent images that vary in any number m of dimensions,
+  k * log(r[k + 1] / r[k]) of the distance r[k] to the k-th nearest is exponential with the mean 1 / m
+  (Rényi's spacings, and the estimator of Levina and Bickel, NIPS 2004); m comes from the median of the class,
+  which a few copies do not move. So a class that varies little, but evenly, has none.
 - Series (frames of a film, shots of one object): the nearest image is the one next to it by name, for far
-  more of the images than the order of names would bring about by chance.
+  more of the images than would happen by chance.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ __all__ = ["find_near_copies"]
 
 NEIGHBOURS = 24  # to learn from how distances grow
 MOST_COPIES = 8  # of one image
-CLOSER = 2.0  # copies are so many times as near as what comes next
+CLOSER = 2.0  # the next image is this many times as far as the copies
 BY_CHANCE = 0.01  # probability of one false finding or more in a data set
 SERIES = 0.25  # share of images with the next by name as the nearest, beyond chance, in a series
-FEWEST_SPACINGS = 3  # of a class that tells in how many dimensions it varies
-FEWEST_IMAGES = 4  # of a class whose order of names tells anything
+FEWEST_SPACINGS = 3  # in a class, to estimate in how many dimensions it varies
+FEWEST_IMAGES = 4  # in a class, to judge its order of names
 
-# Of more images a class, so many are compared with all others of it.
+# In a class of more images, only this many are compared with all others of it.
 COMPARED_IMAGES = 2000
 BLOCK_NUMBERS = 2**23  # distances at a time, 32 MB
 
@@ -50,12 +50,12 @@ def find_near_copies(
     *,
     seed: int = 0,
 ) -> IntP2:
-    """int64 (P, 2): rows of near copies, the smaller one first; of one class, in different units.
+    """Find pairs of near copies of one class in different units: int64 (P, 2), the smaller row first.
 
     Args:
         features: float (N, D), finite; compared by their direction.
         labels: int (N,).
-        units: N names of what stays together anyway.
+        units: N names; images of one unit stay together anyway.
         ids: N names, whose natural order may be that of a series.
         seed: of the draw of images in classes of more than `COMPARED_IMAGES`.
     """
@@ -81,12 +81,14 @@ def find_near_copies(
             pairs += [(rows[asked[place]], rows[other]) for other in nearest[place, :count]]
         follows = (np.abs(nearest[:, 0] - asked) == 1) & np.isfinite(distances[:, 0])
         places = np.flatnonzero(follows)
-        found = list(zip(rows[asked[places]], rows[nearest[places, 0]], strict=True))
-        orders.append(_Order(found, len(asked), len(asked) * 2 / len(rows)))
+        neighbours = list(zip(rows[asked[places]], rows[nearest[places, 0]], strict=True))
+        orders.append(_Order(neighbours, len(asked), len(asked) * 2 / len(rows)))
     tests = len(orders) + 1
     alone = [order for order in orders if _is_series([order], tests)]
     others = [order for order in orders if order not in alone]
-    together = others if _is_series(others, tests) else []  # small classes are sure together alone
+    together = (
+        others if _is_series(others, tests) else []
+    )  # small classes are significant only together
     for order in alone + together:
         pairs += order.pairs
     unique = sorted({(int(min(pair)), int(max(pair))) for pair in pairs})
@@ -98,9 +100,9 @@ class _Order:
     """How the nearest images of a class lie in the order of names.
 
     Attributes:
-        pairs: images whose nearest is the next by name, with it.
-        images: that were looked at.
-        expected: pairs in an order that says nothing.
+        pairs: (image, its nearest one) where that is next to it by name.
+        images: how many were looked at.
+        expected: how many pairs a random order would have.
     """
 
     pairs: list[tuple[int, int]]
@@ -111,7 +113,7 @@ class _Order:
 def _neighbours(
     directions: np.ndarray, of_unit: np.ndarray, asked: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and places of the nearest in other units, both (len(asked), K + 1), nearest first.
+    """Find the nearest images in other units: distances and places, both (len(asked), K + 1), nearest first.
 
     A distance is infinite where there are too few other units.
     """
@@ -125,15 +127,15 @@ def _neighbours(
         squares = np.maximum(2 - 2 * (directions[some] @ directions.T), LEAST_SQUARE)
         squares[of_unit[some][:, None] == of_unit] = np.inf
         near = np.argpartition(squares, columns - 1, axis=1)[:, :columns]
-        found = np.take_along_axis(squares, near, axis=1)
-        order = np.lexsort((near, found), axis=1)
+        smallest = np.take_along_axis(squares, near, axis=1)
+        order = np.lexsort((near, smallest), axis=1)
         nearest[start : start + step] = np.take_along_axis(near, order, axis=1)
-        distances[start : start + step] = np.sqrt(np.take_along_axis(found, order, axis=1))
+        distances[start : start + step] = np.sqrt(np.take_along_axis(smallest, order, axis=1))
     return distances, nearest
 
 
 def _count_copies(distances: np.ndarray, images: int) -> np.ndarray:
-    """int64 (q,): how many of the nearest are copies, for each row of distances (q, K + 1)."""
+    """Count how many of the nearest are copies, int64 (q,), for each row of distances (q, K + 1)."""
     counts = np.zeros(len(distances), dtype=np.int64)
     whole = np.isfinite(distances).all(axis=1)
     if distances.shape[1] <= FEWEST_SPACINGS or not whole.any():
@@ -148,16 +150,16 @@ def _count_copies(distances: np.ndarray, images: int) -> np.ndarray:
 
 
 def _is_series(orders: Sequence[_Order], tests: int) -> bool:
-    """Whether the next by name is the nearest so often that names are in the order of a series."""
+    """Say whether the next image by name is the nearest so often that the names are those of a series."""
     images = sum(order.images for order in orders)
     if images == 0:
         return False
-    share = sum(len(order.pairs) for order in orders) / images
+    fraction = sum(len(order.pairs) for order in orders) / images
     chance = min(sum(order.expected for order in orders) / images, 0.5)
-    if share <= chance or (share - chance) / (1 - chance) < SERIES:
+    if fraction <= chance or (fraction - chance) / (1 - chance) < SERIES:
         return False
     # Chernoff's bound. Two images may be each other's nearest, so half of the findings are independent.
-    divergence = share * math.log(share / chance)
-    if share < 1:
-        divergence += (1 - share) * math.log((1 - share) / (1 - chance))
+    divergence = fraction * math.log(fraction / chance)
+    if fraction < 1:
+        divergence += (1 - fraction) * math.log((1 - fraction) / (1 - chance))
     return images / 2 * divergence >= math.log(tests / BY_CHANCE)

@@ -1,6 +1,7 @@
-"""Takes a `Dataset`, gives views of its images as pixels in the order asked for, to train on.
+"""Takes a `Dataset`, gives views of its images as pixels, in the order asked for, to train on.
 
-The views are those of `activations`, so that either may be trained on. Shape letters: n views, H W pixels.
+The views are the same as those of `activations`, so a network may be trained on either. Shape letters: n
+views, H W pixels.
 """
 
 import dataclasses
@@ -30,9 +31,8 @@ NOTHING = np.empty(0, dtype=np.uint8)
 class ViewReader:
     """Reads views of images as pixels, in threads, ahead of their use.
 
-    A view is what `augment_image` gives, a pure function of (seed, image id, view): nothing here changes
-    a pixel but the arguments that say so. Decoded images are kept in memory, so that later epochs only
-    draw other views of them.
+    A view comes from `augment_image`, a pure function of (seed, image id, view). Decoded images are kept in
+    memory, so that later epochs only draw other views of them.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class ViewReader:
         runtime: Runtime = Runtime(),
         memory_bytes: int = 2**30,
     ) -> None:
-        """Nothing is read yet.
+        """Make the reader; it reads nothing yet.
 
         Args:
-            augmentation: of the views but 0; the preset "medium" by default.
-            exact: decode exactly; otherwise as `decode_picture` with what `needed_px` says, which is
-                faster for JPEGs much larger than the network's input.
-            sha256: N hex digests as of `Features` or `check_images`; a file that has another now is
+            augmentation: of all views but 0; the preset "medium" by default.
+            exact: decode exactly; otherwise at the size that `needed_px` gives, which is faster for JPEGs
+                much larger than the network's input.
+            sha256: N hex digests as in `Features` or `check_images`; a file that has another one now is
                 refused. Without them it may not change between two readings.
-            runtime: its threads, which change no pixel, and its largest image.
-            memory_bytes: for decoded images; what does not fit is decoded again in every epoch.
+            runtime: for its threads, which change no pixel, and its largest image.
+            memory_bytes: for decoded images; the others are decoded again in every epoch.
         """
         self._dataset = dataset
         self._drawing = Drawing(
@@ -71,15 +71,15 @@ class ViewReader:
     def read(
         self, order: Iterable[tuple[NDArray[np.int64], int | NDArray[np.int64]]]
     ) -> Generator[NDArray[np.uint8], None, None]:
-        """Batches of views, uint8 (n, H, W, 3), in this order.
+        """Read batches of views, uint8 (n, H, W, 3), in this order.
 
         Args:
-            order: of each batch n row numbers, and one view number for all or one for each; taken two
+            order: for each batch n row numbers, and one view number for all or one for each; taken two
                 batches ahead.
 
         Raises:
-            UsageError: a row that is no readable image, or views of another number than rows.
-            InputError: a file that has vanished, changed or cannot be read; names it.
+            UsageError: a row is no readable image, or the number of views is not that of rows.
+            InputError: a file has vanished, changed or cannot be read; names it.
             ResourceError: out of memory or file handles.
         """
         height, width = self._drawing.preprocessing.input_px
@@ -119,7 +119,7 @@ class ViewReader:
                 raise InputError(
                     f"'{image_id}' can no longer be read: {exc}; put it back as it was, or start again"
                 ) from exc
-            # Of a plain view nothing but itself is ever needed.
+            # Other views are never drawn from a plain one, so only its pixels are kept.
             found = self._drawing.draw(picture, image_id, view) if plain else picture
             self._keep((row, plain), found)
         return found if isinstance(found, np.ndarray) else self._drawing.draw(found, image_id, view)
@@ -150,7 +150,7 @@ class ViewReader:
                 self._kept[key] = found
 
 
-# A batch to fill, from where, with which (row, view), and whether that is its last part.
+# A batch to fill, from which place, with which (row, view), and whether this is its last part.
 _Task = tuple[NDArray[np.uint8], int, list[tuple[int, int]], bool]
 
 

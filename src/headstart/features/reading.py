@@ -1,4 +1,4 @@
-"""Takes images and an engine, gives what became of each and its activations, in a stream.
+"""Takes images and an engine, streams the result of reading each image and its activations.
 
 Every thread takes a micro-batch of images and reads, decodes, resizes and runs it to the end, so reading and
 the network overlap, no thread waits for another, and at most a few micro-batches are in memory.
@@ -27,14 +27,14 @@ __all__ = ["Reading", "check_bad_images", "read_image", "run_images"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
-    """What became of one image.
+    """The result of reading one image.
 
     Attributes:
         error: why it could not be read, "" for a good one.
-        sha256: of its bytes, 32 bytes; None where even those could not be had.
-        skipped: its bytes need no work, so it was not decoded.
+        sha256: of its bytes, 32 bytes; None where they could not be read.
+        skipped: whether it was not decoded, since its row is known.
         stamp: its source's state when it was opened, if it has one.
-        read_at_ns: when that was.
+        read_at_ns: the time when it was opened.
     """
 
     error: str = ""
@@ -61,14 +61,15 @@ def run_images(
 
     Args:
         images: taken a few micro-batches ahead.
-        runtime: its threads and its largest image.
+        runtime: for its threads and its largest image.
         exact: as in `decoding.decode_and_prepare`.
-        skip: told the SHA-256 of an image's bytes; True spares it the decoding and the network.
-        pool: threads to work in, left open; by default some that are made for these images.
+        skip: called with the SHA-256 of an image's bytes; where it is true the image is neither decoded
+            nor run.
+        pool: threads to work in, left open; by default new ones for these images.
 
     Yields:
-        What became of each image, and for every cut point float32 (n, D) of the n that were run; in
-        the order of `images`.
+        The result of reading each image, and for every cut point float32 (n, D) of the n that were run;
+        in the order of `images`.
     """
 
     def prepare(data: bytes) -> NDArray[np.uint8]:
@@ -93,7 +94,7 @@ def read_image(
     prepare: Callable[[bytes], NDArray[np.uint8]],
     skip: Callable[[bytes], bool],
 ) -> tuple[Reading, NDArray[np.uint8] | None]:
-    """Read, hash and prepare one image; `skip` may spare it the preparing.
+    """Read, hash and prepare one image, unless `skip` says that it is not needed.
 
     Raises:
         ResourceError: out of memory or file handles.
@@ -122,7 +123,7 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> None:
-    """End the work when too many images are unreadable.
+    """Stop when too many images are unreadable.
 
     Args:
         bad: (image id, reason) of the unreadable ones.
@@ -143,8 +144,8 @@ def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> 
             )
         counted = f"{len(bad)} of {total} images are unreadable"
         if len(bad) == total:  # no setting helps
-            raise TooManyBadImagesError(f"{counted} ({first}{more}). Mend or replace them")
+            raise TooManyBadImagesError(f"{counted} ({first}{more}). Repair or replace them")
         raise TooManyBadImagesError(
             f"{counted}, and {allowed} {'is' if allowed == 1 else 'are'} allowed "
-            f"({first}{more}). Mend or remove them, or allow more with --max-bad"
+            f"({first}{more}). Repair or remove them, or allow more with --max-bad"
         )

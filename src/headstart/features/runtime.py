@@ -1,6 +1,6 @@
-"""On what and how carefully a network is run: the settings that go whole to whatever reads or runs.
+"""The settings of the machine that networks run on and images are read with.
 
-None of them changes what is trained, but by rounding.
+They change what is trained by rounding alone.
 """
 
 import os
@@ -23,15 +23,15 @@ MAX_WORKERS = 256
 
 
 class Runtime(BaseModel):
-    """Passed whole to whatever reads images or runs a network.
+    """The engine, device, threads and cache; everything that reads images or runs a network takes it.
 
     Attributes:
         engine: a key of `engines.ENGINES`, or "auto": OpenVINO on a CPU where it takes the network,
             else PyTorch.
         precision: "fp32", "bf16", "fp16", or "auto": bf16 where the processor computes in it.
         device: "cpu", "cuda", "mps", or "auto": the fastest that is present.
-        workers: threads that read images; None for one more than CPUs. Changes no number.
-        cache_dir: the place of the feature store; None for `files.default_cache_dir()`.
+        workers: threads that read images; None for one more than there are CPUs. Changes no number.
+        cache_dir: the folder of the feature store; None for `files.default_cache_dir()`.
         rehash: read every file again instead of trusting its size and times.
         max_pixels: width times height of the largest image that is read.
     """
@@ -41,7 +41,8 @@ class Runtime(BaseModel):
     engine: Annotated[
         str,
         Option(
-            "Run the frozen network with openvino or torch; auto takes what is faster here.", PANEL
+            "Run the frozen network with openvino or torch; auto takes the faster one on this machine.",
+            PANEL,
         ),
     ] = "auto"
     precision: Annotated[
@@ -72,7 +73,7 @@ class Runtime(BaseModel):
     max_pixels: Annotated[
         int,
         Field(ge=1),
-        Option("Call an image unreadable that has more pixels than this.", PANEL, unit="pixels"),
+        Option("Treat an image with more pixels than this as unreadable.", PANEL, unit="pixels"),
     ] = MAX_PIXELS
 
     @field_validator("cache_dir", mode="before")
@@ -82,7 +83,7 @@ class Runtime(BaseModel):
 
     @property
     def cache(self) -> Path:
-        """The folder of the feature store, and of what is kept of networks."""
+        """The folder of the feature store and of cached networks."""
         return Path(self.cache_dir) if self.cache_dir is not None else default_cache_dir()
 
     @property
@@ -92,10 +93,10 @@ class Runtime(BaseModel):
 
 
 def make_runtime(**options: Any) -> Runtime:
-    """A runtime of options by name.
+    """Make a runtime from options by name.
 
     Raises:
-        UsageError: an unknown name, or a value out of range; says what is allowed.
+        UsageError: a name is unknown, or a value is out of range; says what is allowed.
     """
     try:
         return Runtime(**options)

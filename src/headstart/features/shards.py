@@ -1,4 +1,4 @@
-"""Rows on their way to the store: who computes which, and when a shard is committed."""
+"""Takes computed rows, writes them to the store in shards; says which rows still need computing."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ from headstart.features.store import Store
 
 __all__ = ["Claims", "RowWriter"]
 
-# A shard is committed when it has this many rows or is this old: a death costs no more work than that.
+# A shard is committed when it has this many rows or is this old: a killed process loses no more than that.
 SHARD_ROWS = 512
 SHARD_SECONDS = 15.0
 
 
 class Claims:
-    """Tells a reader whether a row needs no work: in the store, or another's already."""
+    """Says whether a row needs no work: it is in the store, or another thread computes it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -33,10 +33,10 @@ class Claims:
 
 
 class RowWriter:
-    """Rows on their way to the store, committed in shards by a thread of its own."""
+    """Collects rows and commits them to the store in shards, in a thread of its own."""
 
     def __init__(self, store: Store, most: int | None = None) -> None:
-        """`most` rows are a shard, `SHARD_ROWS` by default."""
+        """Make it; a shard has at most `most` rows, `SHARD_ROWS` by default."""
         self._store, self._most = store, SHARD_ROWS if most is None else most
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="headstart-write")
         self._writing: Future[None] | None = None
@@ -49,12 +49,12 @@ class RowWriter:
         self._since = time.monotonic()
 
     def add_name(self, name: bytes, error: str) -> None:
-        """A row, good or with the reason why it has no values."""
+        """Add a row, good or with the reason why it has no values."""
         self._names.append(name)
         self._errors.append(error)
 
     def add_values(self, outputs: dict[str, np.ndarray]) -> None:
-        """Values of the good ones among the names added since the last call."""
+        """Add the values of the good rows among those named since the last call."""
         for cut, values in outputs.items():
             if not np.isfinite(values).all():
                 raise VerificationError(
@@ -64,7 +64,7 @@ class RowWriter:
             self._values.append(outputs)
 
     def commit_if_due(self) -> None:
-        """Start to write a shard when there is enough for one."""
+        """Start to write a shard if it is large or old enough."""
         old = time.monotonic() - self._since > SHARD_SECONDS
         if len(self._names) >= self._most or (self._names and old):
             self._commit()
@@ -83,7 +83,7 @@ class RowWriter:
             writing.result()
 
     def _commit(self) -> None:
-        self._wait()  # at most one shard is being written and one gathered
+        self._wait()  # at most one shard is written while another is collected
         good = np.array([not e for e in self._errors], dtype=bool)
         complete = sum(len(next(iter(v.values()))) for v in self._values)
         if self._names and complete == good.sum():  # not when a batch was lost to an error

@@ -1,6 +1,6 @@
 """Rows of numbers on disk, keyed by what they were computed from: the feature store.
 
-`features` reads and writes rows through here alone, and nothing here knows what the numbers mean.
+All features are read and written through here, and nothing here knows what the numbers mean.
 
 A store is a folder of immutable shards. Its name is the hash of a key, a JSON object of everything that
 changes a number (network, pre-processing, decoder, engine, precision, versions). A row is named by 32
@@ -8,8 +8,8 @@ bytes, the SHA-256 of the image's bytes (and of the view, where there are severa
 safetensors file; its manifest entry, a small JSON file with the shard's length and checksum, is written
 last and commits it. Every file is written under another name, synced and renamed, then its folder is
 synced (Pillai et al., All File Systems Are Not Created Equal, OSDI 2014, shows why each step is needed).
-Names of shards come from their content, so writers need no locks: the worst that two at once can do
-is to write the same rows twice.
+Names of shards come from their content, so writers need no locks: at worst,
+two at once write the same rows twice.
 """
 
 import collections
@@ -51,15 +51,15 @@ class Store:
     """The rows of one key.
 
     Attributes:
-        folder: where they are.
-        problems: one line for each shard that was found damaged and moved away.
+        folder: of its shards.
+        problems: one line for each damaged shard that was moved away.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the names of all rows below a folder that exists.
+        """Read the names of all rows in an existing folder.
 
-        Every shard's checksum is verified; a damaged one is moved to the folder `quarantine`, so its
-        rows are missing and will be computed again.
+        Every shard's checksum is verified; a damaged one is moved to the folder `quarantine`, so
+        its rows are missing and will be computed again.
         """
         self.folder = folder
         self.problems: list[str] = []
@@ -75,7 +75,7 @@ class Store:
 
     @classmethod
     def open(cls, cache_dir: Path, key: Mapping[str, Any]) -> "Store":
-        """The store of a key, made if there is none.
+        """Open the store of a key; make it if there is none.
 
         Raises:
             ResourceError: the folder cannot be made or read.
@@ -97,17 +97,17 @@ class Store:
         return name in self._places
 
     def error(self, name: bytes) -> str:
-        """Why the image of this row could not be read, or ""."""
+        """Say why the image of this row could not be read, or ""."""
         return self._errors.get(name, "")
 
     def add(
         self, names: Sequence[bytes], columns: Mapping[str, np.ndarray], errors: Sequence[str]
     ) -> None:
-        """Commit rows as one shard; after this returns they are never lost.
+        """Commit rows as one shard; once this returns, they are safely on disk.
 
         Args:
             names: n names of 32 bytes.
-            columns: {name: array (n, …)}; rows with an error hold anything.
+            columns: {name: array (n, …)}; the values of a row with an error do not matter.
             errors: n reasons, "" for a good row.
 
         Raises:
@@ -135,7 +135,7 @@ class Store:
         self._index(shard, names, errors)
 
     def read(self, column: str, names: Sequence[bytes]) -> np.ndarray:
-        """One column of these rows, (n, …), in this order; every name must be in the store."""
+        """Read one column of these rows, (n, …), in this order; every name must be in the store."""
         wanted: dict[int, list[tuple[int, int]]] = {}
         for target, name in enumerate(names):
             shard, row = self._places[name]
@@ -152,7 +152,7 @@ class Store:
         return result if result is not None else np.zeros((len(names), 0), dtype=np.float32)
 
     def _column(self, shard: int, column: str) -> np.ndarray | None:
-        """A column of a shard, mapped into memory: only the rows that are touched are read.
+        """Map a column of a shard into memory: only the rows that are touched are read.
 
         Raises:
             ResourceError: another process has removed the shard since this store was opened, or no
@@ -219,7 +219,7 @@ class Store:
         ) as exc:  # fmt: skip
             if not entry.exists():  # pruned by another process in the meantime
                 return
-            # Out of handles, memory or permission says nothing about the shard.
+            # A lack of handles, memory or permission says nothing about the shard.
             if isinstance(exc, OSError) and exc.errno not in (None, errno.ENOENT, errno.EIO):
                 raise
             self._quarantine(entry, shard, exc)
@@ -250,7 +250,7 @@ class Store:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The tensors of a safetensors file and where their bytes start; the library has no such call
+    """Read the tensors' table of a safetensors file and where their bytes start; the library has no call
     that leaves the bytes on disk."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

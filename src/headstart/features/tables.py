@@ -17,7 +17,7 @@ __all__ = ["check_export", "export_features"]
 
 
 def check_export(path: Path) -> None:
-    """Whether `export_features` can write there, to be asked before the work.
+    """Check before the work that `export_features` can write there.
 
     Raises:
         UsageError: another suffix, or pyarrow is not installed.
@@ -44,7 +44,7 @@ def export_features(features: Features, dataset: Dataset, path: Path) -> None:
     check_export(path)
     write = EXPORTERS[path.suffix.lower()]
     labels = [printable(name) for name in dataset.label_names()]
-    # Names that are no valid text would make the file unreadable; they are escaped.
+    # Names that are not valid text would make the file unreadable, so they are escaped.
     texts = {
         "id": [printable(i) for i in features.ids],
         "label": labels,

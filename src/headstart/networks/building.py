@@ -1,6 +1,6 @@
 """Takes a name, gives a network of timm's, torchvision's or our own, with random or given weights.
 
-Imports torch and timm, which takes seconds, so it is imported only when a network has to be built.
+It imports torch and timm, which takes seconds, so it is imported only when a network has to be built.
 """
 
 import contextlib
@@ -30,22 +30,22 @@ __all__ = [
     "sketch_network",
 ]
 
-# Heads that only training uses; networks are built without them, so a file's are left out.
+# Heads that only training uses; networks are built without them, so those of a file are left out.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def build_network(
     name: str, num_classes: int, *, input_px: tuple[int, int] | None = None
 ) -> nn.Module:
-    """A network of this architecture with random weights, in evaluation mode, with its settings as
+    """Build a network of this architecture with random weights, in evaluation mode, with its settings as
     timm's `pretrained_cfg`.
 
     Args:
-        name: as `find_network` takes it.
-        input_px: height and width that it will see; its own by default.
+        name: as in `find_network`.
+        input_px: height and width of its input; its own by default.
 
     Raises:
-        UsageError: unknown, or it cannot see this size.
+        UsageError: it is unknown, or cannot use this size.
     """
     library, architecture, _ = find_network(name)
     config = pretrained_config(architecture)
@@ -69,10 +69,10 @@ def build_network(
 
 
 def get_config(network: nn.Module) -> dict[str, Any]:
-    """What timm keeps at a network about its weights and pre-processing; the dict itself, no copy."""
-    config: Any = network.pretrained_cfg
-    found: dict[str, Any] = config
-    return found
+    """Get timm's settings of a network's weights and pre-processing; the dict itself, no copy."""
+    attribute: Any = network.pretrained_cfg
+    config: dict[str, Any] = attribute
+    return config
 
 
 def build_pretrained(
@@ -82,7 +82,7 @@ def build_pretrained(
     *,
     input_px: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """A network with these weights, in evaluation mode.
+    """Build a network with these weights, in evaluation mode.
 
     Raises:
         InputError: the weights do not fit.
@@ -93,7 +93,7 @@ def build_pretrained(
     try:
         if library == "timm":
             weight = state.get(f"{config.classifier}.weight")
-            # A network published without a classifier gets one, to be cut before it.
+            # A network published without a classifier gets one, so that it can be cut before it.
             classes = (config.num_classes if weight is None else int(weight.shape[0])) or 1
             with quietly():
                 network: nn.Module = timm.create_model(
@@ -117,7 +117,7 @@ def build_pretrained(
 
 
 def build_random(name: str, *, seed: int, input_px: tuple[int, int] | None = None) -> nn.Module:
-    """A network of seeded random weights, with as many classes as its pre-trained form has."""
+    """Build a network of seeded random weights, with as many classes as its pre-trained form has."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU
         network = build_network(name, pretrained_config(name).num_classes or 1, input_px=input_px)
@@ -127,10 +127,10 @@ def build_random(name: str, *, seed: int, input_px: tuple[int, int] | None = Non
 
 
 def sketch_network(name: str, *, input_px: tuple[int, int] | None = None) -> nn.Module:
-    """A network without memory for its weights: enough to see layers, shapes and cut points.
+    """Build a network without memory for its weights: enough for layers, shapes and cut points.
 
     Raises:
-        UsageError: unknown, or it cannot see this size.
+        UsageError: it is unknown, or cannot use this size.
     """
     classes = pretrained_config(name).num_classes or 1
     try:
@@ -139,7 +139,7 @@ def sketch_network(name: str, *, input_px: tuple[int, int] | None = None) -> nn.
     except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
         if isinstance(exc, UsageError):
             raise
-        # Some networks compute with values while they are built, which a tensor without memory lacks.
+        # Some networks compute with values while they are built; a tensor without memory has none.
         try:
             return build_network(name, classes, input_px=input_px)
         except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
@@ -147,7 +147,7 @@ def sketch_network(name: str, *, input_px: tuple[int, int] | None = None) -> nn.
 
 
 def count_parameters(name: str) -> int:
-    """Parameters of a network, its classifier's included."""
+    """Count the parameters of a network, its classifier's included."""
     return sum(p.numel() for p in sketch_network(name).parameters())
 
 
@@ -163,10 +163,10 @@ def _build_small(architecture: str, num_classes: int) -> nn.Module:
 
 
 def _size_options(config: PretrainedCfg, input_px: tuple[int, int] | None) -> dict[str, Any]:
-    """What timm must be told to build a network for images of this size.
+    """Give timm's options to build a network for images of this size.
 
     Raises:
-        UsageError: the size is out of range, or the network has but one.
+        UsageError: the size is out of range, or the network has a fixed one.
     """
     own = tuple(config.input_size[1:])
     if input_px is None or input_px == own:
@@ -184,8 +184,8 @@ def _size_options(config: PretrainedCfg, input_px: tuple[int, int] | None) -> di
 
 
 def _finish(network: nn.Module, input_px: tuple[int, int] | None) -> nn.Module:
-    """In evaluation mode, with a chosen size recorded. Whoever chooses one wants the whole picture in
-    it: no crop margin, which is a habit of measuring on ImageNet."""
+    """Set evaluation mode and record a chosen size, with the whole picture in it: the crop margin is a habit
+    of measuring on ImageNet."""
     config = get_config(network)
     if input_px is not None and input_px != tuple(config["input_size"][1:]):
         chosen = {"input_size": (3, *input_px), "crop_pct": 1.0}
@@ -198,13 +198,14 @@ def _finish(network: nn.Module, input_px: tuple[int, int] | None) -> nn.Module:
 
 
 def make_size_error(name: str, input_px: tuple[int, int] | None, exc: Exception) -> UsageError:
+    """Make the error of a network that cannot use a size, with its own reason."""
     size = f"{input_px[0]} x {input_px[1]}" if input_px else "its own size of"
     reason = " ".join(str(exc).partition("While executing")[0].split())[:160].rstrip(". ")
     return UsageError(f"backbone '{name}' cannot see {size} pixels: {reason}; choose another size")
 
 
 def read_state(path: Any) -> dict[str, torch.Tensor]:
-    """A state dict from a file; no code in it is run (safetensors, or `weights_only=True`).
+    """Read a state dict from a file; no code in it is run (safetensors, or `weights_only=True`).
 
     Raises:
         InputError: not a file of tensors.
@@ -220,26 +221,26 @@ def read_state(path: Any) -> dict[str, torch.Tensor]:
         ) from exc
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds something other than a dict of tensors")
-    if not state:  # timm would take no tensors for no file, and download
+    if not state:  # timm would take an empty dict for a missing file, and download
         raise InputError(f"{path}: holds no tensors")
     return state
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """timm logs and warns about renamed networks; the command line prints its own lines."""
+    """Silence the warnings of timm, such as those about renamed networks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def find_classifier(network: nn.Module, name: str) -> str:
-    """The name of the one linear layer that gives the classes.
+    """Find the name of the one linear layer that gives the classes.
 
     Raises:
         UsageError: there is none.
     """
-    *_, layer = network.modules()  # a network of torchvision ends with it
+    *_, layer = network.modules()  # torchvision's networks end with it
     if hasattr(network, "get_classifier"):
         find: Any = network.get_classifier
         layer = find()

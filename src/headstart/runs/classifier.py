@@ -1,10 +1,10 @@
 """Takes a trained head and its backbone, gives a `Classifier`: predict, save, load.
 
-Holds no training code. A saved classifier is a folder with config.json, model.safetensors and
-headstart.json, which is written last and so marks the folder whole. Where the classifier is one layer on
-the last features of a whole network of timm, timm loads the folder too (`timm.create_model("local-
-dir:FOLDER", pretrained=True)`); a head on other features, an MLP, or a network cut short is none of
-timm's, and config.json names no architecture then.
+This file holds no training code. A saved classifier is a folder with config.json, model.safetensors and
+headstart.json, which is written last and so marks the folder as complete. Where the classifier is one layer
+on the last features of a whole network of timm, timm loads the folder too
+(`timm.create_model("local-dir:FOLDER", pretrained=True)`); timm has no head on other features, no MLP and no
+network cut short, so config.json then names no architecture.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from headstart.arrays import FloatNC, FloatND
 from headstart.data.decoding import INTERPOLATIONS
 from headstart.errors import InputError, UsageError
 from headstart.files import read_json, to_json_bytes
@@ -42,11 +43,11 @@ __all__ = [
 ]
 
 HEAD_PREFIX = "headstart.head."
-PRETRAINED = "pretrained:"  # before a network's name, in the place of a run's folder
+PRETRAINED = "pretrained:"  # before a network's name, instead of a run's folder
 
 
 class Card(BaseModel):
-    """headstart.json: what a classifier is; strict, since it may come from anywhere."""
+    """headstart.json, which describes a classifier; strict, since it may come from anywhere."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -82,7 +83,7 @@ class Classifier:
         classes: C class names, pinned: probability i belongs to class i.
         strategy: how it was trained.
         seed: of the training.
-        names: what people call the classes, in their order; () where the classes are names.
+        names: readable names of the classes, in their order; () where the classes are readable.
     """
 
     backbone: Backbone
@@ -102,10 +103,10 @@ class Classifier:
         progress: Progress = no_progress,
         **options: Any,
     ) -> Iterator[Prediction]:
-        """Say what is in images; a `Predictor` is made for this call alone.
+        """Classify images; a `Predictor` is made for this call alone.
 
         Args:
-            images, top, allow_outside, progress: as `Predictor.predict`.
+            images, top, allow_outside, progress: as in `Predictor.predict`.
             **options: fields of `Runtime`. In fp32, the default here, images are decoded exactly and the
                 probabilities are those of the network as timm runs it.
 
@@ -115,7 +116,7 @@ class Classifier:
         Raises:
             UsageError: an option is out of range, or something is no image.
             InputError: a folder holds no image.
-            VerificationError: on the way, the network gives something that is no number.
+            VerificationError: while iterating: the network's outputs are not finite.
         """
         runtime = read_runtime(options)
         return predict_once(
@@ -125,13 +126,13 @@ class Classifier:
     def __repr__(self) -> str:
         return f"Classifier({self.strategy} on {self.backbone.name}, {len(self.classes):,} classes)"
 
-    def predict_proba(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict_proba(self, features: Mapping[str, FloatND]) -> FloatNC:
         """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one."""
         parts = [features[cut] for cut in self.cuts]
         return self.head.predict_proba(parts[0] if len(parts) == 1 else np.concatenate(parts, 1))
 
     def loads_in_timm(self) -> bool:
-        """Whether a saved folder is a model of timm's."""
+        """Whether timm can load a saved folder."""
         return (
             self.backbone.library == "timm"
             and self.backbone.is_whole()
@@ -140,7 +141,7 @@ class Classifier:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the classifier to a folder, in the place of the run that may be there.
+        """Write the classifier to a folder; it replaces a run that is there.
 
         Raises:
             UsageError: the folder holds other files.
@@ -150,7 +151,7 @@ class Classifier:
         replace_run(Path(folder), self.files())
 
     def files(self) -> dict[str, bytes]:
-        """{name: content} of the files that `load` reads."""
+        """Make the files that `load` reads, {name: content}."""
         state = dict(self.backbone.state)
         layer = self.backbone.classifier
         if self.loads_in_timm():
@@ -188,11 +189,11 @@ class Classifier:
         }
 
     def _timm_config(self) -> dict[str, Any]:
-        kept = (
+        names = (
             "input_size fixed_input_size interpolation crop_pct crop_mode mean std pool_size "
             "first_conv classifier license"
         ).split()
-        config = {k: self.backbone.config[k] for k in kept if k in self.backbone.config}
+        config = {k: self.backbone.config[k] for k in names if k in self.backbone.config}
         return {
             **({"architecture": self.backbone.name} if self.loads_in_timm() else {}),
             "num_classes": len(self.classes),
@@ -210,11 +211,11 @@ class Classifier:
     def load(
         cls, folder: str | os.PathLike[str], *, cache_dir: str | os.PathLike[str] | None = None
     ) -> "Classifier":
-        """Read a saved classifier; nothing in the folder can run code.
+        """Read a saved classifier; no file in the folder can run code.
 
         Args:
-            folder: of a run, or "pretrained:NAME" for a network that knows ImageNet's classes.
-            cache_dir: where what was found of its network is kept; `files.default_cache_dir()` by
+            folder: of a run, or "pretrained:NAME" for a network with ImageNet's classes.
+            cache_dir: the folder that caches facts about its network; `files.default_cache_dir()` by
                 default.
 
         Raises:
@@ -288,10 +289,10 @@ def pretrained_classifier(
     weights: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Classifier:
-    """The classifier that a network was published with: ImageNet's classes, as synset ids with names.
+    """Load a network with the classifier it was published with: ImageNet's classes, synset ids with names.
 
     Args:
-        name, weights, cache_dir: as `load_backbone` takes them.
+        name, weights, cache_dir: as in `load_backbone`.
 
     Raises:
         UsageError: no such network, or its classes are not known to be ImageNet's.
@@ -301,13 +302,13 @@ def pretrained_classifier(
     from headstart.networks.architectures import imagenet_classes
 
     weight = backbone.state[f"{backbone.classifier}.weight"]
-    known = imagenet_classes(len(weight))
-    if known is None or f"{backbone.classifier}.bias" not in backbone.state:
+    imagenet = imagenet_classes(len(weight))
+    if imagenet is None or f"{backbone.classifier}.bias" not in backbone.state:
         raise UsageError(
             f"backbone '{name}' has {len(weight)} classes, which are not ImageNet's; "
             "train a classifier on it with headstart fit"
         )
-    classes, names = known
+    classes, names = imagenet
     head = LinearHead(
         weight.reshape(len(weight), -1), backbone.state[f"{backbone.classifier}.bias"]
     )
@@ -324,7 +325,7 @@ def _check_finite(state: Mapping[str, np.ndarray]) -> None:
 
 
 def _classifier_arrays(state: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
-    """The last layer of a network, dense or a convolution of 1 x 1, as those of a linear head."""
+    """Turn the last layer of a network, dense or a 1 x 1 convolution, into the arrays of a linear head."""
     weight, bias = (state[f"{layer}.{name}"].astype(np.float32) for name in ("weight", "bias"))
     if weight.shape[2:] not in ((), (1, 1)):
         raise ValueError(f"tensor '{layer}.weight' has the shape {weight.shape}")
@@ -332,7 +333,7 @@ def _classifier_arrays(state: Mapping[str, np.ndarray], layer: str) -> dict[str,
 
 
 def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The pre-processing part of config.json, within bounds that a file from anywhere must keep."""
+    """Check the pre-processing part of config.json, which may come from anywhere, against bounds."""
     settings = dict(config["pretrained_cfg"])
     _, height, width = (int(v) for v in settings["input_size"])
     if not (16 <= height <= 2048 and 16 <= width <= 2048):
@@ -354,7 +355,7 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_card(path: Path) -> Card:
-    """What the classifier in a folder is, without reading it.
+    """Read the description of the classifier in a folder, without its tensors.
 
     Raises:
         InputError: missing, incomplete, damaged, or written by a newer headstart.
@@ -389,7 +390,7 @@ def read_card(path: Path) -> Card:
 
 
 def find_versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """List the versions of the libraries that a result depends on."""
     names = (
         "headstart",
         "torch",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import Targets
+from headstart.arrays import BoolN, IntCC, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes
 from headstart.data.loading import load_dataset
@@ -21,14 +21,14 @@ from headstart.metrics import Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.problem import Classes
 from headstart.runs.classifier import Classifier
-from headstart.runs.fitting import Source, check_source, extract_with
+from headstart.runs.fitting import Data, check_data, extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.training.settings import make_settings
 
 __all__ = ["Evaluation", "evaluate"]
 
-# The settings that `evaluate` heeds; the others concern training.
+# The settings that `evaluate` uses; the others concern training.
 EVALUATE_SETTINGS = (
     "root allow_outside max_bad max_pixels engine precision device workers cache_dir rehash".split()
 )
@@ -41,16 +41,16 @@ class Evaluation:
     """A classifier measured on labelled images.
 
     Attributes:
-        metrics: {name: Estimate} as `metrics.measure` names them.
-        recall: {class: Estimate}, the share of its images that were taken for it.
-        classes: the model's C classes; after them those that it does not know, where they count.
+        metrics: {name: Estimate}, named as in `metrics.measure`.
+        recall: {class: Estimate}, the fraction of its images that were predicted to be of it.
+        classes: the model's C classes; then the unknown ones, where those count as wrong.
         confusion: int64 (C, C), row true class, column predicted class.
         split: the split that was measured, or "all".
         images: {"evaluated": n, "unreadable": n}.
-        measured: what the classifier said of every image that was evaluated, over `classes`.
-        computed: images whose features were computed; the others' came from the store.
-        engine: what ran the frozen network, and why.
-        unreadable: (image id, reason) of each that is.
+        measured: the probabilities of every image that was evaluated, over `classes`.
+        computed: how many images' features were computed; the others' came from the store.
+        engine: the engine that ran the frozen network, and why.
+        unreadable: (image id, reason) of each unreadable image.
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
     """
@@ -58,7 +58,7 @@ class Evaluation:
     metrics: dict[str, Estimate]
     recall: dict[str, Estimate]
     classes: tuple[str, ...]
-    confusion: np.ndarray
+    confusion: IntCC
     split: str
     images: dict[str, int]
     measured: Measured
@@ -78,7 +78,7 @@ class Evaluation:
 
 def evaluate(
     run: ModelLike,
-    data: Source,
+    data: Data,
     *,
     split: str | None = None,
     unknown_classes: str = "refuse",
@@ -91,10 +91,10 @@ def evaluate(
         run: the folder of a run, a run as `fit` gives it, or a classifier.
         split: train, val, test or all; by default test, else val, else all. On the data that the run
             was trained on, "train" and "val" are the run's own parts.
-        unknown_classes: what becomes of images of a class that the model does not know: "refuse" to go
-            on, count them as "wrong", or "skip" them. Counted as wrong, their classes are added to
+        unknown_classes: what is done with images of a class that the model does not know: "refuse" the
+            data, count them as "wrong", or "skip" them. Counted as wrong, their classes are added to
             the model's with a recall of 0 and, in the log loss, a probability of 1e-12.
-        progress: told how far the work is.
+        progress: called with how far the work is.
         **options: those fields of `Settings` that concern reading and extraction.
 
     Raises:
@@ -102,7 +102,7 @@ def evaluate(
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
-    check_source(data)
+    check_data(data)
     choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
     unused = [name for name in options if name not in EVALUATE_SETTINGS]
     if unused:
@@ -117,8 +117,8 @@ def evaluate(
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     if not isinstance(data, Dataset):
-        given = settings.data
-        data = load_dataset(data, root=given.root, allow_outside=given.allow_outside)
+        bounds = settings.data
+        data = load_dataset(data, root=bounds.root, allow_outside=bounds.allow_outside)
     dataset, chosen = _choose_split(data, split, members)
     problem, known = dataset.problem, len(classifier.classes)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
@@ -127,12 +127,12 @@ def evaluate(
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
     of_rows = problem.decode(targets[rows])
-    strange = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
+    is_unknown = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
     warnings = [*dataset.warnings, *features.warnings]
-    if strange.any():
-        warnings.append(_tell_unknown(strange, classes[known:], unknown_classes))
+    if is_unknown.any():
+        warnings.append(_tell_unknown(is_unknown, classes[known:], unknown_classes))
     if unknown_classes == "skip":
-        rows, classes = rows[~strange], classifier.classes
+        rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
     probabilities = classifier.predict_proba(features.select(rows).values)
@@ -152,14 +152,14 @@ def evaluate(
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
         warnings=tuple(warnings),
-        unknown=int(strange.sum()),
+        unknown=int(is_unknown.sum()),
     )
 
 
 def _read_model(
     model: ModelLike, cache_dir: str | os.PathLike[str] | None
 ) -> tuple[Run | None, Classifier]:
-    """The run, where there is one, and the classifier."""
+    """Read the run, where there is one, and the classifier."""
     if isinstance(model, str | os.PathLike) and has_record(Path(model)):
         model = Run.load(model, cache_dir=cache_dir)
     classifier = read_classifier("run", model, cache_dir)
@@ -169,7 +169,7 @@ def _read_model(
 def _match_targets(
     dataset: Dataset, known: tuple[str, ...], unknown_classes: str
 ) -> tuple[Targets, tuple[str, ...]]:
-    """(targets in terms of the classes, the model's classes and those that it does not know)."""
+    """Give (targets by class index, the model's classes and then those that it does not know)."""
     unknown = tuple[str, ...]()
     if unknown_classes != "refuse":
         used = sorted({k for row in dataset.classes_of_rows() for k in row})
@@ -180,8 +180,8 @@ def _match_targets(
         raise InputError(f"{exc}, or pass --unknown-classes wrong or skip") from exc
 
 
-def _tell_unknown(strange: np.ndarray, classes: tuple[str, ...], unknown_classes: str) -> str:
-    images = f"{strange.sum()} image{'s' if strange.sum() > 1 else ''}"
+def _tell_unknown(is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str) -> str:
+    images = f"{is_unknown.sum()} image{'s' if is_unknown.sum() > 1 else ''}"
     names = ", ".join(f"'{c}'" for c in classes[:3]) + (", …" if len(classes) > 3 else "")
     if unknown_classes == "skip":
         return f"{images} of classes that the model does not know ({names}) left out"
@@ -209,15 +209,15 @@ def _tell_flaws(
 
 
 def _list_choices(run: Run | None) -> dict[str, str]:
-    """The engine and precision that the user chose for a run; its head was trained on those features."""
+    """Give the engine and precision that the user chose for a run, whose features its head was trained on."""
     chosen = {} if run is None else {n: run.settings.get(n, {}) for n in ("engine", "precision")}
     return {n: str(c["value"]) for n, c in chosen.items() if c.get("origin") == "user"}
 
 
 def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tuple[Dataset, str]:
-    """The rows to evaluate, and what they are."""
+    """Choose the rows to evaluate; give them and the name of their split."""
     own = dict(zip(members.ids, members.splits, strict=True))
-    splits = [given or own.get(i, "") for given, i in zip(dataset.splits, dataset.ids, strict=True)]
+    splits = [part or own.get(i, "") for part, i in zip(dataset.splits, dataset.ids, strict=True)]
     present = {s for s in splits if s}
     chosen = split or next((s for s in ("test", "val") if s in present), "all")
     if chosen == "all":

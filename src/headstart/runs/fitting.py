@@ -47,34 +47,35 @@ from headstart.training.settings import FIELDS, Settings, make_settings
 from headstart.training.strategies.table import choose_strategy, train
 from headstart.training.task import Strategy, Task, Trained
 
-__all__ = ["Source", "check_source", "extract_with", "fit", "load_data"]
+__all__ = ["Data", "check_data", "extract_with", "fit", "load_data"]
 
-Source = str | os.PathLike[str] | Dataset
+# A folder, a manifest, or a data set that was loaded before.
+Data = str | os.PathLike[str] | Dataset
 
 
-def load_data(source: Source, settings: Settings) -> Dataset:
-    """The data set that `fit` works on, with the splits that the data bring.
+def load_data(data: Data, settings: Settings) -> Dataset:
+    """Load the data set that `fit` works on, with the splits that it comes with.
 
     Raises:
         InputError, UsageError: as `load_dataset` and `add_validation` say; or there is nothing to
             measure on, and all images are one group.
     """
-    if isinstance(source, Dataset):
-        idle = {"root", "group"} & settings.data.model_fields_set
-        if idle:
-            raise UsageError(f"{min(idle)} has no effect on a Dataset; give it to load_dataset")
-        dataset = source
+    if isinstance(data, Dataset):
+        unused = {"root", "group"} & settings.data.model_fields_set
+        if unused:
+            raise UsageError(f"{min(unused)} has no effect on a Dataset; give it to load_dataset")
+        dataset = data
     else:
         dataset = load_dataset(
-            source,
+            data,
             root=settings.data.root,
             group=settings.data.group,
             allow_outside=settings.data.allow_outside,
         )
     val = settings.data.val
     if isinstance(val, str):
-        more = load_dataset(val, allow_outside=settings.data.allow_outside)
-        dataset = add_validation(dataset, more)
+        validation = load_dataset(val, allow_outside=settings.data.allow_outside)
+        dataset = add_validation(dataset, validation)
     elif val and "val" in dataset.splits:
         raise UsageError(
             f"val {val} would have no effect: the data have a validation split; leave --val out"
@@ -86,7 +87,7 @@ def load_data(source: Source, settings: Settings) -> Dataset:
 
 
 def fit(
-    data: Source | None,
+    data: Data | None,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -99,14 +100,15 @@ def fit(
     """Train a classifier from labelled images and write it to a folder.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
+        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume`
+            reads it from the folder.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
-        resume: go on with the interrupted training in that folder, with the data and settings that
-            it was started with; `workers`, `device` and `cache_dir` may be given anew.
-        progress: told how far the work is.
-        report: called with what was found, before any work.
-        on_epoch: told the figures of every epoch, where there are epochs.
+        resume: continue the interrupted training in that folder, with the data and settings that
+            it was started with; `workers`, `device` and `cache_dir` may be given again.
+        progress: called with how far the work is.
+        report: called with the data set and its scan, before any work.
+        on_epoch: called with the figures of every epoch, where there are epochs.
         **options: fields of `Settings`.
 
     Raises:
@@ -116,7 +118,7 @@ def fit(
         TooManyBadImagesError: more unreadable images than `max_bad`.
         TrainingError, VerificationError: a loss, or a feature, is not finite.
         ResourceError: out of disk, memory or permission.
-        KeyboardInterrupt: interrupted before there was a model to keep; `resume` goes on.
+        KeyboardInterrupt: interrupted before there was a model to keep; `resume` continues.
     """
     started = time.perf_counter()
     folder = Path(out)
@@ -126,7 +128,7 @@ def fit(
         data, options = _read_start(folder, data, options)
     elif data is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
-    check_source(data)
+    check_data(data)
     settings = make_settings(options)
     strategy = choose_strategy(settings)
     _check_machine(settings, strategy)
@@ -158,8 +160,8 @@ def fit(
     used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
     task = _read_images(settings, used, backbone, progress)
     progress("training the head", 0, 0)
-    told = _with_tensorboard(settings, place, on_epoch)
-    task = dataclasses.replace(task, folder=place, on_epoch=told)
+    on_epoch = _with_tensorboard(settings, place, on_epoch)
+    task = dataclasses.replace(task, folder=place, on_epoch=on_epoch)
     run = _measure(folder, data, task, train(task))
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.perf_counter() - started)
@@ -168,7 +170,7 @@ def fit(
 
 
 def _check_machine(settings: Settings, strategy: Strategy) -> None:
-    """What can be told of a setting before any work."""
+    """Check before any work what the settings need of the machine."""
     choose_device(settings.runtime.device)
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
@@ -176,15 +178,15 @@ def _check_machine(settings: Settings, strategy: Strategy) -> None:
         check_cache(settings.runtime.cache_dir)
 
 
-def _check_place(folder: Path, data: Source, overwrite: bool, resume: bool) -> bool:
-    """Whether a complete run is in the folder that the new one is to replace."""
+def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
+    """Check that the run may be written there; say whether it replaces a complete run."""
     tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
     if tree is not None and folder.resolve().is_relative_to(tree):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
     replaces = check_folder(folder, overwrite=overwrite or resume)
     place = find_training(folder)
-    kept = all((place / name).exists() for name in (START, CHECKPOINT))
-    if kept and not (overwrite or resume):
+    can_resume = all((place / name).exists() for name in (START, CHECKPOINT))
+    if can_resume and not (overwrite or resume):
         raise UsageError(
             f"{folder}: holds an interrupted training; headstart fit --resume goes on with it, and "
             "--overwrite starts anew"
@@ -198,8 +200,8 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, data: Source, settings: Settings, *, replaces: bool, resume: bool) -> Path:
-    """Have the folder say that a training is under way; gives the place where that keeps its state."""
+def _begin(folder: Path, data: Data, settings: Settings, *, replaces: bool, resume: bool) -> Path:
+    """Mark the folder as one of a training under way; give the place where that keeps its state."""
     place = find_training(folder)
     if not replaces:  # a complete run stays until there is something to replace it with
         mark_incomplete(folder)
@@ -212,21 +214,21 @@ def _begin(folder: Path, data: Source, settings: Settings, *, replaces: bool, re
 
 
 def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress: Progress) -> Task:
-    """What to train on: the readable labelled images, with their features."""
+    """Read the images to train on: the readable labelled ones, with their features."""
     reads_features = choose_strategy(settings).reads == "features"
-    look = extract_with if reads_features else _check_with
-    features = look(settings, used, backbone, progress)
+    read = extract_with if reads_features else _check_with
+    features = read(settings, used, backbone, progress)
     check_bad_images(features.unreadable(), len(used), settings.data.max_bad)
     good = features.good() & (used.labels >= 0)
     rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
-    held = np.flatnonzero(good & (np.array(used.splits) == "val"))
+    val_rows = np.flatnonzero(good & (np.array(used.splits) == "val"))
     _check_trainable(used.select(rows))
     return Task(
         dataset=used,
         backbone=backbone,
         features=features,
         rows=rows,
-        held=held,
+        val_rows=val_rows,
         settings=settings,
         folder=None,
         progress=progress,
@@ -235,15 +237,15 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
     )
 
 
-def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
-    """The run, whole but for its history and its time."""
+def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
+    """Measure what was trained; give the run, complete except for its history and time."""
     used, features, settings = task.dataset, task.features, task.settings
     task.progress("measuring", 0, 0)
     measured = _find_measured(task, trained)
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
     if measured is not None:
-        found = (measured.labels, measured.probabilities, used.classes)
-        metrics, recall = measure(*found, seed=settings.seed), measure_recall(*found)
+        predicted = (measured.labels, measured.probabilities, used.classes)
+        metrics, recall = measure(*predicted, seed=settings.seed), measure_recall(*predicted)
     engine, decisions = features.engine, task.decisions
     for name, value in (
         ("engine", engine.library),
@@ -269,7 +271,7 @@ def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
         metrics=metrics,
         recall=recall,
         measured_on="" if measured is None else measured.part,
-        images={"train": len(task.rows), "val": len(task.held), "unreadable": unreadable},
+        images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": unreadable},
         settings=settings.describe(decisions),
         decisions=decisions,
         warnings=_find_warnings(task, measured),
@@ -287,11 +289,16 @@ def _measure(folder: Path, data: Source, task: Task, trained: Trained) -> Run:
 def extract_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
-    """`extract` with the settings that concern it."""
+    """Extract features with the settings that concern it."""
     return extract(dataset, backbone, settings.runtime, progress=progress)
 
 
-def check_source(data: object) -> None:
+def check_data(data: object) -> None:
+    """Refuse what is no data.
+
+    Raises:
+        UsageError: names its type.
+    """
     if not isinstance(data, str | os.PathLike | Dataset):
         raise UsageError(
             f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
@@ -317,20 +324,20 @@ def _check_trainable(dataset: Dataset) -> None:
 
 
 def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
-    """What goes by the validation images needs some."""
-    idle = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
-    if idle and "val" not in dataset.splits:
+    """Refuse settings that need validation images where there are none."""
+    unused = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
+    if unused and "val" not in dataset.splits:
         raise UsageError(
-            f"setting '{min(idle)}' has no effect without validation images; leave it out, or hold "
+            f"setting '{min(unused)}' has no effect without validation images; leave it out, or hold "
             "some out with --val 0.2"
         )
 
 
 def _find_measured(task: Task, trained: Trained) -> Measured | None:
-    """What was said of the validation images, else out of fold of the training images, else None."""
+    """Give the predictions on the validation images, else those out of fold on the training images."""
     if trained.probabilities is None:
         return None
-    part, rows = ("val", task.held) if len(task.held) else ("cross-validation", task.rows)
+    part, rows = ("val", task.val_rows) if len(task.val_rows) else ("cross-validation", task.rows)
     used = task.dataset
     return Measured(
         probabilities=np.asarray(trained.probabilities, dtype=np.float32),
@@ -344,10 +351,10 @@ def _find_measured(task: Task, trained: Trained) -> Measured | None:
 def _check_with(
     settings: Settings, dataset: Dataset, backbone: Backbone, progress: Progress
 ) -> Features:
-    """Which images can be read, for a training that needs no features."""
+    """Check which images can be read, for a training that needs no features."""
     errors, digests = check_images(dataset, settings.runtime, progress=progress)
-    how = {"engine": "torch", "precision": "fp32"}
-    engine = choose_engine(backbone, settings.runtime.model_copy(update=how))
+    update = {"engine": "torch", "precision": "fp32"}
+    engine = choose_engine(backbone, settings.runtime.model_copy(update=update))
     return Features(
         dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
     )
@@ -376,27 +383,27 @@ def _with_tensorboard(
 
 
 _MAY_CHANGE = ("workers", "device", "cache_dir", "allow_outside", "max_pixels")
-# Guards that a file, which may come from anywhere, must not lower: who started with them gives them again.
+# A file, which may come from anywhere, must not lower these guards: whoever lowered them does so again.
 _GUARDS = ("allow_outside", "max_pixels")
 
 
-def _write_start(place: Path, data: Source | None, settings: Settings) -> None:
-    """Keep what `resume` needs."""
-    source = None if isinstance(data, Dataset) else os.path.abspath(str(data))
-    given = dict(sorted(settings.given().items()))
+def _write_start(place: Path, data: Data | None, settings: Settings) -> None:
+    """Write the data and settings that `resume` needs."""
+    path = None if isinstance(data, Dataset) else os.path.abspath(str(data))
+    options = dict(sorted(settings.given().items()))
     for name in ("root", "weights", "cache_dir"):
-        if given.get(name) is not None:
-            given[name] = os.path.abspath(given[name])
+        if options.get(name) is not None:
+            options[name] = os.path.abspath(options[name])
     if isinstance(settings.data.val, str):
-        given["val"] = os.path.abspath(settings.data.val)
+        options["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
-    start = Start(data=source, options=given)
+    start = Start(data=path, options=options)
     write_atomically(place / START, to_json_bytes(start.model_dump()))
 
 
 def _read_start(
-    folder: Path, data: Source | None, options: dict[str, Any]
-) -> tuple[Source, dict[str, Any]]:
+    folder: Path, data: Data | None, options: dict[str, Any]
+) -> tuple[Data, dict[str, Any]]:
     changed = [name for name in options if name not in _MAY_CHANGE]
     if changed:
         raise UsageError(
@@ -410,22 +417,22 @@ def _read_start(
             "starts one"
         )
     start = read_start(path)
-    given = dict(start.options)
-    found = start.data if data is None else data
-    if not isinstance(found, str | os.PathLike | Dataset):
+    stored = dict(start.options)
+    data = start.data if data is None else data
+    if not isinstance(data, str | os.PathLike | Dataset):
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
     for name in _GUARDS:
         default = FIELDS[name].info.default
-        if options.get(name, default) != given.get(name, default):
+        if options.get(name, default) != stored.get(name, default):
             raise UsageError(
-                f"{folder}: was started with {name} {given.get(name, default)!r}, which is not taken "
+                f"{folder}: was started with {name} {stored.get(name, default)!r}, which is not taken "
                 "from a file; give it again"
             )
-    return found, {**given, **options}
+    return data, {**stored, **options}
 
 
 def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
-    """One line each, of the data, the features, what was measured and the training."""
+    """List the warnings, one line each: of the data, the features, the figures and the training."""
     decisions, used = task.decisions, task.dataset
     features, val = task.features, task.settings.data.val
     warnings = [
@@ -446,7 +453,7 @@ def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
 
 
 def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
-    """Byte-identical images with different labels, or on both sides of the split."""
+    """Warn of byte-identical images with different labels, or on both sides of the split."""
     rows: dict[str, list[int]] = {}
     for row, digest in enumerate(features.sha256):
         if digest and not features.errors[row]:
@@ -455,33 +462,33 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
     conflicts = [r for r in same if len({int(dataset.labels[i]) for i in r}) > 1]
     leaks = [r for r in same if len({dataset.splits[i] for i in r}) > 1]
     result = []
-    for found, what in (
+    for sets, problem in (
         (conflicts, "with different labels"),
         (leaks, "in the training and in the validation part, so figures will flatter"),
     ):
-        if found:
-            first = " and ".join(f"'{dataset.ids[i]}'" for i in found[0][:2])
-            sets = f"{len(found)} set{'s' if len(found) > 1 else ''}"
-            result.append(f"{sets} of identical images {what} (first: {first})")
+        if sets:
+            first = " and ".join(f"'{dataset.ids[i]}'" for i in sets[0][:2])
+            count = f"{len(sets)} set{'s' if len(sets) > 1 else ''}"
+            result.append(f"{count} of identical images {problem} (first: {first})")
     return result
 
 
 def _near_copy_warnings(task: Task, measured: Measured | None, decisions: Decisions) -> list[str]:
-    """Near copies on both sides of what the figures were measured on."""
+    """Warn of near copies that the split or the folds have parted."""
     dataset, features, seed = task.dataset, task.features, task.settings.seed
-    rows, held = task.rows, task.held
+    rows, val_rows = task.rows, task.val_rows
     if measured is None or not features.values:
         return []
     units = join_units(dataset.units(), features.sha256)
     side = np.zeros(len(dataset), dtype=np.int64)
-    if len(held):
-        side[held], where = 1, "on both sides of the split"
+    if len(val_rows):
+        side[val_rows], where = 1, "on both sides of the split"
     else:
         folds = decisions.settled["penalty"].evidence["folds"]
         where = "in different folds of cross-validation"
         own = tuple(units[i] for i in rows)
         side[rows] = assign_folds(dataset.labels[rows], own, folds, seed)
-    both = np.sort(np.concatenate([rows, held]))
+    both = np.sort(np.concatenate([rows, val_rows]))
     last = list(features.values)[-1]  # the others stay on disk
     pairs = both[
         find_near_copies(
@@ -536,10 +543,10 @@ def _list_members(dataset: Dataset, features: Features) -> Members:
 
 
 def _list_kept(run: Run) -> list[str]:
-    """What the training wrote that belongs to its run."""
+    """List the files of the training that belong to its run."""
     keep = [HISTORY] if "training" in run.decisions.facts else []
     if run.settings["tensorboard"]["value"]:
         keep.append(TENSORBOARD)
-    if run.interrupted:  # what --resume goes on from
+    if run.interrupted:  # the state that --resume continues
         keep += [START, PLAN, CHECKPOINT]
     return keep

@@ -1,10 +1,10 @@
 """The files of a run's folder: their names, where a training writes, and how a new run replaces an old one.
 
-Knows neither networks nor data; `classifier` and `record` say what is in the files. A run is written whole
-into the sub-folder `.next`, and a record of what belongs to it comes last and commits it. Until then the
-folder holds what it held before, however the process ends. From then on it is the new run: its files are
-moved up one by one, and where a death stopped that, whoever looks at the folder next ends it first
-(`recover`).
+This file knows neither networks nor data; `classifier` and `record` read and write the files' contents. A
+new run is written into the sub-folder `.next`, and the list of its files comes last and commits it. Until
+then the folder holds what it held before, however the process ends. From then on it is the new run: its
+files are moved up one by one, and if the process is killed meanwhile, the next one that opens the folder
+finishes that first (`recover`).
 """
 
 import contextlib
@@ -38,23 +38,23 @@ __all__ = [
 
 FORMAT = 2
 
-# Of every run; the card says what the others are.
+# The files of every run; the card describes the others.
 CARD, CONFIG, MODEL = "headstart.json", "config.json", "model.safetensors"
 SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
-# What it said of every image that was measured on; whence it comes.
+# The probabilities of every image that was measured on; the provenance.
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
 
-# In the order in which they are moved: until the card of the new run is there, nothing else may read it.
+# In the order in which they are moved: a folder is read by its card, so the card comes last.
 NAMES = (MODEL, CONFIG, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE, *TRAINING, CARD)
 
 NEXT, COMMIT = ".next", "commit.json"
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> bool:
-    """Whether a complete run is in the folder, and may be replaced.
+    """Say whether the folder holds a complete run, which may be replaced.
 
     Raises:
-        UsageError: the folder holds a complete run that may not, or other files.
+        UsageError: the folder holds a complete run that may not be replaced, or other files.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: a file of this name exists; choose another folder")
@@ -66,10 +66,10 @@ def check_folder(folder: Path, *, overwrite: bool) -> bool:
     complete = _read_status(folder) != "incomplete"
     if complete and not overwrite:
         pending = (folder / NEXT / START).exists()
-        goes_on = ", or --resume, which goes on with the training that was to replace it"
+        resume = ", or --resume, which goes on with the training that was to replace it"
         raise UsageError(
             f"{folder}: holds a run already; choose another, or --overwrite"
-            f"{goes_on if pending else ''}"
+            f"{resume if pending else ''}"
         )
     return complete
 
@@ -82,19 +82,19 @@ def _read_status(folder: Path) -> str:
 
 
 def mark_incomplete(folder: Path) -> None:
-    """Make the folder and have it say that it holds no whole run, until one is put there."""
+    """Make the folder and mark it as one without a complete run, until one is put there."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CARD, to_json_bytes({"format": FORMAT, "status": "incomplete"}))
 
 
 def find_training(folder: Path) -> Path:
-    """Where the training of a run's folder keeps its state: below it while it is to replace a run."""
+    """Find the folder in which a training keeps its state: a sub-folder while it is to replace a run."""
     place = folder / NEXT
     return place if (place / START).exists() and not place.is_symlink() else folder
 
 
 def clear_training(place: Path) -> None:
-    """Drop what an earlier training left in the place of one."""
+    """Remove the state of an earlier training."""
     if place.name == NEXT:
         _unlink_place(place)
         shutil.rmtree(place, ignore_errors=True)
@@ -104,12 +104,12 @@ def clear_training(place: Path) -> None:
 
 
 def replace_run(folder: Path, files: Mapping[str, bytes], *, keep: Collection[str] = ()) -> None:
-    """Put a new run into a folder; at any death the folder holds the old one or the new one, whole.
+    """Put a new run into a folder; whenever the process is killed, it holds the old or the new one, complete.
 
     Args:
         files: {name: content} of the new run, its card among them.
-        keep: names of what its training wrote that belongs to it; what else is in the folder of
-            an earlier run or of this one's training is removed. Files that are none of a run's stay.
+        keep: names of the files of its training that belong to the run. All other files of an
+            earlier run or of this one's training are removed; files that belong to no run stay.
 
     Raises:
         OSError: out of disk or permission; the old run is untouched.
@@ -124,17 +124,17 @@ def replace_run(folder: Path, files: Mapping[str, bytes], *, keep: Collection[st
         record = to_json_bytes({"names": [*files, *keep]})
         write_atomically(place / COMMIT, record)
     except OSError:
-        if not (place / START).exists():  # else it is what --resume goes on from
+        if not (place / START).exists():  # else it is the state that --resume continues
             shutil.rmtree(place, ignore_errors=True)
         raise
     recover(folder)
 
 
 def recover(folder: Path) -> None:
-    """End the replacement of a run that was committed and then stopped by a death, if there is one.
+    """Finish a replacement that was committed before its process was killed, if there is one.
 
     Raises:
-        InputError: its record is damaged.
+        InputError: the list of its files is damaged.
         ResourceError: the folder cannot be written.
     """
     place = folder / NEXT
@@ -143,7 +143,7 @@ def recover(folder: Path) -> None:
     try:
         names = read_json(place / COMMIT).get("names")
     except InputError:
-        if not (place / COMMIT).exists():  # another process has just ended the same
+        if not (place / COMMIT).exists():  # another process has just finished it
             return
         raise
     if not isinstance(names, list):
@@ -160,10 +160,10 @@ def recover(folder: Path) -> None:
             fail_point("moved")
         _remove_partial(folder)
         sync_folder(folder)
-        # The record goes last: what is left of the training must not look like one to go on with.
-        for left in list(place.iterdir()):
-            if left.name != COMMIT:
-                _remove(left)
+        # The list goes last: what is left of the training must not look like one to resume.
+        for path in list(place.iterdir()):
+            if path.name != COMMIT:
+                _remove(path)
             fail_point("cleared")
         (place / COMMIT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -184,12 +184,12 @@ def _remove(path: Path) -> None:
 
 
 def _unlink_place(place: Path) -> None:
-    """A folder may come from anywhere; what a link in it leads to is somebody else's."""
+    """Remove a link; the folder may come from anywhere, and the target belongs to somebody else."""
     if place.is_symlink():
         place.unlink()
 
 
 def _remove_partial(place: Path) -> None:
-    """Of a process that was killed while it wrote."""
+    """Remove the unfinished files of a process that was killed while it wrote."""
     for part in place.glob(".*.partial"):
         part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Takes images and a network with its head, gives probabilities: the one way from pixels to what is in them.
+"""Takes images and a network with its head, gives probabilities: the one way from pixels to classes.
 
-A `Pipeline` makes its engine once and keeps it, and its threads, for as many images as come. Every
-engine works in micro-batches of one size, the last one padded, so what is said of an image does not depend on
-which others it came with. Shape letters: N images, C classes, D features, H W pixels.
+A `Pipeline` makes its engine and threads once and keeps them for all the images that follow. Every
+engine works in micro-batches of one size, the last one padded, so the prediction for an image does not
+depend on the other images. Shape letters: N images, C classes, D features, H W pixels.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
+from headstart.arrays import FloatC, FloatNC, FloatND, PixelsHW3
 from headstart.choices import nearest
 from headstart.data.decoding import PillowSource
 from headstart.data.folders import list_files
@@ -41,29 +42,29 @@ __all__ = [
     "read_runtime",
 ]
 
-# A path, the bytes of a file, uint8 (H, W, 3), or an image of Pillow's.
-ImageLike = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+# A path, the bytes of a file, uint8 (H, W, 3), or a Pillow image.
+ImageLike = str | os.PathLike[str] | bytes | PixelsHW3 | Image.Image
 
 # Images are decoded exactly, and probabilities are those of the network as timm runs it.
 EXACT = Runtime(precision="fp32")
 
 # (the image's name, why it could not be read or "", float32 (C,) or None)
-_Answer = tuple[str, str, np.ndarray | None]
+_Answer = tuple[str, str, FloatC | None]
 
 Self = TypeVar("Self", bound="Pipeline")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image.
+    """A classifier's prediction for one image.
 
     Attributes:
-        image: the path, or "image 3" for the third of those given where it is none.
+        image: the path, or "image 3" for the third image where it has no path.
         label: the most probable class, "" for an unreadable image.
         probability: of that class, in [0, 1]; NaN for an unreadable image.
-        top: (class, probability) of the most probable classes, in falling order.
+        top: (class, probability) of the most probable classes, in descending order.
         error: why the image could not be read, "" for a good one.
-        names: what people call the classes of `top`, in its order; () where they are the names.
+        names: readable names of the classes of `top`, in its order; () where the classes are readable.
     """
 
     image: str
@@ -75,7 +76,7 @@ class Prediction:
 
 
 class Model(Protocol):
-    """What a pipeline runs: a network, and a head on its features; a `Classifier` is one."""
+    """A network and a head on its features, as a pipeline needs them; a `Classifier` is one."""
 
     @property
     def backbone(self) -> Backbone: ...
@@ -86,13 +87,13 @@ class Model(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
-    def predict_proba(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict_proba(self, features: Mapping[str, FloatND]) -> FloatNC:
         """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one."""
         ...
 
 
 def read_runtime(options: Mapping[str, Any]) -> Runtime:
-    """The `Runtime` of options by name, for what predicts.
+    """Make the `Runtime` of a prediction from options by name.
 
     Raises:
         UsageError: an unknown name, or a value that is out of range.
@@ -110,12 +111,12 @@ def read_runtime(options: Mapping[str, Any]) -> Runtime:
 class Pipeline:
     """Images to probabilities, with an engine that is made once and kept open.
 
-    May be called from several threads at once, which share the engine and its threads. Close it, or use it
-    as a context manager, to let go of both.
+    Several threads may call it at once; they share the engine and its threads. Close it, or use it as a
+    context manager, to free both.
 
     Attributes:
         model: the network and its head.
-        runtime: on what it runs.
+        runtime: the engine, precision, device and threads it runs with.
     """
 
     def __init__(self, model: Model, runtime: Runtime) -> None:
@@ -124,7 +125,7 @@ class Pipeline:
         if "precision" not in runtime.model_fields_set:
             runtime = runtime.model_copy(update={"precision": EXACT.precision})
         self.model, self.runtime = model, runtime
-        choose_engine(model.backbone, runtime)  # what cannot be is told before the first image
+        choose_engine(model.backbone, runtime)  # raises before the first image if it cannot run
         self._lock = threading.Lock()
         self._started: tuple[Engine, EngineChoice, ThreadPoolExecutor] | None = None
         self._is_closed = False
@@ -133,7 +134,7 @@ class Pipeline:
         return f"{type(self).__name__}({self.model!r})"
 
     def start(self) -> None:
-        """Make the engine now, which takes seconds where it was never compiled; else the first image does.
+        """Make the engine now, which takes seconds if it was never compiled; else the first image makes it.
 
         Raises:
             UsageError: it has been closed, or the engine cannot take the network.
@@ -153,7 +154,7 @@ class Pipeline:
             return self._started
 
     def close(self) -> None:
-        """Let go of the engine and the threads; what is being predicted comes to its end first."""
+        """Free the engine and the threads, once the predictions under way have ended."""
         with self._lock:
             started, self._started, self._is_closed = self._started, None, True
         if started is not None:
@@ -179,15 +180,15 @@ class Pipeline:
         allow_outside: bool = False,
         progress: Progress = no_progress,
     ) -> Iterator[Prediction]:
-        """Say what is in images.
+        """Classify images.
 
         Args:
             images: one or many, of any of these kinds: the path of a file or of a folder of files, the
-                bytes of a file, a uint8 array (H, W, 3) in the order R, G, B, an image of Pillow's.
+                bytes of a file, a uint8 array (H, W, 3) in the order R, G, B, a Pillow image.
                 Files are read as they are needed.
             top: how many classes to list for each, at least 1.
             allow_outside: follow links in a folder that lead out of it.
-            progress: told how far the work is.
+            progress: called with how far the work is.
 
         Returns:
             One prediction an image, in order; an unreadable one has its reason in `error`.
@@ -195,12 +196,12 @@ class Pipeline:
         Raises:
             UsageError: `top` is out of range, something is none of these kinds, or it has been closed.
             InputError: a folder holds no image.
-            VerificationError: on the way, the network gives something that is no number.
+            VerificationError: while iterating: the network's outputs are not finite.
         """
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
-        found = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
-        return self._name(self._answer(found, progress), top)
+        refs = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
+        return self._name(self._answer(refs, progress), top)
 
     def predict_proba(
         self,
@@ -208,40 +209,40 @@ class Pipeline:
         *,
         allow_outside: bool = False,
         progress: Progress = no_progress,
-    ) -> np.ndarray:
-        """float32 (N, C): the probabilities of every class, in the model's order, of N images.
+    ) -> FloatNC:
+        """Give the probabilities of every class, in the model's order, of N images: float32 (N, C).
 
         Args:
-            images, allow_outside, progress: as `predict`.
+            images, allow_outside, progress: as in `predict`.
 
         Returns:
-            Rows that sum to one; of unreadable images, rows of NaN. `predict` says why.
+            Rows that sum to one, or rows of NaN for unreadable images, whose reasons `predict` gives.
 
         Raises:
             UsageError, InputError, VerificationError: as `predict`.
         """
-        found = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
-        result = np.full((len(found), len(self.model.classes)), np.nan, dtype=np.float32)
-        for row, (_, _, probabilities) in enumerate(self._answer(found, progress)):
+        refs = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
+        result = np.full((len(refs), len(self.model.classes)), np.nan, dtype=np.float32)
+        for row, (_, _, probabilities) in enumerate(self._answer(refs, progress)):
             if probabilities is not None:
                 result[row] = probabilities
         return result
 
-    def _answer(self, found: list[ImageRef], progress: Progress) -> Iterator[_Answer]:
+    def _answer(self, refs: list[ImageRef], progress: Progress) -> Iterator[_Answer]:
         with self._lock:
             if self._is_closed:
                 raise UsageError("the predictor is closed; make another")
-        return self._stream(found, progress)
+        return self._stream(refs, progress)
 
-    def _stream(self, found: list[ImageRef], progress: Progress) -> Iterator[_Answer]:
-        if not found:
+    def _stream(self, refs: list[ImageRef], progress: Progress) -> Iterator[_Answer]:
+        if not refs:
             return
         progress(PREPARING, 0, 0)
         engine, choice, pool = self._start()
-        progress(READING, 0, len(found))
+        progress(READING, 0, len(refs))
         advice = "fit again" if choice.precision == "fp32" else "use --precision fp32"
         stream = run_images(
-            found,
+            refs,
             engine,
             self.model.backbone.preprocessing,
             self.runtime,
@@ -258,10 +259,10 @@ class Pipeline:
                         )
                 rows = iter(self.model.predict_proba(outputs) if outputs else ())
                 for reading in readings:
-                    name = found[done].id
+                    name = refs[done].id
                     done += 1
                     yield (name, reading.error, None if reading.error else next(rows))
-                progress(READING, done, len(found))
+                progress(READING, done, len(refs))
 
     def _name(self, answers: Iterator[_Answer], top: int) -> Iterator[Prediction]:
         classes, names = self.model.classes, self.model.names
@@ -271,8 +272,8 @@ class Pipeline:
                 continue
             order = np.argsort(-probabilities, kind="stable")[:top]
             best = tuple((classes[i], float(probabilities[i])) for i in order)
-            called = tuple(names[i] for i in order) if names else ()
-            yield Prediction(image, best[0][0], best[0][1], best, names=called)
+            best_names = tuple(names[i] for i in order) if names else ()
+            yield Prediction(image, best[0][0], best[0][1], best, names=best_names)
 
 
 def predict_once(
@@ -284,14 +285,14 @@ def predict_once(
     allow_outside: bool,
     progress: Progress,
 ) -> Iterator[Prediction]:
-    """As `Pipeline.predict`, of a pipeline that serves these images alone."""
-    given = list_images(images)
-    if not any(isinstance(i, str | os.PathLike) and Path(i).is_dir() for i in given):
-        # An engine of fewer threads gives each of them more of the processor.
-        few = max(1, min(runtime.threads, len(given)))
-        runtime = runtime.model_copy(update={"workers": few})
+    """Predict as `Pipeline.predict` does, with a pipeline for these images alone."""
+    listed = list_images(images)
+    if not any(isinstance(i, str | os.PathLike) and Path(i).is_dir() for i in listed):
+        # With fewer threads, each gets more of the processor.
+        workers = max(1, min(runtime.threads, len(listed)))
+        runtime = runtime.model_copy(update={"workers": workers})
     pipeline = Pipeline(model, runtime)
-    predictions = pipeline.predict(given, top=top, allow_outside=allow_outside, progress=progress)
+    predictions = pipeline.predict(listed, top=top, allow_outside=allow_outside, progress=progress)
 
     def stream() -> Iterator[Prediction]:
         with contextlib.closing(pipeline):
@@ -303,10 +304,10 @@ def predict_once(
 def _start_engine(
     backbone: Backbone, runtime: Runtime, cuts: tuple[str, ...]
 ) -> tuple[Engine, EngineChoice]:
-    """A running engine, and which it is; on a processor of one image at a time.
+    """Start an engine, on a CPU with micro-batches of one image; give it with its choice.
 
-    Who asks of one image waits for it, and in a micro-batch of four it takes twice the processor's time (68
-    against 32 ms with EfficientNet-Lite0 in OpenVINO); many images take a tenth more in ones.
+    Whoever asks about one image waits for it, and a micro-batch of four takes twice the CPU time for it (68
+    against 32 ms with EfficientNet-Lite0 in OpenVINO); many images take a tenth longer one by one.
     """
 
     def start(choice: EngineChoice) -> tuple[Engine, EngineChoice]:
@@ -318,10 +319,10 @@ def _start_engine(
 
 
 def list_images(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
-    """One or many images as a list, each of a kind that can be read.
+    """List one or many images, each of a kind that can be read.
 
     Raises:
-        UsageError: one is of another kind; says which, and what it is.
+        UsageError: one is of another kind; names it and its type.
     """
     one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     # An array of text or objects holds paths.
@@ -357,25 +358,25 @@ def _check_image(image: Any, name: str) -> ImageLike:
 
 
 def _refer(images: list[ImageLike], allow_outside: bool, max_pixels: int) -> list[ImageRef]:
-    """Each image, and for folders every image file below them.
+    """List each image, and for folders every image file below them.
 
     Raises:
         InputError: a folder holds no image.
     """
-    found: list[ImageRef] = []
+    refs: list[ImageRef] = []
     for number, image in enumerate(images, 1):
         if isinstance(image, str | os.PathLike):
             path = Path(image)
             if not path.is_dir():
-                found.append(ImageRef(os.fspath(image), FileSource(path)))
+                refs.append(ImageRef(os.fspath(image), FileSource(path)))
                 continue
             inside = list(list_files(path, allow_outside=allow_outside))
             if not inside:
                 raise InputError(f"{path}: no images in this folder")
-            found += [ImageRef(str(path / n), FileSource(path / n), why) for n, why in inside]
+            refs += [ImageRef(str(path / n), FileSource(path / n), error) for n, error in inside]
         elif isinstance(image, bytes):
-            found.append(ImageRef(f"image {number}", MemorySource(image)))
+            refs.append(ImageRef(f"image {number}", MemorySource(image)))
         else:
             pixels = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-            found.append(ImageRef(f"image {number}", PillowSource(pixels, max_pixels)))
-    return found
+            refs.append(ImageRef(f"image {number}", PillowSource(pixels, max_pixels)))
+    return refs

@@ -1,4 +1,4 @@
-"""Takes the folder of a run, gives a `Predictor`, which answers at once however often it is asked."""
+"""Takes the folder of a run, gives a `Predictor`, which keeps its engine for quick repeated predictions."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -28,16 +28,16 @@ ModelLike = str | os.PathLike[str] | Run | Classifier
 class Predictor(Pipeline):
     """A classifier that is kept ready: images in, predictions or probabilities out.
 
-    The network is compiled once, and its threads stay. Safe to call from several threads. Close it, or
+    The network is compiled once, and its threads stay. Several threads may call it at once. Close it, or
     use it as a context manager, when it is no longer needed.
 
     Args:
-        classifier: a `Classifier`, or a `Run` for its own.
-        runtime: on what it runs; where it names no precision, in fp32: images are decoded exactly then, and
-            the probabilities are those of the network as timm runs it.
+        classifier: a `Classifier`, or a `Run` that has one.
+        runtime: the engine, precision, device and threads. The default precision is fp32: images are then
+            decoded exactly, and the probabilities are those of the network as timm runs it.
 
     Raises:
-        UsageError: the engine, precision or device is unknown or cannot be.
+        UsageError: the engine, precision or device is unknown or not available.
     """
 
     def __init__(self, classifier: Run | Classifier, *, runtime: Runtime = EXACT) -> None:
@@ -45,15 +45,15 @@ class Predictor(Pipeline):
 
     @classmethod
     def load(cls, model: ModelLike, *, runtime: Runtime = EXACT) -> "Predictor":
-        """A predictor of a saved classifier.
+        """Make a predictor of a saved classifier.
 
         Args:
-            model: the folder of a run, or "pretrained:NAME" for a network that knows ImageNet's classes.
-            runtime: as of the class; its `cache_dir` keeps what is found of the network and compiled.
+            model: the folder of a run, or "pretrained:NAME" for a network with ImageNet's classes.
+            runtime: as for the class; its `cache_dir` caches facts about the network and its compiled form.
 
         Raises:
-            InputError: as `Classifier.load`.
-            UsageError: as the class.
+            InputError: as in `Classifier.load`.
+            UsageError: as for the class.
         """
         return cls(read_classifier("model", model, runtime.cache_dir), runtime=runtime)
 
@@ -67,38 +67,38 @@ def predict(
     progress: Progress = no_progress,
     **options: Any,
 ) -> Iterator[Prediction]:
-    """Say what is in images: paths of files and folders, bytes, arrays, images of Pillow's; one or many.
+    """Classify images: paths of files and folders, bytes, arrays, Pillow images; one or many.
 
-    A `Predictor` is made for this call alone; who calls often keeps one.
+    A `Predictor` is made for this call alone; keep one yourself for frequent calls.
 
     Args:
-        model: the folder of a run, "pretrained:NAME" for a network that knows ImageNet's classes, a run
-            as `fit` gives it, or a classifier.
-        images, top, allow_outside, progress: as `Predictor.predict`.
+        model: the folder of a run, "pretrained:NAME" for a network with ImageNet's classes, a run as
+            `fit` gives it, or a classifier.
+        images, top, allow_outside, progress: as in `Predictor.predict`.
         **options: fields of `Runtime`.
 
     Raises:
-        UsageError: an option is out of range, or an argument of a kind that is not taken.
+        UsageError: an option is out of range, or an argument is of an unknown kind.
         InputError: the model cannot be loaded, a folder holds no image, or there is none at all.
     """
-    given = list_images(images)
-    if not given:
+    listed = list_images(images)
+    if not listed:
         raise InputError("no images given; name files or folders, or - to read names from stdin")
     runtime = read_runtime(options)
     classifier = read_classifier("model", model, runtime.cache_dir)
     return predict_once(
-        classifier, given, runtime, top=top, allow_outside=allow_outside, progress=progress
+        classifier, listed, runtime, top=top, allow_outside=allow_outside, progress=progress
     )
 
 
 def read_classifier(
-    what: str, model: ModelLike, cache_dir: str | os.PathLike[str] | None
+    argument: str, model: ModelLike, cache_dir: str | os.PathLike[str] | None
 ) -> Classifier:
-    """The classifier of whatever has one; `what` names the argument.
+    """Get the classifier of anything that has one; `argument` names it in the error.
 
     Raises:
         UsageError: it has none.
-        InputError: as `Classifier.load`.
+        InputError: as in `Classifier.load`.
     """
     if isinstance(model, Run):
         return model.classifier
@@ -107,5 +107,5 @@ def read_classifier(
     if isinstance(model, str | os.PathLike):
         return Classifier.load(model, cache_dir=cache_dir)
     raise UsageError(
-        f"{what} is of type {type(model).__name__}; give the folder of a run, a Run or a Classifier"
+        f"{argument} is of type {type(model).__name__}; give the folder of a run, a Run or a Classifier"
     )

@@ -1,10 +1,10 @@
-"""Takes the folder of a run, gives the `Run`: its figures, its decisions, what it said of every image.
+"""Takes the folder of a run, gives the `Run`: its figures, decisions and predictions.
 
-The files and what is in them, but for the classifier's own three: settings.json (each value with where it
-came from), metrics.json (the figures, and what was decided), run.json (whence it comes: data, engine,
-time), split.jsonl (which image was used for what), predictions.safetensors (what was said of every image
-that was measured on) and history.jsonl (an object an epoch). A folder may come from anywhere: whatever is
-not as `save_run` writes it is refused on one line that names the file and the field.
+The files, beside the classifier's own three: settings.json (each value with its origin), metrics.json
+(figures and decisions), run.json (provenance: data, engine, time), split.jsonl (the part that each image
+was used in), predictions.safetensors (the probabilities of every image that was measured on) and
+history.jsonl (an object an epoch). A folder may come from anywhere: whatever is not as `save_run` writes
+it is refused on one line that names the file and the field.
 
 Shape letters: N measured images, C classes.
 """
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from headstart.arrays import Targets
+from headstart.arrays import FloatNC, Targets
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
 from headstart.files import read_json, to_json_bytes
@@ -58,24 +58,24 @@ __all__ = [
 MAX_LINES_BYTES = 2**30  # of split.jsonl and history.jsonl: millions of images
 MAX_LINE_BYTES = 2**20
 MAX_HEADER_BYTES = 2**16  # of safetensors, before the arrays
-# Rows of float32 sum to one but for rounding, which grows with the number of classes.
+# Rows of float32 sum to one up to rounding, which grows with the number of classes.
 SUM_TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    """What a classifier said of labelled images.
+    """A classifier's probabilities on labelled images.
 
     Attributes:
         probabilities: float32 (N, C), rows sum to one.
-        labels: (N, …) as the data's `Problem` keeps targets: int64 (N,), the true classes.
+        labels: (N, …), the targets as the data's `Problem` keeps them: int64 (N,), the true classes.
         ids: N image ids.
         part: what the images are: "val"; "cross-validation", for training images each of which was
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
         classes: C class names.
     """
 
-    probabilities: np.ndarray
+    probabilities: FloatNC
     labels: Targets
     ids: tuple[str, ...]
     part: str
@@ -117,7 +117,7 @@ class Members:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What of a run is large, read when first asked for."""
+    """The large parts of a run, each read when first asked for."""
 
     classifier: Callable[[], Classifier]
     members: Callable[[], Members]
@@ -129,25 +129,25 @@ class Run:
     """One training, as `fit` gives it and `Run.load` reads it back.
 
     Attributes:
-        folder: where it lies.
+        folder: of its files.
         strategy, backbone: by name.
         classes: C class names.
-        names: what people call the classes, in their order; () where the classes are names.
-        metrics: {name: Estimate} as `metrics.measure` names them; empty when nothing could be measured.
-        recall: {class: Estimate}, the share of its images that were taken for it; empty likewise.
+        names: readable names of the classes, in their order; () where the classes are readable.
+        metrics: {name: Estimate}, named as in `metrics.measure`; empty when nothing could be measured.
+        recall: {class: Estimate}, the fraction of its images that were predicted to be of it; empty likewise.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
         images: {"train": n, "val": n, "unreadable": n}.
         settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
-        decisions: what was left open, what it was given, and on which evidence.
+        decisions: the values of the settings that the user did not give, and their evidence.
         warnings: one line each, for people.
         history: an object an epoch, 0 the starting point; () where there are no epochs.
         data: absolute path of the folder or manifest it was trained on; None for a `Dataset` in memory.
-        root: absolute path of the folder that the image ids are relative to. A folder that comes from
-            anywhere may name any: who opens images there asks first.
-        computed: images whose features were computed; the others' came from the store.
-        engine: what ran the frozen network, and why.
+        root: absolute path of the folder that the image ids are relative to. A run that comes from
+            anywhere may name any folder: ask the user before opening images there.
+        computed: how many images' features were computed; the others' came from the store.
+        engine: the engine that ran the frozen network, and why.
         seconds: wall-clock time.
-        interrupted: ended early by Ctrl-C, with the best classifier so far.
+        interrupted: whether Ctrl-C ended it early, with the best classifier so far.
     """
 
     folder: Path
@@ -173,10 +173,10 @@ class Run:
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("accuracy")
-        found = "nothing measured" if accuracy is None else f"accuracy {accuracy.value:.3f}"
+        figure = "nothing measured" if accuracy is None else f"accuracy {accuracy.value:.3f}"
         return (
             f"Run({str(self.folder)!r}, {self.strategy} on {self.backbone}, "
-            f"{len(self.classes):,} classes, {found})"
+            f"{len(self.classes):,} classes, {figure})"
         )
 
     @functools.cached_property
@@ -190,7 +190,7 @@ class Run:
 
     @functools.cached_property
     def members(self) -> Members:
-        """The images that were used; none where the folder does not say.
+        """The images that were used; empty where the folder does not list them.
 
         Raises:
             InputError: split.jsonl is damaged.
@@ -199,7 +199,7 @@ class Run:
 
     @functools.cached_property
     def measured(self) -> Measured | None:
-        """What it said of every image that the figures are of; None when nothing could be measured.
+        """The probabilities of every image that was measured on; None when nothing could be measured.
 
         Raises:
             InputError: predictions.safetensors or split.jsonl is missing or damaged.
@@ -217,7 +217,7 @@ class Run:
 
         Args:
             folder: of a run.
-            cache_dir: as `Classifier.load`, for its classifier.
+            cache_dir: as in `Classifier.load`, for its classifier.
 
         Raises:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
@@ -229,8 +229,8 @@ class Run:
         metrics = _read_document(path / METRICS, _Metrics)
         settings = _read_settings(path / SETTINGS)
         # Ids of images in other folders begin with "..", and only then.
-        given = {name: settings.get(name, {}).get("value") for name in ("allow_outside", "val")}
-        outside = given["allow_outside"] is True or isinstance(given["val"], str)
+        values = {name: settings.get(name, {}).get("value") for name in ("allow_outside", "val")}
+        outside = values["allow_outside"] is True or isinstance(values["val"], str)
 
         def measured() -> Measured | None:
             if not metrics.measured_on:
@@ -249,21 +249,21 @@ class Run:
 
 
 def has_record(folder: Path) -> bool:
-    """Whether there is more than a classifier in a folder."""
+    """Whether a folder holds more of a run than its classifier."""
     return any((folder / name).exists() for name in (METRICS, SETTINGS, PROVENANCE, MEMBERS))
 
 
 def save_run(run: Run, *, keep: Collection[str]) -> Run:
-    """Write a run to its folder, in the place of the one that may be there.
+    """Write a run to its folder; it replaces a run that is there.
 
     Args:
-        keep: names of what its training wrote that belongs to it.
+        keep: names of the files of its training that belong to the run.
 
     Returns:
         The run, its figures and decisions as they will be read back.
 
     Raises:
-        OSError: out of disk or permission; what was there is untouched.
+        OSError: out of disk or permission; the run that was there is untouched.
     """
     members, measured = run.members, run.measured
     metrics = {
@@ -318,8 +318,8 @@ class _Estimate(_Document):
     high: float | None
 
     def read(self) -> Estimate:
-        found = (self.value, self.low, self.high)
-        return Estimate(*(math.nan if v is None else v for v in found))
+        values = (self.value, self.low, self.high)
+        return Estimate(*(math.nan if v is None else v for v in values))
 
 
 _Count = Annotated[int, Field(ge=0)]
@@ -375,7 +375,7 @@ class _Epoch(BaseModel):
 
 
 class Start(_Document):
-    """start.json: what a training was started with.
+    """start.json: the data and settings that a training was started with.
 
     Attributes:
         data: absolute path of its folder or manifest; None for a `Dataset` in memory.
@@ -391,17 +391,17 @@ Document = TypeVar("Document", bound=BaseModel)
 
 def _check_document(path: Path, model: type[Document], value: Any) -> Document:
     try:
-        found = model.model_validate(value)
-        json.dumps(value, allow_nan=False)  # of what a schema takes as it is
+        document = model.model_validate(value)
+        json.dumps(value, allow_nan=False)  # a schema does not look into an untyped field
     except ValidationError as exc:
         problem = exc.errors()[0]
-        # pydantic names the kinds of a union too, which are none of the file's.
+        # pydantic appends the members of a union, which are not in the file.
         field = ".".join(str(part) for part in problem["loc"][:3])
         message = problem["msg"].lower()
         raise InputError(f"{path}: damaged: field '{field}': {message}; fit again") from exc
     except ValueError as exc:
         raise InputError(f"{path}: damaged: it has numbers that are not finite; fit again") from exc
-    return found
+    return document
 
 
 def _read_document(path: Path, model: type[Document]) -> Document:
@@ -435,8 +435,8 @@ def _make_run(
         backbone=backbone,
         classes=classes,
         names=names,
-        metrics={name: found.read() for name, found in metrics.metrics.items()},
-        recall={name: found.read() for name, found in metrics.recall.items()},
+        metrics={name: figure.read() for name, figure in metrics.metrics.items()},
+        recall={name: figure.read() for name, figure in metrics.recall.items()},
         measured_on=metrics.measured_on,
         images={str(name): count for name, count in metrics.images.items()},
         settings=settings,
@@ -454,16 +454,16 @@ def _make_run(
 
 
 def _read_settings(path: Path) -> dict[str, dict[str, Any]]:
-    found = read_json(path)
-    for name, entry in found.items():
+    settings = read_json(path)
+    for name, entry in settings.items():
         if name not in FIELDS:
             raise InputError(f"{path}: damaged: '{name}' is no setting; fit again")
         _check_document(path, _Setting, entry)
-    return found
+    return settings
 
 
 def read_start(path: Path) -> Start:
-    """What a training was started with.
+    """Read the data and settings that a training was started with.
 
     Raises:
         InputError: start.json is damaged.
@@ -475,7 +475,7 @@ def read_start(path: Path) -> Start:
 
 
 def _read_lines(path: Path, model: type[Document]) -> Iterator[Document]:
-    """What a file holds, an object a line."""
+    """Read a file of one object a line."""
     try:
         if path.stat().st_size > MAX_LINES_BYTES:
             raise InputError(f"{path}: larger than {MAX_LINES_BYTES >> 20} MiB")
@@ -538,7 +538,7 @@ def _read_members(folder: Path) -> Members:
 def _read_measured(
     folder: Path, classes: tuple[str, ...], part: str, members: Members, outside: bool
 ) -> Measured:
-    """The arrays of a run, as the images and classes of its other files allow them.
+    """Read the probabilities of a run, checked against the images and classes of its other files.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -578,7 +578,7 @@ def _read_measured(
 def _check_arrays(
     arrays: Mapping[str, np.ndarray], classes: int, members: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(probabilities, labels, rows) whose shapes, types and values go together, or a ValueError."""
+    """Give (probabilities, labels, rows); a ValueError where shapes, types or values do not fit together."""
     wanted = {"probabilities": np.float32, "labels": np.int64, "rows": np.int64}
     if set(arrays) != set(wanted):
         raise ValueError(f"it has the tensors {', '.join(sorted(arrays)) or 'none'}")
@@ -586,8 +586,8 @@ def _check_arrays(
     for name, kind in wanted.items():
         shape = (images, classes) if name == "probabilities" else (images,)
         if arrays[name].dtype != kind or arrays[name].shape != shape or not images:
-            found = f"{arrays[name].dtype} {arrays[name].shape}"
-            raise ValueError(f"tensor '{name}' is {found}, not {np.dtype(kind)} {shape}")
+            given = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise ValueError(f"tensor '{name}' is {given}, not {np.dtype(kind)} {shape}")
     probabilities, labels, rows = (arrays[name] for name in wanted)
     if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
         raise ValueError("tensor 'probabilities' has values that are no probabilities")
@@ -607,7 +607,7 @@ def _check_inside(path: Path, ids: tuple[str, ...]) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """Estimates as objects and NaN as null, for JSON that any program reads."""
+    """Turn estimates into objects and NaN into null, for JSON that any program reads."""
     if isinstance(value, Estimate):
         return {k: to_json(v) for k, v in dataclasses.asdict(value).items()}
     if isinstance(value, Mapping):

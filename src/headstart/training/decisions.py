@@ -1,6 +1,6 @@
-"""What a run decided, on which evidence: one object, written by name while a strategy works.
+"""The decisions of a run and their evidence: one object, which a strategy fills while it works.
 
-The terminal, the JSON and the report show it alike. Knows nothing of networks or images.
+The terminal and the JSON show it alike. It knows nothing of networks or images.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ Origin = Literal["default", "user", "measured"]
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """A setting that was left open and got a value.
+    """The value that was chosen for a setting the user did not give.
 
     Attributes:
         name: of the setting.
-        value: that it got.
-        origin: "measured" where it rests on evidence, "default" for the strategy's own value, "user" where
-            it follows from another setting that was given.
-        evidence: what it rests on, as JSON; {} for nothing.
+        value: as chosen.
+        origin: "measured" where there is evidence, "default" for the strategy's own value, "user" where it
+            follows from another setting that was given.
+        evidence: as JSON; {} for none.
     """
 
     name: str
@@ -32,11 +32,11 @@ class Decision:
 
 @dataclasses.dataclass
 class Decisions:
-    """Collects what a strategy settles, notes and warns of.
+    """Collects the decisions, facts and warnings of a strategy.
 
     Attributes:
         settled: {setting: Decision}.
-        facts: what was found on the way and belongs to no setting, as JSON, by name.
+        facts: findings that belong to no setting, as JSON, by name.
         warnings: one line each, for people.
     """
 
@@ -49,15 +49,15 @@ class Decisions:
         self.settled[name] = Decision(name, value, origin, evidence)
 
     def record(self, name: str, fact: Any) -> None:
-        """Note a fact, as JSON."""
+        """Record a fact, as JSON."""
         self.facts[name] = fact
 
     def warn(self, text: str) -> None:
-        """Tell people one line."""
+        """Add a warning of one line, for people."""
         self.warnings.append(text)
 
     def to_json(self) -> dict[str, Any]:
-        """As `from_json` takes it."""
+        """Write it as JSON, which `from_json` reads."""
         return {
             "settled": {
                 n: {"value": d.value, "origin": d.origin, "evidence": dict(d.evidence)}
@@ -69,10 +69,10 @@ class Decisions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Decisions":
-        """From what a file says, which may come from anywhere.
+        """Read it from JSON, which may come from anywhere.
 
         Raises:
-            ValueError: it is not as `to_json` writes it; names the entry.
+            ValueError: an entry is not as `to_json` writes it; names the entry.
         """
         parts = {"settled": dict, "facts": dict, "warnings": list}
         for name, kind in parts.items():

@@ -1,6 +1,6 @@
 """Takes a `Task`, a network and its inputs; trains it for epochs in the task's folder.
 
-Between the strategies and the loop, which knows neither tasks nor decisions.
+It stands between the strategies and the loop, which knows neither tasks nor decisions.
 """
 
 import json
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from headstart.arrays import FloatC
 from headstart.training.heads import Head, MlpHead, parse_head
-from headstart.training.inputs import MatrixSource, Source
+from headstart.training.inputs import Inputs, MatrixInputs
 from headstart.training.logistic import fold_standardisation, standardise
 from headstart.training.loop import Examples, Outcome, Place, Watch, train_network
 from headstart.training.recipes import Recipe
@@ -31,13 +32,13 @@ def train_epochs(
     """Train a network, keep its state and history in the task's folder, and record how it went.
 
     Args:
-        start: names what it starts from, for whoever goes on with it.
-        scales: as of `train_network`.
+        start: names what it starts from, so that no other training resumes it.
+        scales: as in `train_network`.
     """
-    parts = (examples.rows, examples.held)
+    parts = (examples.rows, examples.val_rows)
     sha256, labels = task.features.sha256, examples.labels
     members = [[(examples.ids[i], sha256[i], int(labels[i])) for i in part] for part in parts]
-    told = json.dumps([start, task.settings.seed, recipe.model_dump(), members])
+    description = json.dumps([start, task.settings.seed, recipe.model_dump(), members])
     outcome = train_network(
         network,
         examples,
@@ -45,7 +46,7 @@ def train_epochs(
         seed=task.settings.seed,
         scales=scales,
         device=task.features.engine.device,
-        place=Place.inside(task.folder, told),
+        place=Place.inside(task.folder, description),
         watch=Watch(task.progress, task.on_epoch),
     )
     training = {
@@ -59,16 +60,16 @@ def train_epochs(
     return outcome
 
 
-def list_examples(task: Task, source: Source, weights: np.ndarray) -> Examples:
-    """The task's images as the loop takes them; `weights`: float (C,), of the classes."""
+def list_examples(task: Task, inputs: Inputs, weights: FloatC) -> Examples:
+    """Put the task's images in the form that the loop takes; `weights`: float (C,), of the classes."""
     dataset = task.dataset
     return Examples(
-        source, dataset.targets, dataset.ids, task.rows, task.held, weights, dataset.problem
+        inputs, dataset.targets, dataset.ids, task.rows, task.val_rows, weights, dataset.problem
     )
 
 
 def settle_recipe(task: Task, recipe: Recipe) -> None:
-    """Note the strategy's own values of what was left open."""
+    """Record the strategy's own values of the settings that the user did not give."""
     given = task.settings.recipe.model_fields_set
     for name, value in recipe.model_dump().items():
         if name not in given:
@@ -76,7 +77,7 @@ def settle_recipe(task: Task, recipe: Recipe) -> None:
 
 
 def tell_unlearned(task: Task, outcome: Outcome, what: str) -> None:
-    """Warn where a training from random weights has found nothing better than those."""
+    """Warn where a training has found nothing better than its random starting weights."""
     if outcome.best_epoch == 0 and outcome.probabilities is not None:
         task.decisions.warn(
             f"no epoch was better on the validation images than the random weights that the {what} "
@@ -85,17 +86,17 @@ def tell_unlearned(task: Task, outcome: Outcome, what: str) -> None:
 
 
 def train_mlp(
-    task: Task, cuts: tuple[str, ...], weights: np.ndarray, recipe: Recipe, *, kept: bool
+    task: Task, cuts: tuple[str, ...], weights: FloatC, recipe: Recipe, *, kept: bool
 ) -> tuple[Head, Outcome]:
-    """An MLP head on the features at these cut points side by side.
+    """Train an MLP head on the features at these cut points side by side.
 
     Args:
         weights: float (C,), of the classes.
-        kept: whether it is what the task is for: then its state, its history and how it went are kept.
+        kept: whether this head is the task's result, whose state, history and decisions are kept.
     """
     matrix = task.matrix(cuts, np.arange(len(task.dataset)))
     mean, scale = standardise(matrix[task.rows])
-    examples = list_examples(task, MatrixSource((matrix - mean) / scale), weights)
+    examples = list_examples(task, MatrixInputs((matrix - mean) / scale), weights)
     seed, shape = task.settings.seed, parse_head(task.settings.head)
     module = new_head(shape, matrix.shape[1], len(task.dataset.classes), seed)
     if kept:

@@ -3,8 +3,8 @@
 Also holds the shape and the arithmetic of MLP heads, which `epochs` trains. Shape letters: N images, D
 features, C classes.
 
-The penalty is chosen by stratified, group-aware cross-validation on the training part alone: from a
-penalty of 1 in steps of half a decade, to where the loss gets no lower.
+The penalty is chosen by stratified, group-aware cross-validation on the training part alone: the search
+goes from a penalty of 1 in steps of half a decade for as long as the loss falls.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from headstart.arrays import FloatN, FloatNC, FloatND, IntN, Targets
+from headstart.arrays import FloatC, FloatCD, FloatN, FloatNC, FloatND, IntN, Targets
 from headstart.choices import nearest
 from headstart.draws import draw
 from headstart.errors import InputError, UsageError
@@ -47,14 +47,14 @@ __all__ = [
 PENALTIES = tuple(float(10 ** (e / 2)) for e in range(4, -11, -1))
 FIRST_TRIED = PENALTIES.index(1.0)
 
-# The choice is made on as many folds as hold out this many units; the loss of neighbouring penalties
-# then differs by more than its error wherever the difference matters.
+# The penalty is judged on as many folds as hold this many units: enough that the losses of neighbouring
+# penalties differ by more than their error wherever the difference matters.
 JUDGED_UNITS = 1000
 
-# What lowers the loss by less is not worth a weaker penalty, in nats an image.
+# A weaker penalty must lower the loss by more than this, in nats an image.
 RESOLUTION = 0.001
 
-# Cut points are compared on a sample of about so many units: among thousands of images the differences
+# Cut points are compared on a sample of about this many units: among thousands of images the differences
 # that matter are many times their error.
 COMPARED_UNITS = 2000
 
@@ -68,11 +68,11 @@ class LinearHead:
     Attributes:
         weight: float32 (C, D).
         bias: float32 (C,).
-        problem: what makes probabilities of the logits.
+        problem: its link turns logits into probabilities.
     """
 
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: FloatCD
+    bias: FloatC
     problem: Problem = SINGLE_LABEL
 
     @property
@@ -87,7 +87,7 @@ class LinearHead:
 
     @property
     def layers(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """As `MlpHead.layers`; of one."""
+        """As `MlpHead.layers`: the one layer."""
         return ((self.weight, self.bias),)
 
     def predict_proba(self, features: FloatND) -> FloatNC:
@@ -96,7 +96,7 @@ class LinearHead:
         return self.problem.link(logits).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """For `head_of_arrays`, by the names of the tensors in a file."""
+        """Give the tensors by their names in a file; `head_of_arrays` reads them back."""
         return {"weight": self.weight, "bias": self.bias}
 
 
@@ -106,7 +106,7 @@ class MlpHead:
 
     Attributes:
         layers: (weight float32 (out, in), bias float32 (out,)), from the features to the logits.
-        problem: what makes probabilities of the logits.
+        problem: its link turns logits into probabilities.
     """
 
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -132,7 +132,7 @@ class MlpHead:
         return self.problem.link(values).astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """For `head_of_arrays`, by the names of the tensors in a file."""
+        """Give the tensors by their names in a file; `head_of_arrays` reads them back."""
         return {
             f"layers.{place}.{kind}": array
             for place, layer in enumerate(self.layers)
@@ -144,7 +144,7 @@ Head = LinearHead | MlpHead
 
 
 def head_of_arrays(arrays: Mapping[str, np.ndarray], problem: Problem = SINGLE_LABEL) -> Head:
-    """The head whose `arrays()` these are, for a kind of problem.
+    """Make the head that has these `arrays()`, for a kind of problem.
 
     Raises:
         InputError: names the tensor that is missing, unknown, no finite float32, or of a shape that
@@ -190,7 +190,7 @@ def head_of_arrays(arrays: Mapping[str, np.ndarray], problem: Problem = SINGLE_L
 
 @dataclasses.dataclass(frozen=True)
 class HeadShape:
-    """What a head is made of; `str()` gives its notation.
+    """The layers of a head; `str()` gives its notation.
 
     Attributes:
         widths: of the hidden layers, each followed by max(x, 0); none for a linear head.
@@ -211,10 +211,10 @@ class HeadShape:
 
 
 def parse_head(notation: str) -> HeadShape:
-    """A head from its notation: "linear", or widths of hidden layers and dropouts joined by "-".
+    """Read a head's notation: "linear", or widths of hidden layers and dropouts joined by "-".
 
     "d0.5-480-d0.5" is dropout of one half, a hidden layer of 480, dropout, and the output layer, which
-    is always there and never written.
+    is always there and not written.
 
     Raises:
         UsageError: says which part cannot be read, and how a head is written.
@@ -250,7 +250,7 @@ class Penalty:
 
     Attributes:
         value: the chosen penalty.
-        path: (penalty, log loss on the folds that were judged by) of every one tried, strong to weak.
+        path: (penalty, log loss on the judged folds) of every penalty tried, from strong to weak.
         folds: 0 where there were too few images a class for cross-validation.
         probabilities: float32 (N, C), out of fold at the chosen penalty; None without folds.
     """
@@ -258,7 +258,7 @@ class Penalty:
     value: float
     path: tuple[tuple[float, float], ...]
     folds: int
-    probabilities: np.ndarray | None
+    probabilities: FloatNC | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -268,8 +268,8 @@ class CutScore:
     Attributes:
         cuts: names of the cut points.
         log_loss: mean over the images, by their weights.
-        accuracy: share of the images, by their weights.
-        error: standard error of the log loss; units are independent, images of one are not.
+        accuracy: fraction of the images that are right, by their weights.
+        error: standard error of the log loss, over independent units: images of one unit are not.
         losses: float64 (U,) of each unit, of which `log_loss` is the mean; in the same order in all
             the scores of a choice, for paired comparisons.
     """
@@ -304,10 +304,10 @@ def assign_folds(
     *,
     problem: Problem = SINGLE_LABEL,
 ) -> IntN:
-    """(N,): the fold of each image; every unit (group) in one fold, classes spread evenly.
+    """Give each image a fold, (N,): every unit (group) lies in one fold, classes are spread evenly.
 
-    Units are dealt from the largest to the smallest, among equals in the order of a draw of their names,
-    each to the fold that holds the least of the unit's classes, in shares of the class, then the fewest
+    Units are assigned from the largest to the smallest, those of one size in the order of a draw by name.
+    Each goes to the fold that holds the smallest fraction of its classes, and of those with the fewest
     images.
     """
     members: dict[str, list[int]] = {}
@@ -315,7 +315,7 @@ def assign_folds(
         members.setdefault(unit, []).append(row)
     of_row = problem.decode(targets)
     images = Counter(c for classes in of_row for c in classes)
-    held = {c: [0.0] * folds for c in images}  # share of each class in each fold
+    fractions = {c: [0.0] * folds for c in images}  # of each class in each fold
     totals = [0] * folds
     result = np.zeros(len(targets), dtype=np.int64)
     order = sorted(members, key=lambda u: (-len(members[u]), draw(seed, "fold", u), u))
@@ -323,13 +323,13 @@ def assign_folds(
         rows = members[unit]
         counts = sorted(Counter(c for row in rows for c in of_row[row]).items())
         if len(counts) == 1:
-            shares = held[counts[0][0]]
+            crowding = fractions[counts[0][0]]
         else:
-            shares = [sum(n * held[c][f] for c, n in counts) for f in range(folds)]
-        keys = list(zip(shares, totals, strict=True))
+            crowding = [sum(n * fractions[c][f] for c, n in counts) for f in range(folds)]
+        keys = list(zip(crowding, totals, strict=True))
         fold = keys.index(min(keys))
         for c, n in counts:
-            held[c][fold] += n / images[c]
+            fractions[c][fold] += n / images[c]
         totals[fold] += len(rows)
         result[rows] = fold
     return result
@@ -343,7 +343,7 @@ def fit_linear(
     penalty: float,
     weights: FloatN | None = None,
 ) -> LinearHead:
-    """Multinomial logistic regression on standardised features.
+    """Fit multinomial logistic regression on standardised features.
 
     Minimises  sum_i w_i * -log p(y_i | x_i) / sum_i w_i  +  penalty / 2 * |W|^2 ; the bias is not
     penalised. scikit-learn's LogisticRegression has C = 1 / (penalty * N).
@@ -359,7 +359,7 @@ def fit_linear(
     """
     with side_by_side(features.size * classes) as run:
         whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*whole.layer(whole.approach([None], penalty, GAP)[0]))
+        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, GAP)[0]))
 
 
 def choose_penalty(
@@ -372,10 +372,11 @@ def choose_penalty(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Penalty:
-    """The penalty with the lowest cross-validated log loss, or one within 0.001 of it.
+    """Choose the penalty with the lowest cross-validated log loss, or one within 0.001 of it.
 
     Args:
-        features: float (N, D); labels: int (N,); units: N names of what stays in one fold.
+        features: float (N, D); labels: int (N,); units: N names; images of one unit stay in
+            one fold.
         weights: float (N,) weight of each image, in training and in the loss.
 
     Raises:
@@ -389,7 +390,7 @@ def choose_penalty(
     with side_by_side(features.size * classes) as run:
         regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
         solutions: dict[int, list[np.ndarray]] = {}
-        to = regression.precondition(PENALTIES[FIRST_TRIED])
+        preconditioner = regression.precondition(PENALTIES[FIRST_TRIED])
 
         def loss_at(step: int) -> float:
             progress("cross-validation", len(solutions), len(PENALTIES))
@@ -401,19 +402,20 @@ def choose_penalty(
                 # The solution moves smoothly: going on in a straight line saves half of the steps.
                 before = solutions[2 * near - step]
                 starts = [2 * a - b for a, b in zip(solutions[near], before, strict=True)]
-            # Coordinates take as long as several steps to make, and do for the next penalty too.
-            nonlocal to
+            # A preconditioner takes as long as several steps to make, and serves the next penalty too.
+            nonlocal preconditioner
             if solutions and step % 2 == FIRST_TRIED % 2:
-                to = regression.precondition(PENALTIES[step], starts[0])
+                preconditioner = regression.precondition(PENALTIES[step], starts[0])
             solutions[step] = [
-                regression.solve(k, PENALTIES[step], to, starts[k], CV_GAP) for k in judged
+                regression.solve(k, PENALTIES[step], preconditioner, starts[k], CV_GAP)
+                for k in judged
             ]
             return regression.held_out_loss(solutions[step])
 
         losses, best = _search(loss_at)
-        # The others start from nothing, since a start that has seen their images would flatter them.
+        # The others start cold, since a start that has seen their images would flatter them.
         others = range(len(judged), folds)
-        solutions[best] += regression.approach(others, PENALTIES[best], CV_GAP)
+        solutions[best] += regression.solve_in_stages(others, PENALTIES[best], CV_GAP)
         probabilities = regression.held_out_probabilities(solutions[best])
     progress("cross-validation", len(PENALTIES), len(PENALTIES))
     path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
@@ -421,10 +423,10 @@ def choose_penalty(
 
 
 def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Candidates for `choose_cuts` of cut points in the order of the network.
+    """List candidates for `choose_cuts`, of cut points in the order of the network.
 
-    Each alone; the last 2, 3 and 4 together; all together. What a network has learned that suits the
-    task may lie in any layer (Evci et al.: Head2Toe, ICML 2022).
+    Each alone; the last 2, 3 and 4 together; all together. Features that suit the task may lie in any
+    layer (Evci et al.: Head2Toe, ICML 2022).
     """
     together = [tuple(names[-n:]) for n in (2, 3, 4, len(names)) if n <= len(names)]
     return tuple(dict.fromkeys([*((name,) for name in names), *together]))
@@ -441,10 +443,10 @@ def choose_cuts(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> CutChoice:
-    """The candidate with the lowest cross-validated log loss, each at the best penalty for it.
+    """Choose the candidate with the lowest cross-validated log loss, each at its best penalty.
 
-    All are judged on the same folds. Of many thousands of images a stratified sample of units is
-    judged on; the penalty of the chosen one is of all images in any case.
+    All are judged on the same folds: those of all images, or of a stratified sample of units where there are
+    many thousands. The penalty of the chosen one comes from all images in either case.
 
     Args:
         values: {name of a cut point: float (N, D)}; labels, units, weights: as `choose_penalty`.
@@ -464,7 +466,7 @@ def choose_cuts(
             )
     weights = np.ones(len(labels)) if weights is None else weights
 
-    def penalty_of(cuts: tuple[str, ...], rows: np.ndarray) -> Penalty:
+    def penalty_of(cuts: tuple[str, ...], rows: IntN) -> Penalty:
         matrix = np.concatenate([values[name][rows] for name in cuts], axis=1)
         some = tuple(units[row] for row in rows)
         return choose_penalty(matrix, labels[rows], some, classes, weights=weights[rows], seed=seed)
@@ -492,14 +494,14 @@ def choose_cuts(
 
 
 def choose_shallow(scores: Sequence[CutScore]) -> str:
-    """The earliest cut point that is about as good as the best one before the last.
+    """Choose the earliest cut point that is about as good as the best one before the last.
 
-    That is: its log loss is within one standard error, of the difference on the same images, of the
-    lowest among the single cut points but the last (the rule of Breiman et al.: CART, 1984).
+    Its log loss is within one standard error (of the difference on the same images) of the lowest among
+    the single cut points but the last: the rule of Breiman et al., CART, 1984.
 
     Args:
-        scores: of `choose_cuts`, from the first layers to the last; others than of single cut points
-            are left out.
+        scores: of `choose_cuts`, from the first layers to the last; those of several cut points
+            together are left out.
 
     Raises:
         UsageError: fewer than two single cut points.
@@ -527,32 +529,34 @@ def _score(
 ) -> CutScore:
     places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
     of_image = np.array([places[unit] for unit in units])
-    losses = np.bincount(of_image, weights * image_losses(labels, probabilities))
+    losses: FloatN = np.bincount(of_image, weights * image_losses(labels, probabilities)).astype(
+        np.float64
+    )
     losses *= len(places) / weights.sum()
     accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=weights)
     return CutScore(cuts, float(losses.mean()), float(accuracy), _standard_error(losses), losses)
 
 
-def _standard_error(values: np.ndarray) -> float:
+def _standard_error(values: FloatN) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _units_per_class(labels: np.ndarray, units: tuple[str, ...], classes: int) -> list[int]:
+def _units_per_class(labels: IntN, units: tuple[str, ...], classes: int) -> list[int]:
     pairs = set(zip(units, labels.tolist(), strict=True))
     counts = Counter(label for _, label in pairs)
     return [counts[c] for c in range(classes)]
 
 
 def _search(loss_at: Callable[[int], float]) -> tuple[dict[int, float], int]:
-    """Downhill from the first: {index into PENALTIES: loss} of those tried, and the one chosen."""
+    """Search downhill from the first: {index into PENALTIES: loss} of those tried, and the index chosen."""
     losses = {FIRST_TRIED: loss_at(FIRST_TRIED)}
     best = FIRST_TRIED
-    for way in (1, -1):
-        while 0 <= best + way < len(PENALTIES):
-            losses[best + way] = loss_at(best + way)
-            if losses[best + way] > losses[best] - RESOLUTION:
+    for direction in (1, -1):
+        while 0 <= (step := best + direction) < len(PENALTIES):
+            losses[step] = loss_at(step)
+            if losses[step] > losses[best] - RESOLUTION:
                 break
-            best += way
+            best = step
         if best != FIRST_TRIED:
             break
     return losses, best

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.arrays import FloatC, FloatCD, FloatD, FloatN, FloatNC, FloatND, IntN
 from headstart.errors import InputError
 from headstart.parallel import count_cpus
 from headstart.problem import softmax
@@ -54,7 +55,7 @@ Map = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
 
 @contextlib.contextmanager
 def side_by_side(work: int) -> Iterator[Map]:
-    """A `map` over blocks of rows: on all CPUs, each with linear algebra on one thread."""
+    """Give a `map` over blocks of rows: on all CPUs, each with linear algebra on one thread."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
@@ -69,15 +70,15 @@ def _blocks(start: int, stop: int) -> list[slice]:
     return [slice(row, min(row + BLOCK_ROWS, stop)) for row in range(start, stop, BLOCK_ROWS)]
 
 
-def standardise(features: np.ndarray, run: Map = map) -> tuple[np.ndarray, np.ndarray]:
-    """What standardises features, as (x - mean) / scale.
+def standardise(features: FloatND, run: Map = map) -> tuple[FloatD, FloatD]:
+    """Measure the mean and scale that standardise features: (x - mean) / scale.
 
     Args:
         features: float (N, D).
-        run: works through blocks of rows.
+        run: a `map` over blocks of rows.
 
     Returns:
-        mean and scale, float64 (D,); the scale of what never varies is infinite.
+        mean and scale, float64 (D,); the scale of a feature that never varies is infinite.
 
     Raises:
         InputError: NaN or infinite features.
@@ -97,18 +98,18 @@ def standardise(features: np.ndarray, run: Map = map) -> tuple[np.ndarray, np.nd
     if not np.isfinite(largest).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise InputError(f"features of row {row} are NaN or infinite")
-    spread = np.sqrt(sum(run(squares, blocks)) / len(features))
+    std = np.sqrt(sum(run(squares, blocks)) / len(features))
     # A feature that never varies says nothing; dividing by its rounding noise would amplify it.
-    return mean, np.where(spread > 1e-7 * largest.astype(np.float64), spread, np.inf)
+    return mean, np.where(std > 1e-7 * largest.astype(np.float64), std, np.inf)
 
 
 def fold_standardisation(
-    weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """A layer on standardised features -> the float32 layer on raw ones with the same outputs.
+    weight: FloatCD, bias: FloatC, mean: FloatD, scale: FloatD
+) -> tuple[FloatCD, FloatC]:
+    """Give the float32 layer on raw features whose outputs are those of a layer on standardised ones.
 
     Args:
-        weight, bias: float (out, D) and (out,).
+        weight, bias: float (C, D) and (C,), or as many rows as the layer has outputs.
         mean, scale: float64 (D,), as `standardise` gives them.
     """
     exact = weight.astype(np.float64) / scale
@@ -116,14 +117,14 @@ def fold_standardisation(
 
 
 def _principal_axes(matrix: np.ndarray) -> np.ndarray:
-    """(N, D) with N < D -> (D, R) orthonormal axes that span the rows, R at most N."""
-    energy, vectors = np.linalg.eigh(matrix @ matrix.T)
-    kept = energy > energy[-1] * 1e-12
-    return np.asarray(matrix.T @ (vectors[:, kept] / np.sqrt(energy[kept])))
+    """Give orthonormal axes (D, R) that span the rows of a matrix (N, D) with N < D; R is at most N."""
+    values, vectors = np.linalg.eigh(matrix @ matrix.T)
+    nonzero = values > values[-1] * 1e-12
+    return np.asarray(matrix.T @ (vectors[:, nonzero] / np.sqrt(values[nonzero])))
 
 
 def _factorise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lower L with matrix = L L^T, and its inverse, by halves; twice as fast as numpy's."""
+    """Lower L with matrix = L L^T, and its inverse, by halves: twice as fast as numpy."""
     count = len(matrix)
     if count <= 128:
         root = np.linalg.cholesky(matrix)
@@ -146,52 +147,55 @@ def _minimise(
     gap: float,
     noise: float,
 ) -> np.ndarray:
-    """L-BFGS with backtracking, for a convex function whose Hessian is near the identity.
+    """Minimise a convex function whose Hessian is near the identity: L-BFGS with backtracking.
+
+    The names are those of Liu and Nocedal: s is the difference of two points, y that of their gradients,
+    rho = 1 / (y^T s).
 
     scipy takes 0.3 s to import, longer than a small fit, and its L-BFGS stops on measures that say
     less.
 
     Args:
-        gap: stops when the model of the function promises to get no lower than this.
-        noise: relative rounding error of the function.
+        gap: it stops when the quadratic model promises to lower the function by no more than this.
+        noise: the function's relative rounding error.
     """
     x, (value, gradient) = start, objective(start)
     pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
     for _ in range(MAX_STEPS):
-        step = -gradient
-        shares = []
-        for moved, turned, curvature in reversed(pairs):
-            shares.append(moved @ step / curvature)
-            step -= shares[-1] * turned
+        direction = -gradient
+        alphas = []
+        for s, y, inverse_rho in reversed(pairs):
+            alphas.append(s @ direction / inverse_rho)
+            direction -= alphas[-1] * y
         if pairs:
-            step *= pairs[-1][2] / (pairs[-1][1] @ pairs[-1][1])
-        for (moved, turned, curvature), share in zip(pairs, reversed(shares), strict=True):
-            step += (share - turned @ step / curvature) * moved
-        slope = float(gradient @ step)
+            direction *= pairs[-1][2] / (pairs[-1][1] @ pairs[-1][1])
+        for (s, y, inverse_rho), alpha in zip(pairs, reversed(alphas), strict=True):
+            direction += (alpha - y @ direction / inverse_rho) * s
+        slope = float(gradient @ direction)
         if -slope / 2 <= gap:
             break
         length = 1.0
         while True:
-            there = x + length * step
-            value_there, gradient_there = objective(there)
-            if value_there <= value + 1e-4 * length * slope + noise * abs(value):
+            next_x = x + length * direction
+            next_value, next_gradient = objective(next_x)
+            if next_value <= value + 1e-4 * length * slope + noise * abs(value):
                 break
             if length < 1e-6:
-                return x  # rounding hides what is left to gain
-            # Lowest point of the parabola through what is known, within bounds.
-            bend = 2 * (value_there - value - length * slope)
-            length *= min(0.5, max(0.1, -slope * length / bend))
-        moved, turned = there - x, gradient_there - gradient
-        curvature = float(moved @ turned)
-        if curvature > 0:
-            pairs = [*pairs[1 - MEMORY :], (moved, turned, curvature)]
-        x, value, gradient = there, value_there, gradient_there
+                return x  # the rest of the gain is below the rounding error
+            # The lowest point of the parabola through both values and the slope, within bounds.
+            curvature = 2 * (next_value - value - length * slope)
+            length *= min(0.5, max(0.1, -slope * length / curvature))
+        s, y = next_x - x, next_gradient - gradient
+        inverse_rho = float(s @ y)
+        if inverse_rho > 0:
+            pairs = [*pairs[1 - MEMORY :], (s, y, inverse_rho)]
+        x, value, gradient = next_x, next_value, next_gradient
     return x
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Coordinates:
-    """W = forward(a), in which the penalised loss has nearly the identity for a Hessian.
+class _Preconditioner:
+    """Coordinates a of coefficients W, in which the penalised loss has nearly the identity as its Hessian.
 
     With H the approximate Hessian of one class: `root` is L of H = L L^T, `inverse` its inverse; where
     H is diagonal both are columns (R, 1). `bias` is the root of the Hessian of a bias.
@@ -201,15 +205,16 @@ class _Coordinates:
     inverse: np.ndarray
     bias: float
 
-    def forward(self, a: np.ndarray) -> np.ndarray:
-        """(R + 1, C) -> (R + 1, C) coefficients, the bias last."""
+    def to_coefficients(self, a: np.ndarray) -> np.ndarray:
+        """Give the coefficients (R + 1, C), the bias last, at the coordinates (R + 1, C)."""
         return np.vstack([self._times(self.inverse.T, a[:-1]), a[-1:] / self.bias])
 
-    def gradient(self, gradient: np.ndarray) -> np.ndarray:
-        """Of the coefficients -> of a."""
+    def to_gradient(self, gradient: np.ndarray) -> np.ndarray:
+        """Give the gradient with respect to a from that with respect to the coefficients."""
         return np.vstack([self._times(self.inverse, gradient[:-1]), gradient[-1:] / self.bias])
 
-    def backward(self, coefficients: np.ndarray) -> np.ndarray:
+    def to_coordinates(self, coefficients: np.ndarray) -> np.ndarray:
+        """Undo `to_coefficients`."""
         return np.vstack(
             [self._times(self.root.T, coefficients[:-1]), coefficients[-1:] * self.bias]
         )
@@ -219,22 +224,22 @@ class _Coordinates:
 
 
 class SoftmaxRegression:
-    """Standardised features with labels, sorted by fold; solves without any fold for any penalty."""
+    """Standardised features with labels, sorted by fold; solves with any fold left out, for any penalty."""
 
     def __init__(
         self,
-        features: np.ndarray,
-        labels: np.ndarray,
+        features: FloatND,
+        labels: IntN,
         classes: int,
-        weights: np.ndarray | None,
-        fold: np.ndarray,
+        weights: FloatN | None,
+        fold: IntN,
         run: Map,
     ) -> None:
         count, width = features.shape
         small = features.size * classes <= SMALL
         self.dtype: type[np.floating[Any]] = np.float64 if small else np.float32
         self.mean, self.scale = standardise(features, run)
-        # Sorted, the rows of a fold and those of all the others are views, so that nothing is copied.
+        # Sorted, the rows of a fold and those of all the others are views, so nothing is copied.
         self.order = np.argsort(fold, kind="stable")
         self.ends = np.cumsum(np.bincount(fold)).tolist()
         self.basis: np.ndarray | None = None
@@ -256,80 +261,82 @@ class SoftmaxRegression:
         self.sample = slice(None, None, -(-count // HESSIAN_ROWS))
         x, w = self.matrix[self.sample], self.weights[self.sample]
         w = (w / w.sum()).astype(self.dtype)[:, None]
-        self.energy = (w * x**2).sum(axis=0) if self.basis is not None else (w * x).T @ x
+        self.second_moment = (w * x**2).sum(axis=0) if self.basis is not None else (w * x).T @ x
 
-    def precondition(self, penalty: float, start: np.ndarray | None = None) -> _Coordinates:
-        """Coordinates for a penalty, for solutions near `start`.
+    def precondition(self, penalty: float, start: np.ndarray | None = None) -> _Preconditioner:
+        """Precondition the problem with a penalty, for solutions near `start`.
 
         The Hessian of one class is X^T diag(w p (1 - p)) X + penalty; p (1 - p) is taken at its mean.
         """
-        spread = float((1 - 1 / self.classes) / self.classes)
+        variance = float((1 - 1 / self.classes) / self.classes)
         if start is not None:
-            shares = softmax(self._logits(start, self.sample))
-            spread = float(
-                np.average((shares - shares**2).mean(1), weights=self.weights[self.sample])
-            )
-            spread = max(spread, 1e-6)
+            p = softmax(self._logits(start, self.sample))
+            variance = float(np.average((p - p**2).mean(1), weights=self.weights[self.sample]))
+            variance = max(variance, 1e-6)
         # The floor keeps the factor computable in float32, whatever the features have in common.
-        ridge = max(penalty, 1e-6 * len(self.energy) * spread)
-        if self.energy.ndim == 1:
-            root = np.sqrt(self.energy * spread + ridge).astype(self.dtype)[:, None]
-            return _Coordinates(root, 1 / root, spread**0.5)
-        hessian = self.energy * self.dtype(spread)
+        ridge = max(penalty, 1e-6 * len(self.second_moment) * variance)
+        if self.second_moment.ndim == 1:
+            root = np.sqrt(self.second_moment * variance + ridge).astype(self.dtype)[:, None]
+            return _Preconditioner(root, 1 / root, variance**0.5)
+        hessian = self.second_moment * self.dtype(variance)
         hessian[np.diag_indices_from(hessian)] += self.dtype(ridge)
-        return _Coordinates(*_factorise(hessian), spread**0.5)
+        return _Preconditioner(*_factorise(hessian), variance**0.5)
 
-    def approach(self, held: Sequence[int | None], penalty: float, gap: float) -> list[np.ndarray]:
-        """`solve` for several folds, by way of penalties stronger by two decades each.
+    def solve_in_stages(
+        self, held_out: Sequence[int | None], penalty: float, gap: float
+    ) -> list[np.ndarray]:
+        """Solve for several folds, starting each penalty from the solution at one 100 times as strong.
 
-        Where classes can be told apart the loss is flat and far from a parabola: straight from nothing
-        it takes three times the steps.
+        Where classes can be told apart the loss is flat and far from a parabola: a cold start takes
+        three times as many steps.
         """
         penalties = [penalty]
         while penalties[0] * 100 <= 1:
             penalties.insert(0, penalties[0] * 100)
         solutions: list[np.ndarray] = []
-        for stage in penalties if held else []:
-            starts: list[np.ndarray | None] = [*solutions] or [None] * len(held)
-            to = self.precondition(stage, starts[0])
-            enough = gap if stage == penalty else STAGE_GAP
+        for stage in penalties if held_out else []:
+            starts: list[np.ndarray | None] = [*solutions] or [None] * len(held_out)
+            preconditioner = self.precondition(stage, starts[0])
+            stage_gap = gap if stage == penalty else STAGE_GAP
             solutions = [
-                self.solve(k, stage, to, s, enough) for k, s in zip(held, starts, strict=True)
+                self.solve(fold, stage, preconditioner, start, stage_gap)
+                for fold, start in zip(held_out, starts, strict=True)
             ]
         return solutions
 
     def solve(
         self,
-        held: int | None,
+        held_out: int | None,
         penalty: float,
-        to: _Coordinates,
+        preconditioner: _Preconditioner,
         start: np.ndarray | None,
         gap: float,
     ) -> np.ndarray:
-        """(R + 1, C) coefficients, the bias last, for all rows but those of fold `held`."""
-        shape = (len(self.energy) + 1, self.classes)
-        first, last = (0, 0) if held is None else self._bounds(held)
+        """Give the coefficients (R + 1, C), the bias last, for all rows but those of a fold."""
+        shape = (len(self.second_moment) + 1, self.classes)
+        first, last = (0, 0) if held_out is None else self._bounds(held_out)
         blocks = _blocks(0, first) + _blocks(last, len(self.labels))
         total = self.weights[:first].sum() + self.weights[last:].sum()
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            coefficients = to.forward(flat.reshape(shape).astype(self.dtype))
+            a = flat.reshape(shape).astype(self.dtype)
+            coefficients = preconditioner.to_coefficients(a)
             parts = list(self.run(lambda rows: self._differentiate(coefficients, rows), blocks))
             loss = sum(part[0] for part in parts) / total
             gradient = sum(part[1] for part in parts) / total
             exact = coefficients[:-1].astype(np.float64)
             loss += penalty / 2 * (exact**2).sum()
             gradient[:-1] += penalty * exact
-            gradient = to.gradient(gradient.astype(self.dtype))
+            gradient = preconditioner.to_gradient(gradient.astype(self.dtype))
             return float(loss), gradient.astype(np.float64).ravel()
 
-        initial = np.zeros(shape) if start is None else to.backward(start)
+        initial = np.zeros(shape) if start is None else preconditioner.to_coordinates(start)
         noise = float(np.finfo(self.dtype).eps)
-        found = _minimise(objective, initial.astype(np.float64).ravel(), gap, noise)
-        return to.forward(found.reshape(shape).astype(self.dtype))
+        minimum = _minimise(objective, initial.astype(np.float64).ravel(), gap, noise)
+        return preconditioner.to_coefficients(minimum.reshape(shape).astype(self.dtype))
 
     def _differentiate(self, coefficients: np.ndarray, rows: slice) -> tuple[float, np.ndarray]:
-        """Loss of some rows, not divided by their weight, and its gradient, float64 (R + 1, C)."""
+        """Give the loss of some rows, not divided by their weight, and its gradient, float64 (R + 1, C)."""
         x, w = self.matrix[rows], self.weights[rows]
         true = np.arange(len(x)), self.labels[rows]
         # Loss: sum w (log sum exp z - z_y); its gradient in z: w (softmax(z) - onehot(y)).
@@ -353,25 +360,25 @@ class SoftmaxRegression:
         return np.asarray(self.matrix[rows] @ coefficients[:-1] + coefficients[-1])
 
     def held_out_loss(self, solutions: list[np.ndarray]) -> float:
-        """Log loss of the first folds, each by the solution that has not seen it."""
+        """Give the log loss of the first folds, each by the solution that has not seen it."""
         losses = []
         for k, solution in enumerate(solutions):
             rows = slice(*self._bounds(k))
-            shares = softmax(self._logits(solution, rows).astype(np.float64))
-            true = shares[np.arange(len(shares)), self.labels[rows]]
+            probabilities = softmax(self._logits(solution, rows).astype(np.float64))
+            true = probabilities[np.arange(len(probabilities)), self.labels[rows]]
             losses.append(-np.log(np.maximum(true, 1e-12)))
         weights = self.weights[: self.ends[len(solutions) - 1]]
         return float(np.average(np.concatenate(losses), weights=weights))
 
-    def held_out_probabilities(self, solutions: list[np.ndarray]) -> np.ndarray:
-        """float32 (N, C) of all folds, in the order in which the images were given."""
+    def held_out_probabilities(self, solutions: list[np.ndarray]) -> FloatNC:
+        """Give float32 (N, C) of all folds, in the order in which the images were given."""
         logits = [self._logits(s, slice(*self._bounds(k))) for k, s in enumerate(solutions)]
         result = np.empty((len(self.labels), self.classes), dtype=np.float32)
         result[self.order] = softmax(np.concatenate(logits).astype(np.float64))
         return result
 
-    def layer(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (C, D) weight and (C,) bias on raw features."""
+    def layer(self, solution: np.ndarray) -> tuple[FloatCD, FloatC]:
+        """Give the layer on raw features: weight float32 (C, D) and bias (C,)."""
         exact = solution.astype(np.float64)
         weight = exact[:-1] if self.basis is None else self.basis @ exact[:-1]
         return fold_standardisation(weight.T, exact[-1], self.mean, self.scale)

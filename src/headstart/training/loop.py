@@ -1,6 +1,6 @@
 """Takes a network, labelled inputs and a `Recipe`, trains by gradient: the one loop.
 
-`epochs` trains with it whatever is not linear. The inputs come from a `Source`: a matrix of
+`epochs` trains with it whatever is not linear. The network reads `Inputs`: a matrix of
 features, activations on disk, or pixels. Shape letters: N images, B images a batch, C classes, K views.
 
 Every random draw is a function of (seed, purpose, epoch, image or step), so a run that was killed
@@ -29,13 +29,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from headstart.arrays import FloatC, FloatNC, IntN
 from headstart.choices import choose
 from headstart.draws import draw
 from headstart.errors import InputError, ResourceError, TrainingError
 from headstart.files import translate_errors, write_atomically
 from headstart.parallel import Progress, no_progress
 from headstart.problem import SINGLE_LABEL, Problem
-from headstart.training.inputs import Order, Source, view_of
+from headstart.training.inputs import Batches, Inputs, view_of
 from headstart.training.objectives import OBJECTIVES, Objective
 from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY
 from headstart.training.recipes import Recipe
@@ -57,10 +58,10 @@ FASTER = 1.2
 # Steps below which the measurement costs more than it can gain.
 STEPS_WORTH_MEASURING = 100
 
-# Tables of a ViT that are as little to be decayed as a bias.
+# Tables of a ViT that, like a bias, are not decayed.
 POSITIONS = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
 
-WISE_FT_SHARES = (0.25, 0.5, 0.75)
+WISE_FT_FRACTIONS = (0.25, 0.5, 0.75)
 
 
 def _ignore(entry: dict[str, Any]) -> None:
@@ -69,35 +70,35 @@ def _ignore(entry: dict[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """What is learned from, and what it is measured on.
+    """The images to train on, and those to validate on.
 
     Attributes:
-        source: the network's inputs by row.
+        inputs: of the network, by row.
         labels: int64 (N,).
         ids: N image ids, which the draws depend on.
-        rows: int64, of the images to train on.
-        held: int64, of those to validate on; may be empty, then the last epoch is the best.
-        class_weights: float (C,), in the loss; None weights all alike.
-        problem: the kind of problem, which has a loss.
+        rows: int64, the rows to train on.
+        val_rows: int64, the rows to validate on; may be empty, then the last epoch is the best.
+        class_weights: float (C,), the weight of each class in the loss; None weights all alike.
+        problem: the kind of problem, which names the loss.
     """
 
-    source: Source
-    labels: np.ndarray
+    inputs: Inputs
+    labels: IntN
     ids: tuple[str, ...]
-    rows: np.ndarray
-    held: np.ndarray
-    class_weights: np.ndarray | None = None
+    rows: IntN
+    val_rows: IntN
+    class_weights: FloatC | None = None
     problem: Problem = SINGLE_LABEL
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a training keeps itself.
+    """The files in which a training keeps its state.
 
     Attributes:
-        checkpoint: the file to keep the state in and to go on from; None keeps none.
+        checkpoint: the file to keep the state in and to resume from; None keeps none.
         history: the file for one JSON object an epoch; None keeps none.
-        identity: of data and settings; a checkpoint of another one is refused.
+        identity: names the data and settings; a checkpoint with another identity is refused.
     """
 
     checkpoint: Path | None = None
@@ -105,17 +106,17 @@ class Place:
     identity: str = ""
 
     @classmethod
-    def inside(cls, folder: Path | None, told: str) -> "Place":
-        """In a folder, or nowhere; `told` is all that data and settings are known by."""
+    def inside(cls, folder: Path | None, description: str) -> "Place":
+        """Choose the files in a folder, or none; the description says all of data and settings."""
         if folder is None:
             return cls()
-        identity = hashlib.sha256(told.encode()).hexdigest()
+        identity = hashlib.sha256(description.encode()).hexdigest()
         return cls(folder / CHECKPOINT, folder / HISTORY, identity)
 
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """Who is told of a training: how far it is, and the figures of every epoch."""
+    """Callbacks that follow a training: how far it is, and the figures of every epoch."""
 
     progress: Progress = no_progress
     on_epoch: Callable[[dict[str, Any]], None] = _ignore
@@ -123,21 +124,21 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a training; the network holds the best weights.
+    """The result of a training; the network holds the best weights.
 
     Attributes:
         history: one dict an epoch, 0 the starting point.
-        best_epoch: whose weights were kept.
-        probabilities: float32 (held, C) of the validation images with those weights; None without any.
-        precision: of the arithmetic.
-        wise_ft: the share of the trained weights that was chosen; None where that was not asked.
-        interrupted: stopped by Ctrl-C before its end.
-        seconds: of training, resumed parts included.
+        best_epoch: the epoch whose weights were kept.
+        probabilities: float32 (N, C) of the validation images with those weights; None without any.
+        precision: of the arithmetic, "fp32" or "bf16".
+        wise_ft: the fraction of the trained weights that was chosen; None where `recipe` has no `wise_ft`.
+        interrupted: whether Ctrl-C ended it early.
+        seconds: the time of training, earlier parts of a resumed one included.
     """
 
     history: tuple[dict[str, Any], ...]
     best_epoch: int
-    probabilities: np.ndarray | None
+    probabilities: FloatNC | None
     precision: str
     wise_ft: float | None
     interrupted: bool
@@ -160,7 +161,7 @@ def train_network(
     Args:
         network: inputs -> logits (B, C); trained in place.
         seed: decides every draw.
-        scales: {parameter's name: its share of the learning rate}; 1 by default.
+        scales: {parameter's name: factor on its learning rate}; 1 by default.
 
     Raises:
         TrainingError: a loss is not finite; says at which step and images, and what to try.
@@ -168,37 +169,39 @@ def train_network(
         ResourceError: out of memory.
     """
     place, watch = place or Place(), watch or Watch()
-    source, rows, held, ids = examples.source, examples.rows, examples.held, examples.ids
+    rows, val_rows, ids = examples.rows, examples.val_rows, examples.ids
     start = {k: v.detach().clone() for k, v in network.state_dict().items()}
     network.to(device)
     if examples.class_weights is None:
         weights = torch.ones(int(examples.labels.max()) + 1, device=device)
     else:
         weights = torch.from_numpy(examples.class_weights.astype(np.float32)).to(device)
-    targets = torch.from_numpy(examples.labels.astype(np.int64))
+    labels = torch.from_numpy(examples.labels.astype(np.int64))
     objective = choose("loss", examples.problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
     total = batches * recipe.epochs
     state = _State(network, recipe, scales or {})
-    kept = _Checkpoint(place.checkpoint, place.identity)
-    evaluate = functools.partial(_evaluate, objective, source, targets, held, weights, device)
+    checkpoint = _Checkpoint(place.checkpoint, place.identity)
+    evaluate = functools.partial(
+        _evaluate, objective, examples.inputs, labels, val_rows, weights, device
+    )
     with _held_interrupts() as interrupted, torch.random.fork_rng():
         began = time.monotonic()
-        if not kept.load(state):
+        if not checkpoint.load(state):
             watch.progress("measuring where the training starts", 0, 0)
             state.precision = _choose_precision(
-                network, objective, source, rows, targets, recipe, total, device
+                network, objective, examples.inputs, rows, labels, recipe, total, device
             )
-            first = evaluate(state.averaged(network), state.precision)
-            state.note({"epoch": 0, **first.entry()}, first, network, recipe)
+            figures = evaluate(state.averaged(network), state.precision)
+            state.finish_epoch({"epoch": 0, **figures.entry()}, figures, network, recipe)
             watch.on_epoch(state.history[0])
         micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
         watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
         while state.epoch <= recipe.epochs and not state.stopped and not interrupted.is_set():
-            order = _order(examples, batches, state.epoch, seed)
+            order = _draw_batches(examples, batches, state.epoch, seed)
             epoch_began, before = time.monotonic(), state.images
             network.train()
-            for inputs in source.read(order[state.step :]):
+            for values in examples.inputs.read(order[state.step :]):
                 members = order[state.step][0]
                 step = (state.epoch - 1) * batches + state.step
                 rate = recipe.lr * learning_rate_factor(step, total, recipe)
@@ -206,9 +209,9 @@ def train_network(
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
                 torch.manual_seed(_hash(seed, "step", step))
-                known = objective.spread(targets[members], len(weights)).to(device)
-                inputs, drawn = inputs.to(device), _hash(seed, "mix", step)
-                batch = _mix(objective, inputs, source.axis, known, recipe, drawn)
+                targets = objective.soften(labels[members], len(weights)).to(device)
+                mix_seed, axis = _hash(seed, "mix", step), examples.inputs.axis
+                batch = _mix(objective, values.to(device), axis, targets, recipe, mix_seed)
                 loss, correct, micro = _accumulate(
                     network, objective, batch, weights, recipe, state.precision, micro
                 )
@@ -231,76 +234,76 @@ def train_network(
                 if interrupted.is_set():
                     break
                 if state.step < batches:
-                    kept.save_if_due(state, began, recipe.checkpoint_s)
+                    checkpoint.save_if_due(state, began, recipe.checkpoint_s)
             if state.step < batches:
                 break
-            if len(held):
+            if len(val_rows):
                 watch.progress("validating", 0, 0)
-            found = evaluate(state.averaged(network), state.precision)
-            if found.probabilities is None and not _is_finite(network):
+            figures = evaluate(state.averaged(network), state.precision)
+            if figures.probabilities is None and not _is_finite(network):
                 raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
             entry = {
                 "epoch": state.epoch,
                 "train_loss": state.loss / len(rows),
                 "train_accuracy": state.correct / len(rows),
-                **found.entry(),
+                **figures.entry(),
                 "lr": rate,
                 "images_per_s": (state.images - before) / max(time.monotonic() - epoch_began, 1e-9),
             }
-            state.note(entry, found, network, recipe)
+            state.finish_epoch(entry, figures, network, recipe)
             _write_history(place.history, state.history)
             watch.on_epoch(entry)
             watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
-            kept.save_if_due(state, began, recipe.checkpoint_s)
+            checkpoint.save_if_due(state, began, recipe.checkpoint_s)
         if interrupted.is_set():
-            kept.save(state, began)
+            checkpoint.save(state, began)
         state.seconds += time.monotonic() - began
         unfinished = state.epoch <= recipe.epochs and not state.stopped
         if unfinished and len(state.history) < 2:
             raise KeyboardInterrupt
         network.load_state_dict(state.best)
-        share = None
-        if recipe.wise_ft and len(held) and not unfinished:
-            share = _average_with_start(network, start, state, evaluate)
+        fraction = None
+        if recipe.wise_ft and len(val_rows) and not unfinished:
+            fraction = _average_with_start(network, start, state, evaluate)
     return Outcome(
         history=tuple(state.history),
         best_epoch=state.best_epoch,
         probabilities=state.probabilities,
         precision=state.precision,
-        wise_ft=share,
+        wise_ft=fraction,
         interrupted=unfinished,
         seconds=state.seconds,
     )
 
 
 def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
-    """The share of the highest learning rate at a step (0, 1, …) of so many, in [0, 1]."""
+    """Give the fraction of the highest learning rate at a step (0, 1, …) of `total`, in [0, 1]."""
     rise = 0.3 if recipe.schedule == "one-cycle" else recipe.warmup
-    rising = rise * total
-    if step < rising:
-        return (step + 1) / math.ceil(rising)
+    warmup_steps = rise * total
+    if step < warmup_steps:
+        return (step + 1) / math.ceil(warmup_steps)
     if recipe.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1.0, total - warmup_steps)))
 
 
 def _is_finite(network: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in network.parameters())
 
 
-def _not_finite(what: str, recipe: Recipe) -> TrainingError:
+def _not_finite(problem: str, recipe: Recipe) -> TrainingError:
     return TrainingError(
-        f"{what}; try a lower --lr than {recipe.lr:g}, --clip 1, or --train-precision fp32"
+        f"{problem}; try a lower --lr than {recipe.lr:g}, --clip 1, or --train-precision fp32"
     )
 
 
-def _order(examples: Examples, batches: int, epoch: int, seed: int) -> Order:
-    """The batches of an epoch, as even as can be: rows and the view of each."""
-    rows, ids, views = examples.rows, examples.ids, examples.source.views
+def _draw_batches(examples: Examples, batches: int, epoch: int, seed: int) -> Batches:
+    """Draw the batches of an epoch, of sizes that differ by one at most."""
+    rows, ids, views = examples.rows, examples.ids, examples.inputs.views
     drawn = np.array([draw(seed, "order", ids[i], epoch) for i in rows])
     shuffled = rows[np.argsort(drawn, kind="stable")]
-    seen = np.array([view_of(ids[i], epoch, views, seed) for i in shuffled], dtype=np.int64)
-    return list(zip(np.array_split(shuffled, batches), np.array_split(seen, batches), strict=True))
+    view = np.array([view_of(ids[i], epoch, views, seed) for i in shuffled], dtype=np.int64)
+    return list(zip(np.array_split(shuffled, batches), np.array_split(view, batches), strict=True))
 
 
 def _hash(seed: int, purpose: str, step: int) -> int:
@@ -310,10 +313,10 @@ def _hash(seed: int, purpose: str, step: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
-    """Inputs (B, …) with the shares (B, C) of each class, and the targets that weigh most."""
+    """Inputs (B, …) with their soft targets (B, C), and the labels (B,) that weigh most in those."""
 
     inputs: torch.Tensor
-    shares: torch.Tensor
+    targets: torch.Tensor
     labels: torch.Tensor
 
 
@@ -321,35 +324,37 @@ def _mix(
     objective: Objective,
     inputs: torch.Tensor,
     axis: int,
-    shares: torch.Tensor,
+    targets: torch.Tensor,
     recipe: Recipe,
     seed: int,
 ) -> _Batch:
-    """mixup or cutmix, each on half of the steps where both are wanted; between cut activations
-    mixup is that of Verma et al., Manifold Mixup (ICML 2019)."""
-    labels = objective.read(shares)
+    """Apply mixup or cutmix, each on half of the steps where both are wanted.
+
+    On activations mixup is that of Verma et al., Manifold Mixup (ICML 2019).
+    """
+    labels = objective.read(targets)
     kinds = [k for k in ("mixup", "cutmix") if getattr(recipe, k)]
     if not kinds or len(labels) < 2:
-        return _Batch(inputs, shares, labels)
+        return _Batch(inputs, targets, labels)
     rng = np.random.default_rng(seed)
     kind = kinds[int(rng.integers(len(kinds)))]
     alpha = getattr(recipe, kind)
-    share = float(rng.beta(alpha, alpha))
+    fraction = float(rng.beta(alpha, alpha))
     other = torch.from_numpy(rng.permutation(len(labels))).to(inputs.device)
     if kind == "mixup" or inputs.ndim < 4:
         values = inputs.float()
-        inputs = share * values + (1 - share) * values[other]
+        inputs = fraction * values + (1 - fraction) * values[other]
     else:
         first = 2 if axis == 1 else 1  # (B, C, H, W), or (B, H, W, C)
         sides = inputs.shape[first : first + 2]
-        cut = [max(0, round(side * math.sqrt(1 - share))) for side in sides]
+        cut = [max(0, round(side * math.sqrt(1 - fraction))) for side in sides]
         corner = [int(rng.integers(side - c + 1)) for side, c in zip(sides, cut, strict=True)]
         box = [slice(None)] * first + [slice(a, a + c) for a, c in zip(corner, cut, strict=True)]
         inputs = inputs.clone()
         inputs[tuple(box)] = inputs[other][tuple(box)]
-        share = 1 - math.prod(cut) / math.prod(sides)
-    mixed = share * shares + (1 - share) * shares[other]
-    return _Batch(inputs, mixed, labels if share >= 0.5 else labels[other])
+        fraction = 1 - math.prod(cut) / math.prod(sides)
+    mixed = fraction * targets + (1 - fraction) * targets[other]
+    return _Batch(inputs, mixed, labels if fraction >= 0.5 else labels[other])
 
 
 def _accumulate(
@@ -361,20 +366,20 @@ def _accumulate(
     precision: str,
     micro: int,
 ) -> tuple[float, int, int]:
-    """Gradients of a batch, in parts where memory is short: (loss, correct, size of the parts)."""
+    """Add up the gradients of a batch, in parts where memory is short: (loss, correct, size of the parts)."""
     while True:
         try:
             loss, correct = 0.0, 0
             for part in range(0, len(batch.labels), micro):
                 some = slice(part, part + micro)
                 value, logits = _loss(network, objective, batch, some, weights, recipe, precision)
-                share = len(batch.labels[some]) / len(batch.labels)
-                torch.autograd.backward(value * share)
-                loss += float(value.detach()) * share
+                fraction = len(batch.labels[some]) / len(batch.labels)
+                torch.autograd.backward(value * fraction)
+                loss += float(value.detach()) * fraction
                 correct += int((objective.read(logits) == batch.labels[some]).sum())
             return loss, correct, micro
         except torch.OutOfMemoryError as exc:
-            network.zero_grad(set_to_none=True)  # the step begins anew, in smaller parts
+            network.zero_grad(set_to_none=True)  # the step starts again, in smaller parts
             torch.cuda.empty_cache()
             if micro == 1:
                 raise ResourceError(
@@ -393,11 +398,11 @@ def _loss(
     recipe: Recipe,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, logits (b, C)) of some images of a batch."""
+    """Give (loss, logits (b, C)) of some images of a batch."""
     inputs = batch.inputs[some]
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = network(inputs)
-    value = objective.loss(logits.float(), batch.shares[some], weights, recipe.label_smoothing)
+    value = objective.loss(logits.float(), batch.targets[some], weights, recipe.label_smoothing)
     return value, logits
 
 
@@ -405,14 +410,14 @@ def _loss(
 class _Figures:
     loss: float  # classes weighted as in the training
     accuracy: float
-    probabilities: np.ndarray | None
-    log_loss: float | None = None  # every image alike; None where that is the same
+    probabilities: FloatNC | None
+    log_loss: float | None = None  # all images weighted alike; None where that is the same
 
     def entry(self) -> dict[str, float]:
         if self.probabilities is None:
             return {}
-        plain = {} if self.log_loss is None else {"val_log_loss": self.log_loss}
-        return {"val_loss": self.loss, **plain, "val_accuracy": self.accuracy}
+        unweighted = {} if self.log_loss is None else {"val_log_loss": self.log_loss}
+        return {"val_loss": self.loss, **unweighted, "val_accuracy": self.accuracy}
 
     def score(self, monitor: str) -> float:
         """Higher is better."""
@@ -421,33 +426,34 @@ class _Figures:
 
 def _evaluate(
     objective: Objective,
-    source: Source,
-    targets: torch.Tensor,
-    held: np.ndarray,
+    inputs: Inputs,
+    labels: torch.Tensor,
+    val_rows: IntN,
     weights: torch.Tensor,
     device: str,
     network: nn.Module,
     precision: str,
 ) -> _Figures:
-    """Losses, accuracy and probabilities on the plain view of the validation images."""
-    if not len(held):
+    """Measure losses, accuracy and probabilities on the plain view of the validation images."""
+    if not len(val_rows):
         return _Figures(math.nan, math.nan, None)
     network.eval()
-    chunks = [held[i : i + EVALUATION_BATCH] for i in range(0, len(held), EVALUATION_BATCH)]
-    logits = []
+    starts = range(0, len(val_rows), EVALUATION_BATCH)
+    chunks = [val_rows[i : i + EVALUATION_BATCH] for i in starts]
+    parts = []
     with torch.inference_mode():
-        for inputs in source.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks]):
+        for values in inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks]):
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                logits.append(network(inputs.to(device)).float().cpu())
-    found = torch.cat(logits)
-    if not bool(torch.isfinite(found).all()):
-        return _Figures(math.inf, 0.0, np.zeros(found.shape, dtype=np.float32))
-    loss = objective.held_loss(found, targets[held], weights.cpu())
-    plain = None
+                parts.append(network(values.to(device)).float().cpu())
+    logits = torch.cat(parts)
+    if not bool(torch.isfinite(logits).all()):
+        return _Figures(math.inf, 0.0, np.zeros(logits.shape, dtype=np.float32))
+    loss = objective.val_loss(logits, labels[val_rows], weights.cpu())
+    unweighted = None
     if not torch.all(weights == weights[0]):
-        plain = float(objective.held_loss(found, targets[held], None))
-    accuracy = (objective.read(found) == targets[held]).float().mean()
-    return _Figures(float(loss), float(accuracy), objective.link(found).numpy(), plain)
+        unweighted = float(objective.val_loss(logits, labels[val_rows], None))
+    accuracy = (objective.read(logits) == labels[val_rows]).float().mean()
+    return _Figures(float(loss), float(accuracy), objective.link(logits).numpy(), unweighted)
 
 
 def _average_with_start(
@@ -456,23 +462,23 @@ def _average_with_start(
     state: "_State",
     evaluate: Callable[[nn.Module, str], _Figures],
 ) -> float:
-    """Leave the network with the share of trained weights that does best on validation."""
-    best, share = state.best_figures, 1.0
-    for candidate in WISE_FT_SHARES:
+    """Average trained and starting weights by the fraction that does best on validation, and return it."""
+    best, fraction = state.best_figures, 1.0
+    for candidate in WISE_FT_FRACTIONS:
         network.load_state_dict(_interpolate(start, state.best, candidate))
-        found = evaluate(network, state.precision)
-        if found.score("loss") > best.score("loss"):
-            best, share = found, candidate
-    network.load_state_dict(_interpolate(start, state.best, share))
+        figures = evaluate(network, state.precision)
+        if figures.score("loss") > best.score("loss"):
+            best, fraction = figures, candidate
+    network.load_state_dict(_interpolate(start, state.best, fraction))
     state.probabilities = best.probabilities
-    return share
+    return fraction
 
 
 def _interpolate(
-    start: dict[str, torch.Tensor], end: dict[str, torch.Tensor], share: float
+    start: dict[str, torch.Tensor], end: dict[str, torch.Tensor], fraction: float
 ) -> dict[str, torch.Tensor]:
     return {
-        k: torch.lerp(start[k].to(v.device), v, share) if v.is_floating_point() else v
+        k: torch.lerp(start[k].to(v.device), v, fraction) if v.is_floating_point() else v
         for k, v in end.items()
     }
 
@@ -480,23 +486,23 @@ def _interpolate(
 def _choose_precision(
     network: nn.Module,
     objective: Objective,
-    source: Source,
-    rows: np.ndarray,
-    targets: torch.Tensor,
+    inputs: Inputs,
+    rows: IntN,
+    labels: torch.Tensor,
     recipe: Recipe,
     total: int,
     device: str,
 ) -> str:
-    """bf16 where a few steps of it are clearly faster, else fp32."""
+    """Choose bf16 where a few steps of it are clearly faster, else fp32."""
     if recipe.train_precision != "auto":
         return recipe.train_precision
     small = sum(p.numel() for p in network.parameters()) < 1_000_000
     if small or total < STEPS_WORTH_MEASURING or device == "mps":
         return "fp32"
     few = rows[: 8 if device == "cpu" else recipe.batch]
-    inputs = next(iter(source.read([(few, np.zeros(len(few), dtype=np.int64))]))).to(device)
+    values = next(iter(inputs.read([(few, np.zeros(len(few), dtype=np.int64))]))).to(device)
     trial = copy.deepcopy(network).train()
-    labels = targets[few].to(device)
+    few_labels = labels[few].to(device)
     seconds = {}
     for precision in ("fp32", "bf16"):
         times = []
@@ -504,9 +510,9 @@ def _choose_precision(
             began = time.perf_counter()
             try:
                 with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = trial(inputs)
-                torch.autograd.backward(objective.held_loss(logits.float(), labels, None))
-            except torch.OutOfMemoryError:  # the training will take its steps in parts
+                    logits = trial(values)
+                torch.autograd.backward(objective.val_loss(logits.float(), few_labels, None))
+            except torch.OutOfMemoryError:  # the training will compute its steps in parts
                 torch.cuda.empty_cache()
                 return "bf16"
             if device == "cuda":
@@ -519,7 +525,7 @@ def _choose_precision(
 def measure_step(
     network: nn.Module, shape: tuple[int, ...], device: str, images: int = 16
 ) -> float:
-    """Seconds an image of a step of training on inputs of this shape; the network stays as it is."""
+    """Measure the seconds an image of a training step on inputs of this shape; no weight changes."""
     network = network.to(device).train()
     inputs = torch.zeros(images, *shape, device=device)
     times = []
@@ -542,15 +548,15 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
 
 
 class _State:
-    """All that a resumed training needs; `tensors` and `values` are what a checkpoint holds."""
+    """All that changes in training; a checkpoint holds its `tensors` and `values`."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, scales: Mapping[str, float]) -> None:
         self.network = network
         self.parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.parameters:
-            kept = parameter.ndim < 2 or name.endswith(POSITIONS)
-            decay = 0.0 if kept else recipe.weight_decay
+            exempt = parameter.ndim < 2 or name.endswith(POSITIONS)
+            decay = 0.0 if exempt else recipe.weight_decay
             groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
         self.optimizer = OPTIMIZERS[recipe.optimizer](
             [{"params": p, "scale": s, "weight_decay": d} for (s, d), p in groups.items()]
@@ -558,17 +564,18 @@ class _State:
         self.ema = copy.deepcopy(network) if recipe.ema else None
         self.best: dict[str, torch.Tensor] = {}
         self.best_figures = _Figures(math.inf, 0.0, None)
-        self.probabilities: np.ndarray | None = None
+        self.probabilities: FloatNC | None = None
         self.epoch, self.step, self.images, self.loss, self.correct = 1, 0, 0, 0.0, 0
         self.best_epoch, self.waited, self.stopped, self.seconds = 0, 0, False, 0.0
         self.precision = "fp32"
         self.history: list[dict[str, Any]] = []
 
     def seen(self, batches: int, images: int) -> int:
+        """Count the images that were trained on so far, for the progress."""
         return (self.epoch - 1) * images + round(self.step / batches * images)
 
     def averaged(self, network: nn.Module) -> nn.Module:
-        """What is evaluated and kept."""
+        """Give the network that is evaluated and kept: the moving average, where there is one."""
         return network if self.ema is None else self.ema
 
     def average(self, network: nn.Module, decay: float) -> None:
@@ -582,17 +589,17 @@ class _State:
                 else:
                     value.copy_(current[name])
 
-    def note(
-        self, entry: dict[str, Any], found: _Figures, network: nn.Module, recipe: Recipe
+    def finish_epoch(
+        self, entry: dict[str, Any], figures: _Figures, network: nn.Module, recipe: Recipe
     ) -> None:
-        """Take an epoch's figures, keep its weights where they are the best, and go to the next."""
+        """Record an epoch's figures, keep its weights if they are the best, and begin the next."""
         self.history.append(entry)
         epoch = int(entry["epoch"])
-        gain = found.score(recipe.monitor) - self.best_figures.score(recipe.monitor)
-        if found.probabilities is None or epoch == 0 or gain > recipe.min_delta:
-            kept = self.averaged(network).state_dict()
-            self.best = {k: v.detach().clone() for k, v in kept.items()}
-            self.best_figures, self.probabilities = found, found.probabilities
+        gain = figures.score(recipe.monitor) - self.best_figures.score(recipe.monitor)
+        if figures.probabilities is None or epoch == 0 or gain > recipe.min_delta:
+            weights = self.averaged(network).state_dict()
+            self.best = {k: v.detach().clone() for k, v in weights.items()}
+            self.best_figures, self.probabilities = figures, figures.probabilities
             self.best_epoch, self.waited = epoch, 0
         else:
             self.waited += 1
@@ -608,16 +615,16 @@ class _State:
     )
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        found = {f"network/{k}": v for k, v in self.network.state_dict().items()}
-        found |= {f"best/{k}": v for k, v in self.best.items()}
+        tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in self.best.items()}
         if self.ema is not None:
-            found |= {f"ema/{k}": v for k, v in self.ema.state_dict().items()}
+            tensors |= {f"ema/{k}": v for k, v in self.ema.state_dict().items()}
         for name, parameter in self.parameters:
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+                tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
         if self.probabilities is not None:
-            found["probabilities"] = torch.from_numpy(self.probabilities)
-        return {k: v.detach().cpu().contiguous().clone() for k, v in found.items()}
+            tensors["probabilities"] = torch.from_numpy(self.probabilities)
+        return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
     def values(self) -> dict[str, Any]:
         best = {"loss": self.best_figures.loss, "accuracy": self.best_figures.accuracy}
@@ -638,8 +645,8 @@ class _State:
             kind, _, name = key.partition("/")
             parameter = by_name[name]
             layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
-            kept = value.to(device, memory_format=layout) if value.ndim == 4 else value.to(device)
-            self.optimizer.state[parameter][kind] = kept
+            moved = value.to(device, memory_format=layout) if value.ndim == 4 else value.to(device)
+            self.optimizer.state[parameter][kind] = moved
         if "probabilities" in tensors:
             self.probabilities = tensors["probabilities"].numpy()
         for name in self.COUNTERS:
@@ -649,14 +656,14 @@ class _State:
 
 
 class _Checkpoint:
-    """The file that a training goes on from."""
+    """The file that a training resumes from."""
 
     def __init__(self, path: Path | None, identity: str) -> None:
         self._path, self._identity = path, identity
         self._last = time.monotonic()
 
     def load(self, state: _State) -> bool:
-        """Go on from the checkpoint, if there is one."""
+        """Restore the state from the checkpoint; False if there is none."""
         path = self._path
         if path is None or not path.exists():
             return False
@@ -677,12 +684,12 @@ class _Checkpoint:
         )
 
     def save_if_due(self, state: _State, began: float, interval_s: float) -> None:
-        """Save when the last one is older than that."""
+        """Save if the last checkpoint is older than the interval."""
         if self._path is not None and time.monotonic() - self._last >= interval_s:
             self.save(state, began)
 
     def save(self, state: _State, began: float) -> None:
-        """Write the state so that a death at any moment leaves this checkpoint or the one before."""
+        """Write the state so that a process killed at any moment leaves this checkpoint or the one before."""
         if self._path is None:
             return
         values = {**state.values(), "identity": self._identity}
@@ -695,9 +702,9 @@ class _Checkpoint:
 
 def _write_history(path: Path | None, history: list[dict[str, Any]]) -> None:
     if path is not None:  # JSON has no infinity
-        known = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
+        entries = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
         with translate_errors(path.parent, advice=ADVICE):
-            write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in known).encode())
+            write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
-"""Takes a `Task`, gives a head on the frozen network's features, and what a choice among them rests on.
+"""Takes a `Task`, gives a head on the frozen network's features, and records why that one.
 
-Needs no PyTorch unless the head is an MLP.
+It needs no PyTorch unless the head is an MLP.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from headstart.arrays import FloatC, IntN
 from headstart.data.splits import join_units
 from headstart.training.decisions import Origin
 from headstart.training.heads import (
@@ -24,8 +25,8 @@ from headstart.training.task import Task, Trained
 __all__ = ["compare_cuts", "fit_head", "probe", "settle_cut", "units_of", "weigh_classes"]
 
 
-def weigh_classes(task: Task) -> np.ndarray:
-    """float (C,): the weight of an image of each class."""
+def weigh_classes(task: Task) -> FloatC:
+    """Give the weight of an image of each class, float (C,)."""
     counts = np.bincount(task.labels, minlength=len(task.dataset.classes))
     task.decisions.record("images_per_class", counts.tolist())
     scheme = task.settings.class_weights
@@ -37,16 +38,14 @@ def weigh_classes(task: Task) -> np.ndarray:
     return np.asarray(len(task.labels) / (len(counts) * counts))
 
 
-def units_of(task: Task, rows: np.ndarray) -> tuple[str, ...]:
-    """What no fold may part: groups, and byte-identical images, which extraction has hashed."""
+def units_of(task: Task, rows: IntN) -> tuple[str, ...]:
+    """Name the unit of each row, which no fold may part: its group and byte-identical images."""
     units = join_units(task.dataset.units(), task.features.sha256)
     return tuple(units[i] for i in rows)
 
 
-def compare_cuts(
-    task: Task, candidates: Sequence[tuple[str, ...]], weights: np.ndarray
-) -> CutChoice:
-    """The best of several cut points, or groups of them, by cross-validation; `weights`: float (C,)."""
+def compare_cuts(task: Task, candidates: Sequence[tuple[str, ...]], weights: FloatC) -> CutChoice:
+    """Choose among cut points, or groups of them, by cross-validation; `weights`: float (C,)."""
     return choose_cuts(
         task.features.select(task.rows).values,
         task.labels,
@@ -60,7 +59,7 @@ def compare_cuts(
 
 
 def settle_cut(task: Task, cuts: tuple[str, ...], choice: CutChoice) -> None:
-    """Note the cut points that were taken, and the scores of all where there are any."""
+    """Record the chosen cut points, and the scores of all where there are any."""
     names = ("cuts", "log_loss", "accuracy", "error")
     scores = [{n: getattr(score, n) for n in names} for score in choice.scores]
     origin: Origin = "measured" if scores else "default"
@@ -68,18 +67,20 @@ def settle_cut(task: Task, cuts: tuple[str, ...], choice: CutChoice) -> None:
 
 
 def probe(
-    task: Task, cuts: tuple[str, ...], weights: np.ndarray, penalty: Penalty | None = None
+    task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None = None
 ) -> Trained:
-    """A head on the features at these cut points side by side.
+    """Train a head on the features at these cut points side by side.
 
     Args:
         weights: float (C,), of the classes.
-        penalty: of a linear head, where it was found before.
+        penalty: of a linear head, where it is known already.
     """
     if task.settings.head == "linear":
         head, penalty = fit_head(task, cuts, weights, penalty)
-        held = head.predict_proba(task.matrix(cuts, task.held)) if len(task.held) else None
-        return Trained(task.backbone, cuts, head, penalty.probabilities if held is None else held)
+        probabilities = penalty.probabilities
+        if len(task.val_rows):
+            probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
+        return Trained(task.backbone, cuts, head, probabilities)
     from headstart.training.epochs import settle_recipe, tell_unlearned, train_mlp
 
     recipe = task.settings.recipe.over(HEAD)
@@ -90,11 +91,11 @@ def probe(
 
 
 def fit_head(
-    task: Task, cuts: tuple[str, ...], weights: np.ndarray, penalty: Penalty | None = None
+    task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None = None
 ) -> tuple[Head, Penalty]:
-    """A linear head with the penalty that the user gave, that was found before, or chosen now."""
+    """Fit a linear head with the penalty that the user gave, that is known already, or that is chosen now."""
     matrix, classes = task.matrix(cuts), len(task.dataset.classes)
-    each = weights[task.labels]
+    image_weights = weights[task.labels]
     if task.settings.penalty is not None:
         penalty = Penalty(task.settings.penalty, (), 0, None)
     else:
@@ -103,7 +104,7 @@ def fit_head(
             task.labels,
             units_of(task, task.rows),
             classes,
-            weights=each,
+            weights=image_weights,
             seed=task.settings.seed,
             progress=task.progress,
         )
@@ -111,5 +112,5 @@ def fit_head(
         origin: Origin = "measured" if penalty.folds else "default"
         path = [list(p) for p in penalty.path]
         task.decisions.settle("penalty", penalty.value, origin, folds=penalty.folds, log_loss=path)
-    head = fit_linear(matrix, task.labels, classes, penalty=penalty.value, weights=each)
+    head = fit_linear(matrix, task.labels, classes, penalty=penalty.value, weights=image_weights)
     return head, penalty

@@ -1,6 +1,6 @@
-"""The rules by which a training decides what nobody set: facts in, a choice out.
+"""Takes facts about the data and the machine, chooses the settings that the user did not give.
 
-Nothing here measures or reads anything; docs/strategies.md has the measurements behind the numbers.
+The rules measure and read nothing; docs/strategies.md has the measurements behind the numbers.
 """
 
 import dataclasses
@@ -24,47 +24,47 @@ __all__ = [
     "plan_cut",
 ]
 
-# The largest class has this many times the images of the smallest: from here on a classifier that
-# ignores the small class starts to look good, so classes are weighted alike.
+# From this ratio of the largest class to the smallest, a classifier that ignores the small class starts to
+# look good, so classes are weighted alike.
 IMBALANCE = 3.0
 
 # Cross-validation has as many folds as the rarest class has images, or groups of them, up to this.
 MAX_FOLDS = 5
 PENALTY_WITHOUT_FOLDS = 1e-2
 
-# Share of mirrored images that a probe may get wrong beyond the plain ones before mirroring is left out,
-# in standard errors of the difference.
+# Mirroring is left out if a probe loses more accuracy on mirrored images than this many standard errors of
+# the difference, and than this fraction.
 FLIP_ERRORS, FLIP_LOSS = 2.0, 0.05
 
-# Cached views of a training image; what they may take of the free disk; how long the training may take.
+# Cached views of a training image; the fraction of the free disk they may take; the minutes of training.
 VIEWS = 8
 DISK_SHARE = 0.25
 MINUTES = 5.0
 
 
 def choose_class_weights(images: Sequence[int]) -> Literal["balanced", "none"]:
-    """How to weight classes that have this many images each, one at least."""
+    """Choose how to weight classes that have this many images each, at least one."""
     return "balanced" if max(images) >= IMBALANCE * min(images) else "none"
 
 
 def count_folds(rarest: int) -> int:
-    """Folds of cross-validation; 0 where there are too few of the rarest class for any."""
+    """Count the folds of cross-validation; 0 where the rarest class has too few images."""
     return min(MAX_FOLDS, rarest) if rarest >= 2 else 0
 
 
 def choose_flip(accuracy_lost: float, standard_error: float) -> bool:
-    """Whether to mirror views, by what a probe loses on mirrored images."""
+    """Decide whether to mirror views, by the accuracy that a probe loses on mirrored images."""
     return not accuracy_lost > max(FLIP_ERRORS * standard_error, FLIP_LOSS)
 
 
 def count_views(given: int | None, *, augmented: bool) -> int:
-    """The most views of an image to cache; without augmentation all are alike."""
+    """Count the views of an image to cache, at most; without augmentation all are alike."""
     return given or (VIEWS if augmented else 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class CutCost:
-    """What training from a cut point costs, measured.
+    """The measured cost of training above a cut point.
 
     Attributes:
         name: the cut point.
@@ -86,15 +86,14 @@ def plan_cut(
     disk_mb: float,
     most_views: int = VIEWS,
 ) -> tuple[str, int]:
-    """(cut point, views): the earliest cut that can be trained in the time with two views or more on
-    the disk; else the cheapest.
+    """Choose (cut point, views): the earliest cut that fits the time, with at least two views on the disk.
 
-    The earlier the cut, the more of the network adapts, which on the sets tried paid down to a
-    third of the network and no further (docs/strategies.md).
+    If none does, the cut that is cheapest to train. The earlier the cut, the more of the network adapts,
+    which on the data sets tried helped down to a third of the network and no further (docs/strategies.md).
 
     Args:
         costs: in the order of the data.
-        disk_mb: that the activations may take.
+        disk_mb: the space that the activations may take.
     """
 
     def views(cost: CutCost) -> int:

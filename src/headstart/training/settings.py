@@ -1,8 +1,8 @@
 """Takes options by name, gives `Settings`: everything that decides what `fit` does.
 
-A setting is declared once, in the part that it belongs to: its name, type, bounds, default, and what
-people are told of it. Outside, names are flat: `FIELDS` has them all. Here only types and bounds are
-looked at; `strategies.table` refuses names that no table has, and what has no effect on a strategy.
+A setting is declared once, in the part that it belongs to: its name, type, bounds, default and help.
+Users see flat names: `FIELDS` has them all. This file checks only types and bounds; `strategies.table`
+refuses unknown names of strategies and the like, and settings without effect on a strategy.
 """
 
 import dataclasses
@@ -27,17 +27,17 @@ DATA, STRATEGY, TRAINING = "Data", "Strategy", "Training of the network"
 
 
 class DataSettings(BaseModel):
-    """Which images are read, and what becomes of them.
+    """The images that are read, and how they are split.
 
     Attributes:
         val: fraction of the training images held out to measure on, in (0, 1); 0 holds none out: the
             linear head is then measured by cross-validation, the other strategies not at all; a path
             names a folder or manifest to measure on; None takes the data's own validation split, else
-            0 for a linear head on a frozen network and 0.2 for what is trained by gradient.
+            0 for a linear head on a frozen network and 0.2 for training by gradient.
         group: regular expression whose captures in an image id name its group.
         root: folder that a manifest's paths are relative to.
         allow_outside: let links and manifest paths lead out of the data folder.
-        max_bad: fraction of unreadable images allowed; one is always allowed.
+        max_bad: fraction of images that may be unreadable; one is always allowed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +46,7 @@ class DataSettings(BaseModel):
         float | str | None,
         Option(
             "Measure on this: a fraction of the training images (0.2), a folder or a "
-            "manifest; 0 for nothing.",
+            "manifest; 0 holds nothing out.",
             DATA,
             common=True,
         ),
@@ -54,7 +54,7 @@ class DataSettings(BaseModel):
     group: Annotated[
         str | None,
         Option(
-            "Keep images together in whose path this captures the same text: "
+            "Keep images together if this captures the same text in their paths: "
             "'([^/]+/[^/]+)_[^/]*$'.",
             DATA,
             common=True,
@@ -62,7 +62,7 @@ class DataSettings(BaseModel):
     ] = None
     root: Annotated[
         str | None,
-        Option("Read a manifest's paths relative to this folder, and not to its own.", DATA),
+        Option("Read a manifest's paths relative to this folder instead of its own.", DATA),
     ] = None
     allow_outside: Annotated[
         bool, Option("Follow links and manifest paths that lead out of the folder.", DATA)
@@ -71,7 +71,7 @@ class DataSettings(BaseModel):
         float,
         Field(ge=0, le=1),
         Option(
-            "Go on where at most this fraction of the images is unreadable; one always may be.",
+            "Continue if at most this fraction of the images is unreadable; one always may be.",
             DATA,
         ),
     ] = 0.001
@@ -85,35 +85,35 @@ class DataSettings(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything that decides what `fit` does; one object goes through whole.
+    """Everything that decides what `fit` does, passed as one object.
 
-    None means the strategy's own value; a run's settings.json tells it.
+    None means the strategy's own value, which a run's settings.json has.
 
     Attributes:
         strategy: a key of `STRATEGIES`.
         backbone: a network by name.
         weights: file with the backbone's weights; None for the package, cache or download.
-        input_px: side of the square input; None for what the network was trained at.
+        input_px: side of the square input; None for the network's own size.
         cut: where the head reads or the training begins: a cut point, several with commas (linear
             probe), "all" (likewise), "last", or "auto" for a choice by measurement.
-        freeze_until: any layer that `headstart layers` prints, in the place of `cut`.
+        freeze_until: any layer that `headstart layers` prints, instead of `cut`.
         head: "linear", or hidden layers and dropouts of an MLP: "d0.5-480-d0.5".
-        penalty: L2 penalty of the linear head; None has it chosen by cross-validation.
-        class_weights: "balanced" counts every class alike, "none" every image; "auto" balances when
+        penalty: L2 penalty of the linear head; None chooses it by cross-validation.
+        class_weights: "balanced" weights all classes alike, "none" all images; "auto" balances when
             the largest class has at least 3 times the images of the smallest.
         seed: decides every random draw.
         data: which images are read.
         augment: how training views differ from the plain image, a key of `AUGMENTATIONS`.
-        flip: mirror views left to right: "yes", "no", or "auto", which leaves it out where a probe
-            takes mirrored images for other classes.
+        flip: mirror views left to right: "yes", "no", or "auto", which does not mirror where a
+            probe takes mirrored images for other classes.
         views: augmented views an image that are cached (K), the plain one included.
         cached: train from activations on disk; False computes them anew in every epoch.
-        batchnorm: "frozen" keeps the pre-trained statistics, "adapt" lets them move.
+        batchnorm: "frozen" keeps the pre-trained statistics, "adapt" updates them.
         minutes: how long the epochs may take, without the measuring of cuts and the computing of
             activations before them; decides the cut where that is "auto".
         tensorboard: also write the history as TensorBoard events.
-        recipe: how to train by gradient; what is not given there is the strategy's own.
-        runtime: on what networks run.
+        recipe: of training by gradient; values that are not given are the strategy's own.
+        runtime: the machine: engine, precision, device, threads and cache.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -124,7 +124,7 @@ class Settings(BaseModel):
     ] = "linear-probe"
     backbone: Annotated[
         str,
-        Option("Take this network; headstart backbones lists all.", STRATEGY, common=True),
+        Option("Use this network; headstart backbones lists all.", STRATEGY, common=True),
     ] = "tf_efficientnet_lite0"
     weights: Annotated[
         str | None,
@@ -134,7 +134,7 @@ class Settings(BaseModel):
         int | None,
         Field(ge=16, le=2048),
         Option(
-            "Show the network squares of this side, and not of its own size.",
+            "Resize images to squares of this side instead of the network's own size.",
             STRATEGY,
             unit="pixels",
         ),
@@ -142,7 +142,7 @@ class Settings(BaseModel):
     cut: Annotated[
         str | None,
         Option(
-            "Have the head read, or the training begin, at this cut point (headstart layers "
+            "Read features, or begin training, at this cut point (headstart layers "
             "lists them). A linear probe takes last, all, auto, or several with commas; a "
             "shallow probe and partial fine-tuning take auto or one.",
             STRATEGY,
@@ -166,14 +166,14 @@ class Settings(BaseModel):
         float | None,
         Field(gt=0, allow_inf_nan=False),
         Option(
-            "Give a linear head this L2 penalty, and not the one that cross-validation chooses.",
+            "Fit a linear head with this L2 penalty instead of the one that cross-validation chooses.",
             STRATEGY,
         ),
     ] = None
     class_weights: Annotated[
         Literal["auto", "balanced", "none"],
         Option(
-            "Count every class alike (balanced) or every image (none); auto looks at the "
+            "Weight all classes alike (balanced) or all images (none); auto decides by the "
             "imbalance.",
             STRATEGY,
         ),
@@ -181,20 +181,21 @@ class Settings(BaseModel):
     seed: Annotated[
         int,
         Field(ge=0, lt=2**63),
-        Option("Make every random draw follow from this number.", STRATEGY),
+        Option("Derive every random draw from this number.", STRATEGY),
     ] = 0
     data: DataSettings = DataSettings()
     augment: Annotated[
         str | None,
         Option(
-            "Train on images that differ from the plain ones this much: none, light, medium "
-            "or strong.",
+            "Augment training images this strongly: none, light, medium or strong.",
             TRAINING,
         ),
     ] = None
     flip: Annotated[
         Literal["auto", "yes", "no"],
-        Option("Mirror some views, {choices}; auto measures whether that does harm.", TRAINING),
+        Option(
+            "Mirror some views, {choices}; auto measures whether mirroring does harm.", TRAINING
+        ),
     ] = "auto"
     views: Annotated[
         int | None,
@@ -208,7 +209,7 @@ class Settings(BaseModel):
     batchnorm: Annotated[
         Literal["frozen", "adapt"],
         Option(
-            "Keep BatchNorm's statistics as they were (frozen), or let them move (adapt).", TRAINING
+            "Keep BatchNorm's pre-trained statistics (frozen), or update them (adapt).", TRAINING
         ),
     ] = "frozen"
     minutes: Annotated[
@@ -226,13 +227,13 @@ class Settings(BaseModel):
     runtime: Runtime = Runtime()
 
     def given(self) -> dict[str, Any]:
-        """{name: value} of what the user set."""
+        """Give {name: value} of the settings that the user gave."""
         return {n: v for n, v in self._flat().items() if n in self._names_given()}
 
     def describe(self, decisions: Decisions) -> dict[str, dict[str, Any]]:
-        """{name: {"value": …, "origin": "user", "default" or "measured"}} of every setting.
+        """Give {name: {"value": …, "origin": "user", "default" or "measured"}} of every setting.
 
-        What a user left open has the value that was decided; null where nothing was.
+        A setting that the user did not give has the value that was decided; null where none was.
         """
         given, result = self._names_given(), {}
         for name, value in self._flat().items():
@@ -259,12 +260,12 @@ PARTS: dict[str, type[BaseModel]] = {"data": DataSettings, "recipe": Recipe, "ru
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Where a setting is declared, and as what.
+    """The declaration of a setting.
 
     Attributes:
         part: the field of `Settings` that holds it, "" for `Settings` itself.
         info: type, default and bounds.
-        option: what people are told of it.
+        option: its help text and how it is shown.
     """
 
     part: str
@@ -273,29 +274,29 @@ class Setting:
 
 
 def _list_fields() -> dict[str, Setting]:
-    found: dict[str, Setting] = {}
+    fields: dict[str, Setting] = {}
     for name, info in Settings.model_fields.items():
         inside = PARTS[name].model_fields if name in PARTS else {name: info}
         for own, field in inside.items():
             [option] = [m for m in field.metadata if isinstance(m, Option)]
-            assert own not in found, f"two settings are named {own}"
-            found[own] = Setting(name if name in PARTS else "", field, option)
-    return found
+            assert own not in fields, f"two settings are named {own}"
+            fields[own] = Setting(name if name in PARTS else "", field, option)
+    return fields
 
 
-# Every setting by the flat name that people know.
+# Every setting by the flat name that users give.
 FIELDS: dict[str, Setting] = _list_fields()
 
 
-# How pydantic names the ends of a range, and people do.
+# The ends of a range as pydantic names them, and in words.
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
 
 
 def make_settings(options: Mapping[str, Any]) -> Settings:
-    """Settings from options by name.
+    """Make settings from options by name.
 
     Raises:
-        UsageError: an unknown name, or a value out of range; says what is allowed.
+        UsageError: a name is unknown, or a value is out of range; says what is allowed.
     """
     by_part: dict[str, dict[str, Any]] = {part: {} for part in ("", *PARTS)}
     for name, value in options.items():
@@ -312,13 +313,13 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
     except ValidationError as exc:
         name = str(exc.errors()[0]["loc"][0])
         given = options[name]
-        # A list where one value belongs is as long as it likes.
+        # A list in the place of one value may be very long.
         shown = given if isinstance(given, str) else ascii(given)[:80]
         raise UsageError(f"{name} must be {say_wanted(name)}, got {shown!s}") from exc
 
 
 def say_wanted(name: str) -> str:
-    """What a setting takes, in words."""
+    """Say in words which values a setting takes."""
     if name == "val":
         return "a fraction in [0, 1), or the path of a folder or manifest"
     field = FIELDS[name].info

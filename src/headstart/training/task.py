@@ -1,7 +1,7 @@
-"""What a strategy is, what it takes and what it gives.
+"""The types of a strategy, of what it takes and of what it gives.
 
-Each strategy is one `Strategy` in a file of `strategies/` and one line of its table. What the rest of the
-house wants to know of a strategy is an attribute here; nothing asks for its name.
+Each strategy is one `Strategy` in a file of `strategies/` and one line of its table. Whatever other
+modules need to know of a strategy is an attribute here; nothing asks for its name.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from headstart.arrays import FloatNC, FloatND, IntN
 from headstart.data.dataset import Dataset
 from headstart.features.extraction import Features
 from headstart.features.runtime import Runtime
@@ -30,7 +31,8 @@ IMAGES = frozenset(
     | Runtime.model_fields.keys() - {"engine", "precision"}
 )
 FEATURES = IMAGES | {"weights", "engine", "precision"}
-# To those that train the network by gradient, and to those among them that begin with its weights.
+# Settings that are of use to those that train the network by gradient, and to those among them that start
+# from its weights.
 _FROM_WEIGHTS = frozenset({"layer_decay", "wise_ft"})
 GRADIENT = frozenset(Recipe.model_fields.keys()) - _FROM_WEIGHTS | {
     "tensorboard",
@@ -38,36 +40,36 @@ GRADIENT = frozenset(Recipe.model_fields.keys()) - _FROM_WEIGHTS | {
     "flip",
 }
 PRETRAINED = _FROM_WEIGHTS | {"batchnorm", "penalty"}
-# To an MLP head that is trained on features.
+# Settings that are of use to an MLP head that is trained on features.
 _MLP = GRADIENT - {"augment", "flip", "cutmix", "train_precision"}
 
-# The fraction of the images that what is trained by gradient holds out where nothing else is said.
+# The fraction of the images that a training by gradient holds out by default.
 HELD_OUT = 0.2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What a strategy trains on.
+    """Everything a strategy needs in order to train.
 
     Attributes:
         dataset: N images.
-        backbone: the pre-trained network, or one of random weights where the strategy wants such.
+        backbone: the network, pre-trained or with random weights as the strategy needs it.
         features: N rows, those of unreadable images without values; no cut points for a strategy that
             reads pixels.
         rows: int64, the readable labelled images to train on, each class at least once.
-        held: int64, those to validate on; may be empty.
+        val_rows: int64, those to validate on; may be empty.
         settings: all of them.
         folder: for checkpoints and the history; None keeps neither.
-        progress: told how far the work is.
-        on_epoch: told the figures of every epoch.
-        decisions: where the strategy tells what it decides and finds.
+        progress: called with how far the work is.
+        on_epoch: called with the figures of every epoch.
+        decisions: where the strategy records what it decides and finds.
     """
 
     dataset: Dataset
     backbone: Backbone
     features: Features
-    rows: np.ndarray
-    held: np.ndarray
+    rows: IntN
+    val_rows: IntN
     settings: Settings
     folder: Path | None
     progress: Progress
@@ -75,12 +77,12 @@ class Task:
     decisions: Decisions
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> IntN:
         """int64, of the training rows."""
         return np.asarray(self.dataset.labels[self.rows])
 
-    def matrix(self, cuts: tuple[str, ...], rows: np.ndarray | None = None) -> np.ndarray:
-        """float32 (n, D): features at these cut points side by side, of the training rows."""
+    def matrix(self, cuts: tuple[str, ...], rows: IntN | None = None) -> FloatND:
+        """float32 (n, D): the features at these cut points side by side, of the training rows."""
         chosen = self.rows if rows is None else rows
         columns = [self.features.values[c][chosen] for c in cuts]
         return np.asarray(np.concatenate(columns, axis=1))
@@ -88,21 +90,21 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """What a strategy gives; what it decided on the way is in the task's decisions.
+    """The result of a strategy; its decisions are in the task.
 
     Attributes:
-        backbone: the network that the head reads, with trained weights where they were.
+        backbone: the network that the head reads, with its weights as trained.
         cuts: the cut points whose features the head reads, side by side.
         head: the classifier on the pooled features there.
-        probabilities: float32 (n, C): of the held-out rows; without any, out of fold on the training
-            rows; None where neither could be.
-        interrupted: ended early by Ctrl-C, with the best model so far.
+        probabilities: float32 (n, C) of the validation rows; without any, out of fold on the training
+            rows; None where neither was possible.
+        interrupted: whether Ctrl-C ended it early, with the best model so far.
     """
 
     backbone: Backbone
     cuts: tuple[str, ...]
     head: Head
-    probabilities: np.ndarray | None
+    probabilities: FloatNC | None
     interrupted: bool = False
 
 
@@ -113,14 +115,15 @@ class Strategy:
     Attributes:
         name: as people write it.
         help: one line of what is trained, on what.
-        run: trains; imports PyTorch itself where it wants it.
+        run: trains; imports PyTorch itself if it needs it.
         uses: names of the settings that have an effect.
-        recipe: its own values of the training by gradient; of the head's where only an MLP head is.
+        recipe: its own defaults for training by gradient, the network or an MLP head.
         by_gradient: whether the network's weights are trained, in epochs.
         reads: "features" of all images at the backbone's cut points, which `fit` extracts first, or
             "pixels" alone.
-        random_weights: whether the backbone begins with random weights.
-        check_cut: refuses the settings' cut point or layer where it cannot take it; None takes none.
+        random_weights: whether the backbone starts with random weights.
+        check_cut: raises where the strategy cannot use the settings' cut point or layer; None where it
+            has no cut.
         better: (another strategy that may do better, at what price), as `fit` suggests it.
     """
 
@@ -136,7 +139,7 @@ class Strategy:
     better: tuple[str, str] | None = None
 
     def has_epochs(self, settings: Settings) -> bool:
-        """Whether there are epochs, which can be interrupted and gone on with."""
+        """Whether it trains in epochs, which can be interrupted and resumed."""
         return self.by_gradient or settings.head != "linear"
 
     def uses_with(self, settings: Settings) -> frozenset[str]:

@@ -1,11 +1,11 @@
-"""Takes a `Backbone` and a head, gives what is above a cut point as a network that can be trained.
+"""Takes a `Backbone` and a head, gives the part above a cut point as a network that can be trained.
 
 `tuning` trains what is made here. Shape letters: N images, C channels, D features, H W pixels.
 
 While BatchNorm's statistics are frozen, a convolution and the norm after it are one convolution: its
-weight times gamma / sigma, its bias beta - mu * gamma / sigma. Computed so, in every step, the gradients
-of weight, gamma and beta are the same and a pass over the activations, with the memory it keeps for
-the way back, is saved (`benchmarks/train.py` has the figures).
+weight times gamma / sigma, its bias beta - mu * gamma / sigma. Computing that one in every
+step gives the same gradients of weight, gamma and beta, and saves a pass over the activations and the
+memory that it keeps for the backward pass (`benchmarks/train.py` has the figures).
 """
 
 import copy
@@ -32,7 +32,7 @@ class TrainableNetwork(nn.Module):
     Attributes:
         body: from the cut point to the classifier's input; parameters and buffers are copies.
         head: features (N, D) -> logits (N, classes).
-        stages: how many cut points lie below each parameter of the body, by its name in `body`.
+        depths: how many cut points lie below each parameter of the body, by its name in `body`.
     """
 
     scale: torch.Tensor
@@ -51,7 +51,7 @@ class TrainableNetwork(nn.Module):
         network = copy.deepcopy(backbone.network).requires_grad_(True)
         graph, starts = trace_network(network)
         last = backbone.cuts[-1]
-        body, stages = _between(
+        body, depths = _between(
             graph,
             None if cut is None else starts[cut],
             starts[last.name],
@@ -59,7 +59,7 @@ class TrainableNetwork(nn.Module):
         )
         self._origins = _fold_norms(body) if batchnorm == FROZEN else {}
         self.body, self.head, self._batchnorm = body, head, batchnorm
-        self.stages = {name: stages[self._original(name)] for name, _ in body.named_parameters()}
+        self.depths = {name: depths[self._original(name)] for name, _ in body.named_parameters()}
         self._axis, self._pixels = last.axis, cut is None
         for tensor in (*body.parameters(), *body.buffers()):
             if tensor.ndim == 4:
@@ -79,7 +79,7 @@ class TrainableNetwork(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> "TrainableNetwork":
-        """As any module's, but frozen BatchNorms stay in evaluation mode."""
+        """Set the mode as in any module, but leave frozen BatchNorms in evaluation mode."""
         super().train(mode)
         if self._batchnorm == FROZEN:
             for module in self.body.modules():
@@ -88,7 +88,7 @@ class TrainableNetwork(nn.Module):
         return self
 
     def body_state(self) -> dict[str, np.ndarray]:
-        """The body's tensors under the names that the whole network has for them."""
+        """Give the body's tensors under their names in the whole network."""
         return {
             self._original(name): tensor.detach().cpu().contiguous().numpy()
             for name, tensor in self.body.state_dict().items()
@@ -104,18 +104,18 @@ class TrainableNetwork(nn.Module):
 def _between(
     graph: fx.GraphModule, begin: fx.Node | None, end: fx.Node, cuts: list[fx.Node]
 ) -> tuple[fx.GraphModule, dict[str, int]]:
-    """The network from one node's value to another's, and how many cuts lie below each tensor."""
+    """Cut out the network between two nodes, and count the cuts below each of its tensors."""
     shortened = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    stages: dict[str, int] = {}
+    depths: dict[str, int] = {}
     if begin is not None:
         copied[begin] = shortened.placeholder("activations")
 
     def copy_node(node: fx.Node) -> fx.Node:
-        if node not in copied:  # so is a parameter that is read before the cut and used after it
+        if node not in copied:  # such as a parameter that is read before the cut and used after it
             copied[node] = shortened.node_copy(node, copy_node)
             for name in _tensor_names(graph, node):
-                stages.setdefault(name, passed)
+                depths.setdefault(name, passed)
         return copied[node]
 
     passed, reached = 0, begin is None
@@ -131,7 +131,7 @@ def _between(
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
-    return module, stages
+    return module, depths
 
 
 def _tensor_names(graph: fx.GraphModule, node: fx.Node) -> list[str]:
@@ -167,14 +167,14 @@ class _FoldedConv(nn.Module):
             y = nn.functional.conv2d(x, weight, bias, conv.stride, 0, conv.dilation, conv.groups)
         else:
             y = conv._conv_forward(x, weight, bias)
-        # timm's norms bring their activation along.
+        # timm's norms include their activation.
         if isinstance(norm, BatchNormAct2d):
             return torch.as_tensor(norm.act(norm.drop(y)))
         return y
 
 
 def _fold_norms(body: fx.GraphModule) -> dict[str, str]:
-    """Put one module in the place of every convolution with its norm: {its part's name: original}."""
+    """Replace every convolution and its norm by one module; give {name of its part: original name}."""
     modules = dict(body.named_modules())
     calls = Counter(n.target for n in body.graph.nodes if n.op == "call_module")
     origins: dict[str, str] = {}
@@ -208,7 +208,7 @@ def _fold_norms(body: fx.GraphModule) -> dict[str, str]:
 
 
 def new_head(shape: HeadShape, width: int, classes: int, seed: int) -> nn.Sequential:
-    """A head of random weights, as torch draws them: features (N, width) -> logits (N, classes)."""
+    """Make a head of random weights, as torch draws them: features (N, width) -> logits (N, classes)."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -221,7 +221,7 @@ def new_head(shape: HeadShape, width: int, classes: int, seed: int) -> nn.Sequen
 
 
 def module_of_head(head: Head, shape: HeadShape) -> nn.Sequential:
-    """The head as a module that can be trained, dropouts where `shape` has them."""
+    """Make a module of a head, with the dropouts of `shape`, that can be trained."""
     module = new_head(shape, head.width, head.classes, 0)
     for layer, (weight, bias) in zip(_dense(module), head.layers, strict=True):
         layer.weight.data = torch.from_numpy(weight.copy())
@@ -230,7 +230,7 @@ def module_of_head(head: Head, shape: HeadShape) -> nn.Sequential:
 
 
 def head_of_module(module: nn.Module) -> Head:
-    """The inverse of `module_of_head`."""
+    """Make a head of a trained module: the inverse of `module_of_head`."""
     layers = tuple(
         (m.weight.detach().cpu().numpy().copy(), m.bias.detach().cpu().numpy().copy())
         for m in _dense(module)

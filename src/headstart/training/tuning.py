@@ -1,14 +1,13 @@
-"""Takes a `Task` and where to start, trains the network from a cut up, gives it taken apart again.
+"""Takes a `Task` and a starting point, trains the network above a cut point, gives its backbone and head.
 
-What starts from pre-trained weights starts from the linear probe, which keeps the features of the frozen
-network from being distorted in the first steps (Kumar et al., Fine-Tuning can Distort Pretrained Features
+A network with pre-trained weights starts with the linear probe as its head, which keeps the first steps
+from distorting its features (Kumar et al., Fine-Tuning can Distort Pretrained Features
 and Underperform Out-of-Distribution, ICLR 2022: LP-FT).
 """
 
 import dataclasses
 
-import numpy as np
-
+from headstart.arrays import FloatC
 from headstart.data.views import AUGMENTATIONS, Augmentation
 from headstart.features.pixels import ViewReader
 from headstart.networks.backbones import Backbone, with_state
@@ -20,7 +19,7 @@ from headstart.training.epochs import (
     train_mlp,
 )
 from headstart.training.heads import Head, parse_head
-from headstart.training.inputs import PixelSource, Source
+from headstart.training.inputs import Inputs, PixelInputs
 from headstart.training.probes import fit_head, weigh_classes
 from headstart.training.recipes import HEAD, Recipe
 from headstart.training.task import Task, Trained
@@ -41,30 +40,30 @@ __all__ = [
     "views_of",
 ]
 
-# The views where nothing else is said.
+# The default of `augment`.
 AUGMENT = "medium"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Start:
-    """What a training of the network starts from.
+    """The starting point of a training of the network.
 
     Attributes:
-        head: above the network.
+        head: the head on the network.
         weights: float (C,), of the classes.
         random: whether the network's weights are random.
     """
 
     head: Head
-    weights: np.ndarray
+    weights: FloatC
     random: bool = False
 
 
 def start_from_probe(task: Task) -> Start:
-    """The probe on the last features.
+    """Start from the probe on the last features.
 
     Raises:
-        KeyboardInterrupt: while the head was trained; half of one is no starting point.
+        KeyboardInterrupt: while the head was trained; an unfinished one is no starting point.
     """
     weights = weigh_classes(task)
     last = (task.backbone.cuts[-1].name,)
@@ -77,27 +76,27 @@ def start_from_probe(task: Task) -> Start:
 
 
 def start_at_random(task: Task) -> Start:
-    """A head as random as the network below it."""
+    """Start from a random head on the random network."""
     shape, seed = parse_head(task.settings.head), task.settings.seed
     module = new_head(shape, task.backbone.cuts[-1].channels, len(task.dataset.classes), seed)
     return Start(head_of_module(module), weigh_classes(task), random=True)
 
 
 def tune(
-    task: Task, backbone: Backbone, cut: str | None, start: Start, source: Source, recipe: Recipe
+    task: Task, backbone: Backbone, cut: str | None, start: Start, inputs: Inputs, recipe: Recipe
 ) -> Trained:
-    """Train from a cut point of a backbone up, or all of it, and take the network apart again."""
+    """Train a backbone above a cut point, or all of it, and give its backbone and head."""
     module = module_of_head(start.head, parse_head(task.settings.head))
     batchnorm = "adapt" if start.random else task.settings.batchnorm
     network = TrainableNetwork(backbone, cut, module, batchnorm=batchnorm)
-    top = max(network.stages.values(), default=0)
+    top = max(network.depths.values(), default=0)
     scales = {
-        f"body.{name}": recipe.layer_decay ** (top - stage)
-        for name, stage in network.stages.items()
+        f"body.{name}": recipe.layer_decay ** (top - depth)
+        for name, depth in network.depths.items()
     }
-    examples = list_examples(task, source, start.weights)
-    known = f"{backbone.fingerprint} {cut}"
-    outcome = train_epochs(task, network, examples, recipe, known, scales)
+    examples = list_examples(task, inputs, start.weights)
+    start_name = f"{backbone.fingerprint} {cut}"
+    outcome = train_epochs(task, network, examples, recipe, start_name, scales)
     settle_recipe(task, recipe)
     if recipe.train_precision == "auto":
         task.decisions.settle("train_precision", outcome.precision, "measured")
@@ -112,13 +111,13 @@ def tune(
 
 
 def style_of(task: Task, *, flip: bool) -> Augmentation:
-    """How training views differ from the plain image."""
+    """Say how training views differ from the plain image."""
     style = AUGMENTATIONS[task.settings.augment or AUGMENT]
     return style if flip else style.without_flip()
 
 
 def views_of(task: Task, style: Augmentation, *, exact: bool) -> ViewReader:
-    """Reads views of the task's images as pixels."""
+    """Make a reader of views of the task's images, as pixels."""
     return ViewReader(
         task.dataset,
         task.backbone.preprocessing,
@@ -130,8 +129,8 @@ def views_of(task: Task, style: Augmentation, *, exact: bool) -> ViewReader:
     )
 
 
-def pixels_of(task: Task, *, flip: bool) -> PixelSource:
-    """Pixels for a network that is trained whole, a new view of an image in every epoch."""
+def pixels_of(task: Task, *, flip: bool) -> PixelInputs:
+    """Give pixels for a network that is trained whole, a new view of an image in every epoch."""
     style = style_of(task, flip=flip)
     read = views_of(task, style, exact=False).read
-    return PixelSource(read, views=1 if style.is_plain else None)
+    return PixelInputs(read, views=1 if style.is_plain else None)

@@ -22,8 +22,8 @@ def _run(task: Task) -> Trained:
     from headstart.training.tuning import pixels_of, start_from_probe, tune
 
     start = start_from_probe(task)
-    source = pixels_of(task, flip=settle_flip(task))
-    return tune(task, task.backbone, None, start, source, task.settings.recipe.over(RECIPE))
+    inputs = pixels_of(task, flip=settle_flip(task))
+    return tune(task, task.backbone, None, start, inputs, task.settings.recipe.over(RECIPE))
 
 
 FINE_TUNE = Strategy(

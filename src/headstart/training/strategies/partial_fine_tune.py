@@ -30,7 +30,7 @@ from headstart.training.task import FEATURES, GRADIENT, PRETRAINED, Strategy, Ta
 if TYPE_CHECKING:
     import torch
 
-    from headstart.training.inputs import Source
+    from headstart.training.inputs import Inputs
 
 __all__ = ["PARTIAL_FINE_TUNE"]
 
@@ -53,13 +53,16 @@ def _run(task: Task) -> Trained:
     style = style_of(task, flip=settle_flip(task))
     recipe = task.settings.recipe.over(RECIPE)
     backbone, cut, views = _settle_cut(task, recipe, start.head)
-    inputs = _cached if task.settings.cached else _live
-    return tune(task, backbone, cut, start, inputs(task, backbone, cut, style, views), recipe)
+    make_inputs = _cache_inputs if task.settings.cached else _compute_inputs
+    inputs = make_inputs(task, backbone, cut, style, views)
+    return tune(task, backbone, cut, start, inputs, recipe)
 
 
-def _cached(task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int) -> "Source":
-    """Activations on disk, those of validation images in one view."""
-    from headstart.training.inputs import ActivationSource
+def _cache_inputs(
+    task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int
+) -> "Inputs":
+    """Store the activations on disk, those of validation images in one view."""
+    from headstart.training.inputs import ActivationInputs
 
     def extract(rows: np.ndarray, views: int) -> Activations:
         return extract_activations(
@@ -72,30 +75,32 @@ def _cached(task: Task, backbone: Backbone, cut: str, style: Augmentation, views
         )
 
     train = (task.rows, extract(task.rows, views))
-    held = (task.held, extract(task.held, 1)) if len(task.held) else None
-    return ActivationSource(train, held, axis=backbone.cut(cut).axis)
+    val = (task.val_rows, extract(task.val_rows, 1)) if len(task.val_rows) else None
+    return ActivationInputs(train, val, axis=backbone.cut(cut).axis)
 
 
-def _live(task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int) -> "Source":
-    """The same activations, computed whenever they are needed."""
-    from headstart.training.inputs import PixelSource
+def _compute_inputs(
+    task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int
+) -> "Inputs":
+    """Compute the same activations whenever they are needed."""
+    from headstart.training.inputs import PixelInputs
     from headstart.training.tuning import views_of
 
-    trunk, choice = start_engine(backbone, task.settings.runtime, cuts=(cut,), pooled=False)
-    return PixelSource(
+    engine, choice = start_engine(backbone, task.settings.runtime, cuts=(cut,), pooled=False)
+    return PixelInputs(
         views_of(task, style, exact=choice.precision == "fp32").read,
-        trunk=functools.partial(_run_trunk, trunk, cut),
+        frozen_part=functools.partial(_run_frozen_part, engine, cut),
         views=views,
         axis=backbone.cut(cut).axis,
     )
 
 
-def _run_trunk(trunk: Engine, cut: str, pixels: np.ndarray) -> "torch.Tensor":
+def _run_frozen_part(engine: Engine, cut: str, pixels: np.ndarray) -> "torch.Tensor":
     """uint8 (B, H, W, 3) -> the activations as they would lie on disk, (B, …) bfloat16."""
     import torch
 
-    size = trunk.micro_batch
-    parts = [trunk.run(pixels[i : i + size])[cut] for i in range(0, len(pixels), size)]
+    size = engine.micro_batch
+    parts = [engine.run(pixels[i : i + size])[cut] for i in range(0, len(pixels), size)]
     return torch.from_numpy(to_half(np.concatenate(parts), "bfloat16")).view(torch.bfloat16)
 
 
@@ -117,24 +122,24 @@ def _find_given(settings: Settings, backbone: Backbone) -> tuple[str | None, str
 def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, int]:
     """(backbone with that cut point, cut point, views): as given, or by measured cost.
 
-    A choice that rests on a measured time is kept in the run's folder, for a run that goes on.
+    A choice by measured time is kept in the run's folder, so that a resumed training repeats it.
     """
     settings, backbone = task.settings, task.backbone
     most = count_views(settings.views, augmented=settings.augment != "none")
-    given, moved = _find_given(settings, backbone)
+    given, reason = _find_given(settings, backbone)
     if given is not None:
-        # Of a layer that the user named there follows a cut point.
-        task.decisions.settle("cut", given, "user", **({"freeze_until": moved} if moved else {}))
+        # The cut point follows from the layer that the user named.
+        task.decisions.settle("cut", given, "user", **({"freeze_until": reason} if reason else {}))
         task.decisions.settle("views", most, "default")
         return with_cut(backbone, given), given, most
-    kept = task.folder / PLAN if task.folder else None
-    if kept is not None and kept.exists():
+    plan_path = task.folder / PLAN if task.folder else None
+    if plan_path is not None and plan_path.exists():
         try:
-            plan = json.loads(kept.read_bytes())
+            plan = json.loads(plan_path.read_bytes())
             cut, views = backbone.cut(plan["cut"]).name, max(1, min(int(plan["views"]), most))
             evidence = dict(plan["evidence"])
         except (UsageError, ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise InputError(f"{kept}: damaged; fit anew with --overwrite") from exc
+            raise InputError(f"{plan_path}: damaged; fit anew with --overwrite") from exc
     else:
         minutes = settings.minutes or MINUTES
         costs = _measure_cuts(task, head, recipe, minutes)
@@ -147,23 +152,23 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
             most_views=most,
         )
         evidence = {"costs": [dataclasses.asdict(c) for c in costs], "minutes": minutes}
-        if kept is not None:
+        if plan_path is not None:
             plan = {"cut": cut, "views": views, "evidence": evidence}
-            with translate_errors(kept.parent, advice=ADVICE):
-                write_atomically(kept, json.dumps(plan).encode())
+            with translate_errors(plan_path.parent, advice=ADVICE):
+                write_atomically(plan_path, json.dumps(plan).encode())
     task.decisions.settle("cut", cut, "measured", **evidence)
     task.decisions.settle("views", views, "measured")
     return backbone, cut, views
 
 
 def _measure_cuts(task: Task, head: Head, recipe: Recipe, minutes: float) -> list[CutCost]:
-    """Cost of training from each cut point of the upper two thirds, from the last down to the first
-    that is too dear."""
+    """Measure the cost of training above each cut point of the upper two thirds, from the last one down to
+    the first that takes too long."""
     from headstart.training.loop import measure_step
     from headstart.training.trainable import TrainableNetwork, module_of_head
 
     shape = parse_head(task.settings.head)
-    found: list[CutCost] = []
+    costs: list[CutCost] = []
     points = task.backbone.cuts[:-1]
     points = points[len(task.backbone.cuts) // 3 :]
     for done, cut in enumerate(reversed(points)):
@@ -171,15 +176,15 @@ def _measure_cuts(task: Task, head: Head, recipe: Recipe, minutes: float) -> lis
         network = TrainableNetwork(task.backbone, cut.name, module_of_head(head, shape))
         seconds = measure_step(network, cut.shape, task.features.engine.device)
         size = 2e-6 * math.prod(cut.shape)
-        found.insert(0, CutCost(cut.name, size, 1000 * seconds))
+        costs.insert(0, CutCost(cut.name, size, 1000 * seconds))
         if len(task.rows) * recipe.epochs * seconds / 60 > minutes:
             break  # those below cost more
     task.progress("measuring cuts", len(points), len(points))
-    if not found:
+    if not costs:
         raise UsageError(
             f"{task.backbone.name} has no cut point below its classifier; use --strategy fine-tune"
         )
-    return found
+    return costs
 
 
 PARTIAL_FINE_TUNE = Strategy(

@@ -17,8 +17,8 @@ def _run(task: Task) -> Trained:
     start = start_at_random(task)
     plain = task.settings.augment == "none"
     task.decisions.settle("flip", "no" if plain else "yes", "default")  # there is no probe to ask
-    source = pixels_of(task, flip=task.settings.flip != "no")
-    return tune(task, task.backbone, None, start, source, task.settings.recipe.over(RECIPE))
+    inputs = pixels_of(task, flip=task.settings.flip != "no")
+    return tune(task, task.backbone, None, start, inputs, task.settings.recipe.over(RECIPE))
 
 
 SCRATCH = Strategy(
