@@ -100,8 +100,7 @@ def fit(
     """Train a classifier from labelled images and write it to a folder.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume`
-            reads it from the folder.
+        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
         resume: continue the interrupted training in that folder, with the data and settings that
