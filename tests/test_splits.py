@@ -16,7 +16,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.loading import load_dataset
 from headstart.data.splits import find_identical, join_units, split_dataset
 from headstart.errors import ResourceError, UsageError
-from headstart.training import strategies
+from headstart.training import probes
 
 
 def make(labels, groups=None, errors=None, splits=None):
@@ -258,13 +258,13 @@ def test_no_fold_of_a_cross_validation_parts_copies(plant, tiny, tmp_path, monke
     for image in sorted((folder / "blobs").iterdir()):
         shutil.copy(image, folder / "blobs" / f"copy of {image.name}")
     given = []
-    choose_penalty = strategies.choose_penalty
+    choose_penalty = probes.choose_penalty
 
     def note(features, labels, units, classes, **options):
         given.append(units)
         return choose_penalty(features, labels, units, classes, **options)
 
-    monkeypatch.setattr(strategies, "choose_penalty", note)
+    monkeypatch.setattr(probes, "choose_penalty", note)
     run = headstart.fit(folder, tmp_path / "run", **tiny)
     assert run.measured_on == "cross-validation"
     [units] = given
