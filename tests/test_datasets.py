@@ -169,7 +169,7 @@ def test_classes_that_look_the_same_are_told(hidden, tmp_path):
             {},
             [f"class '{c}at' differs from another only in upper" for c in "Cc"],
         ),
-        (["é/1", "e\u0301/2"], {}, ["class 'é' stands twice in different Unicode forms"]),
+        (["é/1", "e\u0301/2"], {}, ["class 'é' occurs in two Unicode forms"]),
     ],
 )
 def test_what_is_passed_over_is_told(entries, ignored, warnings, tmp_path):
@@ -448,7 +448,7 @@ def test_a_form_is_one_object_and_a_line_in_the_table(tmp_path, monkeypatch):
     listed = Form(
         name="list",
         looks="a .list of names",
-        heeds=frozenset({"group"}),
+        uses=frozenset({"group"}),
         recognises=lambda path: path.suffix == ".list",
         load=load,
     )
@@ -474,7 +474,7 @@ def test_forms_say_what_they_are(name):
     form = FORMS[name]
     assert form.name == name
     assert form.looks.startswith(("a ", "an "))
-    assert form.heeds <= {"root", "group", "allow_outside"}
+    assert form.uses <= {"root", "group", "allow_outside"}
 
 
 # ---------------------------------------------------------------- groups, classes, draws

@@ -9,7 +9,7 @@ __all__ = ["draw"]
 
 
 def draw(seed: int, purpose: str, key: str, epoch: int = 0) -> float:
-    """A uniform number in [0, 1) that depends on these values alone (BLAKE2b, 53 bits).
+    """Draw a uniform number in [0, 1) that depends on these values alone (BLAKE2b, 53 bits).
 
     The key is taken in Unicode form NFC, so that a data set copied from a Mac draws the same.
     """

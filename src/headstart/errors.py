@@ -68,7 +68,7 @@ class TooManyBadImagesError(InputError):
 
 
 class TrainingError(InputError):
-    """A training cannot go on: its loss is not finite."""
+    """A training cannot continue: its loss is not finite."""
 
 
 class ResourceError(HeadstartError, OSError):

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from headstart.arrays import FloatN, FloatNC, IntN
+from headstart.arrays import FloatN, FloatNC, IntCC, IntN
 
 __all__ = [
     "Estimate",
@@ -45,7 +45,7 @@ class Estimate:
 def measure(
     labels: IntN, probabilities: FloatNC, classes: tuple[str, ...], *, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Figures of a classifier on labelled images.
+    """Measure a classifier on labelled images.
 
     Args:
         labels: int array (N,), N at least 1, indices into `classes`.
@@ -83,8 +83,8 @@ def measure_recall(
     }
 
 
-def confusion_matrix(labels: IntN, predicted: IntN, classes: int) -> IntN:
-    """(C, C): row true class, column predicted class."""
+def confusion_matrix(labels: IntN, predicted: IntN, classes: int) -> IntCC:
+    """Count images, (C, C): row true class, column predicted class."""
     flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
@@ -104,7 +104,7 @@ def wilson_interval(successes: float, total: float) -> Estimate:
 
 
 def image_losses(labels: IntN, probabilities: FloatNC) -> FloatN:
-    """float64 (N,): -log(probability of the true class) of each image, in nats."""
+    """Give -log(probability of the true class) of each image, in nats, float64 (N,)."""
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return np.asarray(-np.log(np.maximum(true, SMALLEST_PROBABILITY)))
 
@@ -136,8 +136,8 @@ def _student_quantile(freedom: int) -> float:
 
 
 def _macro_f1(hit: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """How often each class was right, predicted and true, (…, C), (…, C) and (C,), -> the mean of
-    F1 = 2 TP / (2 TP + FP + FN) over the classes that are true, (…)."""
+    """Give the mean of F1 = 2 TP / (2 TP + FP + FN) over the classes that occur, (…), from how often each
+    class was right, predicted and true: (…, C), (…, C) and (C,)."""
     total, present = predicted + true, true > 0
     f1 = np.divide(2 * hit, total, out=np.zeros(hit.shape), where=total > 0)
     return np.asarray((f1 * present).sum(axis=-1) / max(present.sum(), 1))

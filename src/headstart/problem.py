@@ -1,9 +1,9 @@
-"""What depends on the kind of problem: how targets are kept, and what is made of them and of logits.
+"""The kind of problem: how targets are kept, and how they and logits are read and measured.
 
-A `Dataset` says of which kind it is, and what needs to know asks its `Problem`: loaders and splits, heads,
-measuring, the training loop. The one kind there is has exactly one label an image. Another is one more
-`Problem` and its line in `PROBLEMS`; the solver of soft-max regression and its choice of a penalty
-(`training.logistic`, `training.heads`) are for this one alone. Shape letters: N images, C classes.
+A `Dataset` has a `Problem`, which loaders, splits, heads, figures and the training loop ask. The only kind
+so far has exactly one label an image. Another one is one more `Problem` and its line in `PROBLEMS`; the
+solver of soft-max regression and its choice of a penalty (`training.logistic`, `training.heads`) are for this
+one alone. Shape letters: N images, C classes.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from headstart.arrays import BoolN, FloatNC, IntN, Targets
+from headstart.arrays import BoolN, FloatNC, IntCC, Targets
 from headstart.metrics import Estimate, confusion_matrix, measure, measure_recall
 
 __all__ = ["PROBLEMS", "SINGLE_LABEL", "Classes", "Measure", "Problem", "softmax"]
@@ -22,7 +22,7 @@ Classes = tuple[int, ...]
 
 
 class Measure(Protocol):
-    """Figures of probabilities (N, C) against targets, by name; as `metrics.measure`."""
+    """Figures of probabilities (N, C) against targets, by name, as `metrics.measure` gives them."""
 
     def __call__(
         self,
@@ -42,16 +42,14 @@ class Problem:
     Attributes:
         name: a key of `PROBLEMS`.
         loss: the key of its loss in `training.objectives`.
-        encode: the classes of each image, None where nothing is known of it, and C -> targets (N, …).
-        decode: targets -> the classes of each image, () for none. By these it is counted, and parts
-            and folds are stratified.
+        encode: the classes of each image, None where they are unknown, and C -> targets (N, …).
+        decode: targets -> the classes of each image, () for none. Counts and stratification go by them.
         known: targets -> which images have one.
         link: logits (N, C) -> probabilities (N, C).
-        predict: probabilities (N, C) -> the targets that they say.
-        measure: targets, probabilities, classes and a seed -> {figure: Estimate}, the one to tell first
-            as the first.
+        predict: probabilities (N, C) -> the predicted targets.
+        measure: targets, probabilities, classes and a seed -> {figure: Estimate}, the most important first.
         measure_recall: targets, probabilities and classes -> {class: Estimate}.
-        confuse: targets and probabilities -> counts of what was taken for what, int64.
+        confuse: targets and probabilities -> the confusion matrix, int64 (C, C).
     """
 
     name: str
@@ -65,17 +63,17 @@ class Problem:
     measure_recall: Callable[[Targets, FloatNC, tuple[str, ...]], dict[str, Estimate]] = (
         dataclasses.field(repr=False)
     )
-    confuse: Callable[[Targets, FloatNC], IntN] = dataclasses.field(repr=False)
+    confuse: Callable[[Targets, FloatNC], IntCC] = dataclasses.field(repr=False)
 
 
 def softmax(logits: FloatNC) -> FloatNC:
-    """Along the last axis, without overflow."""
+    """Compute the soft-max along the last axis, without overflow."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 def _encode_label(classes: Sequence[Classes | None], count: int) -> Targets:
-    """int64 (N,): the class, -1 where nothing is known."""
+    """Give int64 (N,): the class, -1 where it is unknown."""
     return np.array([row[0] if row else -1 for row in classes], dtype=np.int64)
 
 
@@ -91,7 +89,7 @@ def _most_probable(probabilities: FloatNC) -> Targets:
     return np.asarray(probabilities.argmax(axis=1))
 
 
-def _confuse_labels(targets: Targets, probabilities: FloatNC) -> IntN:
+def _confuse_labels(targets: Targets, probabilities: FloatNC) -> IntCC:
     """(C, C): row true class, column predicted class."""
     return confusion_matrix(targets, _most_probable(probabilities), probabilities.shape[1])
 

@@ -1,4 +1,4 @@
-"""The command line: the program with all its commands, and what becomes of errors.
+"""The command line: the program with all its commands, and the translation of errors to exit codes.
 
 Nothing here imports torch before a command needs it.
 """
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Train an image classifier from a folder of labelled images, by transfer learning.
 
-A network trained on ImageNet is run once over your images; a new classifier is trained on what it saw, \
+A network trained on ImageNet is run once over your images; a new classifier is trained on its features, \
 measured with 95 % intervals, and saved as a folder that timm loads too.
 
 [bold]Start here[/bold]
@@ -62,7 +62,7 @@ app.add_typer(cache_app, name="cache")
 
 
 def main() -> NoReturn:
-    """Entry point: runs a command and ends with the exit code that README states for its outcome."""
+    """Run a command and end with the exit code that README lists for its outcome."""
     run_process(_run)
 
 
@@ -96,7 +96,7 @@ def _run() -> int:
 
 
 def _fail(code: int, message: str) -> int:
-    """Say why on one line; the traceback of the error being handled only with --verbose."""
+    """Print the reason on one line; with --verbose, also the traceback of the error being handled."""
     if State.verbose:
         err.print_exception()
     err.print(Text.assemble(("error: ", "bold red"), message))

@@ -1,4 +1,4 @@
-"""Takes the bytes of an image file, gives RGB pixels as a backbone wants them, safely.
+"""Takes the bytes of an image file, gives RGB pixels in the form that a backbone needs, safely.
 
 `features` and `classifier` read images through here alone. Shape letters: H W pixels. Pixels are uint8
 (H, W, 3) in sRGB order.
@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from headstart.arrays import PixelsHW3
 from headstart.data.bounds import MAX_PIXELS, MAX_SIDE, bound_work, check_tiles, is_modest
 from headstart.errors import BadImageError, ResourceError, UsageError
 
@@ -109,11 +110,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone wants of an image, in timm's terms.
+    """How an image is prepared for a backbone, in timm's terms.
 
     Attributes:
         input_px: (height, width) of the network's input.
-        crop_pct: the share of the resized image that the crop keeps, in (0, 1].
+        crop_pct: the fraction of the resized image that the crop keeps, in (0, 1].
         crop_mode: "center" (keep the aspect ratio, crop the middle) or "squash" (ignore it).
         interpolation: a key of `INTERPOLATIONS`.
         mean: R, G, B to subtract, of pixels scaled to 0 to 1.
@@ -139,7 +140,7 @@ def check_input_px(px: int) -> None:
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Bytes of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM (told by content) -> an RGB image.
+    """Decode a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM (recognised by content) to an RGB image.
 
     Args:
         data: the whole file.
@@ -162,7 +163,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def convert_image(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image of Pillow's in memory, opened or made -> the RGB image that its file would give.
+    """Turn a Pillow image in memory, opened or made, into the RGB image that its file would give.
 
     Raises:
         BadImageError, ResourceError: as `decode_image`.
@@ -179,13 +180,13 @@ def convert_image(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.
         raise BadImageError(f"damaged {image.format}: {_one_line(exc)}") from exc
 
 
-# Two threads must not load one image of Pillow's at once, which may be given twice.
+# Two threads must not load one Pillow image at once, and the same one may be given twice.
 _LOADING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class PillowSource:
-    """An image of Pillow's in memory as a source of `images`: its RGB pixels, as the bytes of a PPM.
+    """A Pillow image in memory as a source of `images`: its RGB pixels, as the bytes of a PPM.
 
     Attributes:
         image: opened or made.
@@ -203,7 +204,7 @@ class PillowSource:
         return data if most is None else data[:most]
 
     def stamp(self) -> None:
-        """Memory has no state to go by."""
+        """Give None: memory has no state to compare."""
 
 
 def open_image(data: bytes, max_pixels: int) -> ImageFile:
@@ -360,8 +361,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """An RGB image -> uint8 (H, W, 3), resized and cropped as timm's evaluation transform does.
+def prepare_image(image: Image.Image, preprocessing: Preprocessing) -> PixelsHW3:
+    """Resize and crop an RGB image to uint8 (H, W, 3), as timm's evaluation transform does.
 
     Equal to it bit for bit, but for images more than 8 times as long as wide.
     """
@@ -399,8 +400,8 @@ def decode_and_prepare(
     *,
     exact: bool = True,
     max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
-    """Bytes of an image -> uint8 (H, W, 3) for the network.
+) -> PixelsHW3:
+    """Decode the bytes of an image to uint8 (H, W, 3) for the network.
 
     Args:
         exact: as `decode_image` and `prepare_image` do it. Otherwise a JPEG is decoded at a fraction
@@ -435,7 +436,7 @@ class Picture:
 def decode_picture(
     data: bytes, *, least_px: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Picture:
-    """Bytes of an image -> what `augment_image` takes views of.
+    """Decode the bytes of an image to a `Picture`, of which `augment_image` draws views.
 
     Args:
         least_px: a JPEG may be decoded at a fraction of its size, with both sides at least this long;
@@ -485,7 +486,7 @@ def _decode_scaled(data: bytes, least: int, max_pixels: int) -> Picture | None:
     return Picture(image, size, (left, top, left + true_w, top + true_h))
 
 
-def prepare_picture(picture: Picture, preprocessing: Preprocessing) -> np.ndarray:
+def prepare_picture(picture: Picture, preprocessing: Preprocessing) -> PixelsHW3:
     if picture.extent is None:
         return prepare_image(picture.image, preprocessing)
     size, (left, top) = _geometry(picture.size, preprocessing)

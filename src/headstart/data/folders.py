@@ -176,9 +176,7 @@ class _Tree:
     def _read_class(self, here: Path, top: str, name: str, split: str) -> None:
         label = unicodedata.normalize("NFC", name)
         if self._spelled.setdefault(label, name) != name:
-            self.warnings.append(
-                f"class '{label}' stands twice in different Unicode forms; taken as one"
-            )
+            self.warnings.append(f"class '{label}' occurs in two Unicode forms; taken as one")
         seen = _keys(self._root, here)
         prefix = f"{top}{name}/"
         found = _walk(here / name, self._real_root, prefix, self._allow_outside, self.ignored, seen)
@@ -211,7 +209,7 @@ def _load(root: Path, options: LoadOptions) -> Dataset:
 FOLDER = Form(
     name="folder",
     looks="a folder of class folders",
-    heeds=frozenset({"group", "allow_outside"}),
+    uses=frozenset({"group", "allow_outside"}),
     recognises=Path.is_dir,
     load=_load,
 )

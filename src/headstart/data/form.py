@@ -1,4 +1,4 @@
-"""What a form of data is: how it is told from others, which options it heeds, and what reads it.
+"""The type of a form of data: how it is recognised, which options it uses, and how it is read.
 
 A form is one file with one `Form`, and its line in `loading`.
 """
@@ -14,7 +14,7 @@ __all__ = ["Form", "LoadOptions"]
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
-    """What may be said of data beside where they are; `load_dataset` explains each.
+    """The options of loading beside the path; `load_dataset` explains each.
 
     Attributes:
         root: the folder that paths inside of the data are relative to; None for their own.
@@ -34,18 +34,18 @@ class LoadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form that data come in.
+    """One form of data.
 
     Attributes:
         name: what people insist on it by.
         looks: what it looks like, with its article, for messages: "a folder of class folders".
-        heeds: names of the options that have an effect on it; another one is refused.
+        uses: names of the options that have an effect on it; any other is refused.
         recognises: whether what lies at a path, which exists, is of this form; opens no image.
         load: reads it; raises InputError that names the element and the next step.
     """
 
     name: str
     looks: str
-    heeds: frozenset[str]
+    uses: frozenset[str]
     recognises: Callable[[Path], bool]
     load: Callable[[Path, LoadOptions], Dataset]

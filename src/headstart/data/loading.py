@@ -68,11 +68,11 @@ def load_dataset(
         raise InputError(f"{path}: {reason}") from exc
     options = LoadOptions(None if root is None else Path(root), group, allow_outside)
     form = _find_form(path, format)
-    idle = [name for name in options.given() if name not in form.heeds]
-    if idle:
-        others = [other.looks for other in FORMS.values() if idle[0] in other.heeds]
+    unused = [name for name in options.given() if name not in form.uses]
+    if unused:
+        others = [other.looks for other in FORMS.values() if unused[0] in other.uses]
         raise UsageError(
-            f"{idle[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
+            f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
         )
     dataset = dataclasses.replace(form.load(path, options), source=path)
     if group is not None:

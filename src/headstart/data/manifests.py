@@ -123,7 +123,7 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
 MANIFEST = Form(
     name="manifest",
     looks="a .csv, .tsv or .jsonl manifest",
-    heeds=frozenset({"root", "group", "allow_outside"}),
+    uses=frozenset({"root", "group", "allow_outside"}),
     recognises=_recognises,
     load=_load,
 )

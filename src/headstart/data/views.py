@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstart.arrays import PixelsHW3
 from headstart.data.decoding import (
     INTERPOLATIONS,
     Picture,
@@ -132,7 +133,7 @@ class Views:
 
 
 def import_operations() -> None:
-    """Import what augmented views are drawn with.
+    """Import the operations that augmented views are drawn with.
 
     Where it is first needed is in threads, and beside them one may be importing timm, which imports it
     too; two that meet within torchvision would each be given half of it.
@@ -148,8 +149,8 @@ def augment_image(
     seed: int,
     image_id: str,
     view: int,
-) -> np.ndarray:
-    """One view of an RGB image, uint8 (H, W, 3); a pure function of its arguments.
+) -> PixelsHW3:
+    """Draw one view of an RGB image, uint8 (H, W, 3); a pure function of its arguments.
 
     View 0 is the plain image as `prepare_image` gives it. The random resized crop is that of Szegedy
     et al., Going Deeper with Convolutions (CVPR 2015). Operations on colours and shapes are those of

@@ -110,9 +110,7 @@ class _Order:
     expected: float
 
 
-def _neighbours(
-    directions: np.ndarray, of_unit: np.ndarray, asked: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(directions: FloatND, of_unit: IntN, asked: IntN) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest images in other units: distances and places, both (len(asked), K + 1), nearest first.
 
     A distance is infinite where there are too few other units.

@@ -1,4 +1,4 @@
-"""Lists the networks there are and the layers of one; needs no weights."""
+"""Lists the known networks, and the layers of one; needs no weights."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ COUNTED = 30
 def list_layers(
     name: str, *, input_px: int | None = None, freeze_until: str | None = None
 ) -> tuple[list["Layer"], str]:
-    """Every layer of a network in the order of the data, with its shapes; needs no weights.
+    """List every layer of a network in the order of the data, with its shapes; needs no weights.
 
     Args:
         name: as `load_backbone` takes it.
@@ -54,8 +54,8 @@ def list_layers(
     config = get_config(sketch)
     size = make_preprocessing(name, config).input_px
     cuts = find_cuts(sketch, name, find_classifier(sketch, name), size)
-    place, told = (None, "") if freeze_until is None else resolve_cut(sketch, size, freeze_until)
-    return find_layers(sketch, size, cuts=[c[0] for c in cuts], freeze_until=place), told
+    place, notice = (None, "") if freeze_until is None else resolve_cut(sketch, size, freeze_until)
+    return find_layers(sketch, size, cuts=[c[0] for c in cuts], freeze_until=place), notice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def list_backbones(
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> list[BackboneInfo]:
-    """Networks by name, none of them built. A few of timm's cannot be cut, as `list_layers` tells.
+    """List networks by name without building any. A few of timm's cannot be cut, as `list_layers` says.
 
     Args:
         pattern: a part of the name, or one with * and ?; with a dot, of names with tags.
@@ -97,7 +97,7 @@ def list_backbones(
         max_parameters: only those with no more. Counting takes a quarter of a second a network when it
             is done for the first time; else only lists of at most 30 are counted.
         cache_dir: where counts are kept; `default_cache_dir()` by default.
-        progress: told how many are counted.
+        progress: called with how many are counted.
 
     Raises:
         UsageError: an unknown library.
@@ -127,7 +127,7 @@ def list_backbones(
 
 
 def _find_status(name: str, config: "PretrainedCfg") -> str:
-    """Where the weights are, without asking the network."""
+    """Find where the weights are, without building the network."""
     variant = LITE.get(str(config.architecture))
     if variant is not None and name.partition(".")[2] in ("", "in1k"):
         return "built in" if importlib.util.find_spec(variant.package) else "to install"
@@ -145,7 +145,7 @@ def _find_status(name: str, config: "PretrainedCfg") -> str:
 def _count_all(
     names: list[str], build: bool, cache: Path, progress: Callable[[str, int, int], None]
 ) -> dict[str, int]:
-    """{name: parameters} as far as they are known or, with `build`, can be found."""
+    """Give {name: parameters} as far as they are known or, with `build`, can be counted."""
     from headstart.networks.building import count_parameters
 
     path = cache / "backbones" / f"parameters-timm-{importlib.metadata.version('timm')}.json"

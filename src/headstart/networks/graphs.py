@@ -1,4 +1,4 @@
-"""Takes a network, tells its layers and where it can be cut, and runs it up to a cut.
+"""Takes a network, lists its layers and cut points, and runs it up to a cut point.
 
 Imports torch and timm, which takes seconds, so it is imported only when a network has to be built. Shape
 letters: N images, C channels, H W pixels.
@@ -77,7 +77,7 @@ def trace_network(network: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node
 
 
 def _data_nodes(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes whose value depends on the input, in order."""
+    """List the nodes whose value depends on the input, in order."""
     chain: dict[fx.Node, None] = {}
     for node in graph.nodes:
         if node.op == "placeholder" or any(n in chain for n in node.all_input_nodes):
@@ -86,7 +86,7 @@ def _data_nodes(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _first_uses(chain: list[fx.Node]) -> dict[str, int]:
-    """{module: index of the first node of the data in it}."""
+    """Give {module: index of the first node of the data in it}."""
     first: dict[str, int] = {}
     for index, node in enumerate(chain):
         names = {path for path, _ in node.meta.get("nn_module_stack", {}).values()}
@@ -100,7 +100,7 @@ def _first_uses(chain: list[fx.Node]) -> dict[str, int]:
 def find_cuts(
     network: nn.Module, name: str, classifier: str, input_px: tuple[int, int]
 ) -> list[tuple[str, tuple[int, ...], int]]:
-    """Cut points, at most `MAX_CUT_POINTS`, at the boundaries of a network's stages.
+    """Choose cut points, at most `MAX_CUT_POINTS`, at the boundaries of a network's stages.
 
     Returns:
         (name, shape of the activation with the batch axis, axis of its channels) in the order of the
@@ -119,7 +119,7 @@ def find_cuts(
 def measure_cuts(
     network: nn.Module, name: str, modules: Iterable[str], input_px: tuple[int, int]
 ) -> "list[Cut]":
-    """Those of the modules that the network can be cut before, as `find_cuts` gives them.
+    """Measure those of the modules that the network can be cut before, in the form of `find_cuts`.
 
     Raises:
         UsageError: torch.fx cannot trace the network, or it cannot see images of this size.
@@ -141,7 +141,7 @@ def measure_cuts(
 
 
 def _candidate_modules(network: nn.Module, classifier: str) -> list[str]:
-    """Names of stages: top-level modules with several layers, or, where those are few, their children."""
+    """Name the stages: top-level modules with several layers, or, where those are few, their children."""
 
     def matrices(module: nn.Module) -> int:
         return sum(p.ndim >= 2 for p in module.parameters())
@@ -182,7 +182,7 @@ def _measure(
 
 
 def _channel_axis(shape: tuple[int, ...], layout: str) -> int:
-    """Which axis holds the channels: square maps tell by themselves, else the network's layout."""
+    """Find the axis of the channels: from square maps themselves, else from the network's layout."""
     if len(shape) == 2:
         return 1
     if len(shape) == 3:
@@ -214,7 +214,7 @@ def _drop_idle(cuts: list[Cut], network: nn.Module) -> list[Cut]:
 
 
 def _thin(cuts: list[Cut], most: int) -> list[Cut]:
-    """At most this many: where the activation's shape changes, else evenly; the last stays."""
+    """Keep at most this many: where the activation's shape changes, else evenly; the last stays."""
     if len(cuts) > most:
         changes = [
             c
@@ -259,7 +259,7 @@ def find_layers(
     cuts: Iterable[str] = (),
     freeze_until: str | None = None,
 ) -> list[Layer]:
-    """Every layer of a network in the order of the data.
+    """List every layer of a network in the order of the data.
 
     Args:
         cuts: names of cut points, to be marked.
@@ -291,7 +291,7 @@ def find_layers(
 
 
 def resolve_cut(network: nn.Module, input_px: tuple[int, int], layer: str) -> tuple[str, str]:
-    """Where to cut a network so that everything before a layer is frozen, in the order of the data.
+    """Find where to cut a network so that everything before a layer is frozen, in the order of the data.
 
     Args:
         layer: the name of any module or parameter, or the index of a row of `find_layers`.
@@ -337,7 +337,7 @@ def _find_rows(graph: fx.GraphModule, chain: list[fx.Node]) -> list[tuple[str, i
     outside of these is a row of its own.
     """
     place = {node: i for i, node in enumerate(chain)}
-    # What does not depend on the data (a parameter, a bias computed of one) counts from its first use.
+    # A node without the data in it (a parameter, a bias computed from one) counts from its first use.
     for node in reversed(graph.graph.nodes):
         uses = [place[n] for n in node.users if n in place]
         if node not in place and uses:
@@ -368,7 +368,7 @@ def _is_inside(name: str, modules: Container[str]) -> bool:
 
 
 def tensors_before(network: nn.Module, cut: str) -> set[str]:
-    """Names of the parameters and buffers that the network needs up to a cut point.
+    """Name the parameters and buffers that the network needs up to a cut point.
 
     Raises:
         UsageError: it cannot be cut there.
@@ -418,13 +418,13 @@ class FeatureNetwork(nn.Module):
 
 
 def pool(values: torch.Tensor, axis: int) -> torch.Tensor:
-    """Mean over every axis but the batch's and the channels'."""
+    """Average over every axis but the batch's and the channels'."""
     others = [a for a in range(1, values.ndim) if a != axis]
     return values.mean(dim=others) if others else values
 
 
 def _end_at(graph: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
-    """The same network returning these nodes' values, without what comes after the last."""
+    """Make the same network return these nodes' values, without the nodes after the last."""
     shortened = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:

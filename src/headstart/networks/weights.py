@@ -19,7 +19,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 def find_weights(name: str, weights: str | os.PathLike[str] | None) -> tuple[Path, str]:
-    """(file, where it came from)."""
+    """Find the file, and say where it came from."""
     tag = name.partition(".")[2]
     if weights is not None:
         if not Path(weights).is_file():
@@ -41,7 +41,7 @@ def find_weights(name: str, weights: str | os.PathLike[str] | None) -> tuple[Pat
 
 
 def _hub_file(name: str, config: Any) -> tuple[Path, str]:
-    """The weights from the Hugging Face cache or hub."""
+    """Get the weights from the Hugging Face cache or hub."""
     import huggingface_hub
 
     filename = config.hf_hub_filename or "model.safetensors"
@@ -59,7 +59,7 @@ def _hub_file(name: str, config: Any) -> tuple[Path, str]:
 
 
 def _url_file(name: str, url: str) -> tuple[Path, str]:
-    """The weights from torch's cache or their address; the digits in its name are of its SHA-256."""
+    """Get the weights from torch's cache or their address; the digits in the name are of the SHA-256."""
     import torch
 
     path = find_torch_file(url)
@@ -78,7 +78,7 @@ def _url_file(name: str, url: str) -> tuple[Path, str]:
 
 
 def find_torch_file(url: str) -> Path:
-    """Where torch keeps what it downloaded from an address."""
+    """Give the file in which torch keeps a download from an address."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlsplit(url).path).name
@@ -92,7 +92,7 @@ def _missing(name: str, filename: str, origin: str) -> InputError:
 
 
 def _answers(url: str) -> bool:
-    """Whether a download is worth trying; the hub's own client retries for half a minute."""
+    """Say whether a download is worth trying; the hub's own client retries for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     if urllib.request.getproxies():

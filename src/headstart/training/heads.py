@@ -86,7 +86,7 @@ class LinearHead:
         return int(self.weight.shape[1])
 
     @property
-    def layers(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    def layers(self) -> tuple[tuple[FloatCD, FloatC], ...]:
         """As `MlpHead.layers`: the one layer."""
         return ((self.weight, self.bias),)
 
@@ -109,7 +109,7 @@ class MlpHead:
         problem: its link turns logits into probabilities.
     """
 
-    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    layers: tuple[tuple[FloatCD, FloatC], ...]
     problem: Problem = SINGLE_LABEL
 
     @property
@@ -278,7 +278,7 @@ class CutScore:
     log_loss: float
     accuracy: float
     error: float
-    losses: np.ndarray
+    losses: FloatN
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

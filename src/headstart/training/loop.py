@@ -4,7 +4,7 @@
 features, activations on disk, or pixels. Shape letters: N images, B images a batch, C classes, K views.
 
 Every random draw is a function of (seed, purpose, epoch, image or step), so a run that was killed
-goes on from its last checkpoint and ends with the bytes of one that was not.
+resumes from its last checkpoint and ends with the same bytes as one that was not.
 """
 
 import collections

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headstart.arrays import IntN, PixelsNHW3
 from headstart.data.views import Augmentation, Views
 from headstart.errors import InputError, UsageError
 from headstart.features.activations import Activations, extract_activations
@@ -64,7 +65,7 @@ def _cache_inputs(
     """Store the activations on disk, those of validation images in one view."""
     from headstart.training.inputs import ActivationInputs
 
-    def extract(rows: np.ndarray, views: int) -> Activations:
+    def extract(rows: IntN, views: int) -> Activations:
         return extract_activations(
             task.dataset.select(rows),
             backbone,
@@ -95,7 +96,7 @@ def _compute_inputs(
     )
 
 
-def _run_frozen_part(engine: Engine, cut: str, pixels: np.ndarray) -> "torch.Tensor":
+def _run_frozen_part(engine: Engine, cut: str, pixels: PixelsNHW3) -> "torch.Tensor":
     """uint8 (B, H, W, 3) -> the activations as they would lie on disk, (B, …) bfloat16."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Takes settings, gives the strategy that they name, once nothing in them is without effect on it."""
+"""Takes settings, gives the strategy that they name, or refuses a setting without effect on it."""
 
 import importlib
 
@@ -23,7 +23,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def choose_strategy(settings: Settings) -> Strategy:
-    """The strategy that the settings name.
+    """Choose the strategy that the settings name.
 
     Raises:
         UsageError: it, the augmentation or the head is unknown, or a setting that the user gave has no
