@@ -27,7 +27,7 @@ from headstart.features.near_copies import find_near_copies
 from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
-from headstart.metrics import Estimate, measure, measure_recall
+from headstart.metrics import Estimate
 from headstart.networks.backbones import Backbone, load_backbone
 from headstart.parallel import Progress, no_progress
 from headstart.runs.classifier import Classifier
@@ -218,7 +218,7 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
     read = extract_with if reads_features else _check_with
     features = read(settings, used, backbone, progress)
     check_bad_images(features.unreadable(), len(used), settings.data.max_bad)
-    good = features.good() & (used.labels >= 0)
+    good = features.good() & used.labelled()
     rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
     val_rows = np.flatnonzero(good & (np.array(used.splits) == "val"))
     _check_trainable(used.select(rows))
@@ -244,7 +244,8 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
-        metrics, recall = measure(*predicted, seed=settings.seed), measure_recall(*predicted)
+        metrics = used.problem.measure(*predicted, seed=settings.seed)
+        recall = used.problem.measure_recall(*predicted)
     engine, decisions = features.engine, task.decisions
     for name, value in (
         ("engine", engine.library),
@@ -355,7 +356,7 @@ def _check_with(
     update = {"engine": "torch", "precision": "fp32"}
     engine = choose_engine(backbone, settings.runtime.model_copy(update=update))
     return Features(
-        dataset.ids, dataset.labels, dataset.splits, dataset.classes, {}, errors, digests, engine
+        dataset.ids, dataset.targets, dataset.splits, dataset.classes, {}, errors, digests, engine
     )
 
 
@@ -486,7 +487,7 @@ def _near_copy_warnings(task: Task, measured: Measured | None, decisions: Decisi
         folds = decisions.settled["penalty"].evidence["folds"]
         where = "in different folds of cross-validation"
         own = tuple(units[i] for i in rows)
-        side[rows] = assign_folds(dataset.labels[rows], own, folds, seed)
+        side[rows] = assign_folds(dataset.targets[rows], own, folds, seed, problem=dataset.problem)
     both = np.sort(np.concatenate([rows, val_rows]))
     last = list(features.values)[-1]  # the others stay on disk
     pairs = both[

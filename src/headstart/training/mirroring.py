@@ -64,7 +64,7 @@ def _measure_loss(task: Task) -> FloatN | None:
         for view in (0, 1)
     )
     labels, classes = task.dataset.labels[some], len(task.dataset.classes)
-    fold = assign_folds(labels, units_of(task, some), 2, seed)
+    fold = assign_folds(labels, units_of(task, some), 2, seed, problem=task.dataset.problem)
     lost = np.zeros(len(some))
     for part in (0, 1):
         inside, outside = fold != part, fold == part
