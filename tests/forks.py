@@ -32,6 +32,11 @@ def work(code, arguments, environment, outputs):
     exec(code, {"__name__": "__main__"})
 
 
+def read(path):
+    """The text of an output, "" where a kill came before the process had made it."""
+    return path.read_text() if path.exists() else ""
+
+
 class Forked:
     """A process that runs the code with these arguments; killed when the block that holds it ends."""
 
@@ -59,7 +64,7 @@ class Forked:
     @property
     def output(self):
         """What it has written to stdout so far."""
-        return self._outputs[0].read_text() if self._outputs[0].exists() else ""
+        return read(self._outputs[0])
 
     def kill(self):
         """Nothing where it has ended by itself."""
@@ -70,7 +75,7 @@ class Forked:
         began = time.monotonic()
         self._process.join(timeout_s)
         assert self._process.exitcode is not None, f"runs after {time.monotonic() - began:.0f} s"
-        return self._process.exitcode, *(path.read_text() for path in self._outputs)
+        return self._process.exitcode, *map(read, self._outputs)
 
 
 def run_command(*arguments, **environment):
