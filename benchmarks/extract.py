@@ -100,13 +100,14 @@ def measure(mode: str, arguments: argparse.Namespace) -> dict[str, float]:
             seconds = (time.perf_counter() - start) * count / (batches * engine.micro_batch)
     elif mode in ("cold", "warm"):
         cache = Path(os.environ["HEADSTART_CACHE_DIR"])
+        extract = headstart.extract  # which imports it
         if mode == "cold":
             # Compile first: that is kept between processes and not what is measured here.
             headstart.start_engine(backbone)
             shutil.rmtree(cache / "features", ignore_errors=True)
             shutil.rmtree(cache / "files", ignore_errors=True)
         start = time.perf_counter()
-        features = headstart.extract(dataset, backbone)
+        features = extract(dataset, backbone)
         matrix = features.values[backbone.cuts[-1].name]
         seconds = time.perf_counter() - start
         assert len(matrix) == count

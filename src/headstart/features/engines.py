@@ -228,6 +228,9 @@ def _refusal_file(backbone: Backbone, library: str, cache_dir: Path) -> Path:
 
 def _read_refusal(backbone: Backbone, library: str, cache_dir: Path) -> str:
     """Read why an engine refused a network lately; "" where it did not."""
+    folder = cache_dir / "backbones" / backbone.fingerprint
+    if not folder.is_dir():  # nor is there a need to look versions up, which takes milliseconds
+        return ""
     path = _refusal_file(backbone, library, cache_dir)
     try:
         fresh = time.time() - path.stat().st_mtime < REFUSED_FOR_S
