@@ -102,7 +102,7 @@ class Backbone:
     weights: str
     config: dict[str, Any]
     state: dict[str, np.ndarray]
-    library: str = "timm"  # cards of the first release do not say
+    library: str
 
     @functools.cached_property
     def network(self) -> "nn.Module":
@@ -530,6 +530,7 @@ def _wrap_lite(
         weights=weights,
         config=config,
         state=state,
+        library="timm",
     )
 
 

@@ -61,7 +61,6 @@ class Card(BaseModel):
     backbone_weights: str = ""
     licence: str = "unknown"
     cuts: list[str] = Field(default_factory=list)
-    cut: str = ""  # of format 1
     end: str = ""
     library: str = "timm"
     loads_in_timm: bool = True
@@ -248,13 +247,13 @@ class Classifier:
                 _checked_config(config),
                 classifier=card.classifier,
                 weights=card.backbone_weights,
-                end=card.end or card.cut,
+                end=card.end,
                 cache_dir=None if cache_dir is None else Path(cache_dir),
             )
             if card.loads_in_timm:
                 arrays = _classifier_arrays(state, card.classifier)
             head = head_of_arrays({k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items()})
-            cuts = tuple(backbone.cut(name).name for name in (card.cuts or [card.cut]))
+            cuts = tuple(backbone.cut(name).name for name in card.cuts)
             if head.classes != len(card.classes):
                 raise ValueError(f"{head.classes} outputs for {len(card.classes)} classes")
             if card.loads_in_timm and cuts != (backbone.cuts[-1].name,):

@@ -36,7 +36,7 @@ __all__ = [
     "replace_run",
 ]
 
-FORMAT = 2
+FORMAT = 1
 
 # The files of every run; the card describes the others.
 CARD, CONFIG, MODEL = "headstart.json", "config.json", "model.safetensors"
