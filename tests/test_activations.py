@@ -30,6 +30,7 @@ from headstart.data.views import AUGMENTATIONS, Augmentation, Views, augment_ima
 from headstart.errors import InputError, ResourceError, UsageError, VerificationError
 from headstart.features.activations import activations_bytes, extract_activations
 from headstart.features.cache import prune
+from headstart.features.drawing import Drawing
 from headstart.features.engines import start_engine
 from headstart.features.extraction import extract
 from headstart.features.pixels import ViewReader, check_images
@@ -422,9 +423,7 @@ def test_views_are_read_in_order_and_equal_single_ones(workers, memory, name, da
     style = AUGMENTATIONS[name]
     reader = ViewReader(
         dataset,
-        vit.preprocessing,
-        augmentation=style,
-        seed=5,
+        Drawing(vit.preprocessing, style, seed=5),
         runtime=Runtime(workers=workers),
         memory_bytes=memory,
     )
@@ -465,7 +464,7 @@ def test_what_fits_memory_is_decoded_once(memory, style, counts, dataset, vit, m
         lambda *a, **k: decoded.append(1) or decode(*a, **k),
     )
     reader = ViewReader(
-        dataset, vit.preprocessing, augmentation=AUGMENTATIONS[style], memory_bytes=memory
+        dataset, Drawing(vit.preprocessing, AUGMENTATIONS[style]), memory_bytes=memory
     )
     found = []
     for epoch in range(1, 4):
@@ -479,7 +478,7 @@ def test_large_jpegs_are_read_at_a_fraction_where_that_is_allowed(vit, tmp_path)
     (tmp_path / "a").mkdir()
     Image.effect_noise((1600, 1200), 90).convert("RGB").save(tmp_path / "a/0.jpg")
     dataset, how = load_dataset(tmp_path), vit.preprocessing
-    reader = ViewReader(dataset, how, exact=False)
+    reader = ViewReader(dataset, Drawing(how, exact=False))
     batch = next(reader.read([(np.array([0, 0]), np.array([0, 1]))]))
     data = dataset.image(0).read()
     assert (batch[0] == decode_and_prepare(data, how, exact=False)).all()
@@ -498,7 +497,9 @@ def test_no_more_than_two_batches_are_read_ahead(dataset, vit):
             yield GOOD, number
 
     before = threading.active_count()
-    stream = ViewReader(dataset, vit.preprocessing, runtime=Runtime(workers=3)).read(order())
+    stream = ViewReader(dataset, Drawing(vit.preprocessing), runtime=Runtime(workers=3)).read(
+        order()
+    )
     for number in range(3):
         next(stream)
         assert len(taken) <= number + 4
@@ -522,7 +523,7 @@ def replace(path):
 @pytest.mark.parametrize("known", ["by its hash", "by an earlier reading"])
 def test_a_file_that_changes_while_training_is_named(change, reason, known, dataset, vit):
     digests = check_images(dataset)[1] if known == "by its hash" else None
-    reader = ViewReader(dataset, vit.preprocessing, sha256=digests, memory_bytes=0)
+    reader = ViewReader(dataset, Drawing(vit.preprocessing), sha256=digests, memory_bytes=0)
     if digests is None:
         list(reader.read([(GOOD, 1)]))
     change(dataset.root / dataset.ids[1])
@@ -531,19 +532,19 @@ def test_a_file_that_changes_while_training_is_named(change, reason, known, data
 
 
 def test_what_is_in_memory_needs_no_file(dataset, vit):
-    reader = ViewReader(dataset, vit.preprocessing)
+    reader = ViewReader(dataset, Drawing(vit.preprocessing))
     first = next(reader.read([(GOOD, 1)]))
     (dataset.root / dataset.ids[1]).unlink()
     assert (next(reader.read([(GOOD, 1)])) == first).all()
 
 
 def test_rows_that_cannot_be_read_are_refused(dataset, vit):
-    reader = ViewReader(dataset, vit.preprocessing)
+    reader = ViewReader(dataset, Drawing(vit.preprocessing))
     with pytest.raises(InputError, match=r"'blobs/03.png' can no longer be read: not an image"):
         list(reader.read([(np.array([3]), 0)]))
     known = dataclasses.replace(dataset, errors=(*("",) * 3, "broken link", *("",) * 5))
     with pytest.raises(UsageError, match=r"'blobs/03.png' is unreadable: broken link"):
-        list(ViewReader(known, vit.preprocessing).read([(np.array([3]), 0)]))
+        list(ViewReader(known, Drawing(vit.preprocessing)).read([(np.array([3]), 0)]))
     with pytest.raises(UsageError, match=r"8 rows need as many views, or one for all"):
         list(reader.read([(GOOD, np.array([1, 2]))]))
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.data.bounds import MAX_PIXELS
 from headstart.data.decoding import Picture, Preprocessing, decode_picture, needed_px
-from headstart.data.views import Augmentation, augment_image
+from headstart.data.views import AUGMENTATIONS, Augmentation, augment_image
 from headstart.errors import UsageError
 
 __all__ = ["Drawing", "name_views", "pair_views"]
@@ -22,13 +23,22 @@ __all__ = ["Drawing", "name_views", "pair_views"]
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Draws views of an image from its bytes."""
+    """Draws views of an image from its bytes, each a pure function of (seed, image id, view).
+
+    Attributes:
+        preprocessing: of the network that sees them.
+        augmentation: of all views but 0.
+        seed: of all views but 0.
+        exact: decode exactly; otherwise at the size that `needed_px` gives, which is faster for JPEGs
+            much larger than the network's input.
+        max_pixels: width times height of the largest image that is read.
+    """
 
     preprocessing: Preprocessing
-    augmentation: Augmentation
-    seed: int
-    exact: bool
-    max_pixels: int
+    augmentation: Augmentation = AUGMENTATIONS["medium"]
+    seed: int = 0
+    exact: bool = True
+    max_pixels: int = MAX_PIXELS
 
     def is_plain(self, view: int) -> bool:
         return view == 0 or self.augmentation.is_plain

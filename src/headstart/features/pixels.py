@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.data.dataset import Dataset
-from headstart.data.decoding import Picture, Preprocessing, decode_image
-from headstart.data.views import Augmentation, import_operations
+from headstart.data.decoding import Picture, decode_image
+from headstart.data.views import import_operations
 from headstart.errors import BadImageError, InputError, UsageError
 from headstart.features.drawing import Drawing, pair_views
 from headstart.features.reading import Reading, read_image
@@ -38,11 +38,8 @@ class ViewReader:
     def __init__(
         self,
         dataset: Dataset,
-        preprocessing: Preprocessing,
+        drawing: Drawing,
         *,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        exact: bool = True,
         sha256: Sequence[str] | None = None,
         runtime: Runtime = Runtime(),
         memory_bytes: int = 2**30,
@@ -50,18 +47,14 @@ class ViewReader:
         """Make the reader; it reads nothing yet.
 
         Args:
-            augmentation: of all views but 0; the preset "medium" by default.
-            exact: decode exactly; otherwise at the size that `needed_px` gives, which is faster for JPEGs
-                much larger than the network's input.
+            drawing: how views are made of an image.
             sha256: N hex digests as in `Features` or `check_images`; a file that has another one now is
                 refused. Without them it may not change between two readings.
-            runtime: for its threads, which change no pixel, and its largest image.
+            runtime: for its threads, which change no pixel.
             memory_bytes: for decoded images; the others are decoded again in every epoch.
         """
         self._dataset = dataset
-        self._drawing = Drawing(
-            preprocessing, augmentation or Augmentation(), seed, exact, runtime.max_pixels
-        )
+        self._drawing = drawing
         self._digests = dict(enumerate(sha256)) if sha256 is not None else {}
         self._threads = runtime.threads
         self._free = memory_bytes

@@ -9,6 +9,7 @@ import dataclasses
 
 from headstart.arrays import FloatC
 from headstart.data.views import AUGMENTATIONS, Augmentation
+from headstart.features.drawing import Drawing
 from headstart.features.pixels import ViewReader
 from headstart.networks.backbones import Backbone, with_state
 from headstart.training.epochs import (
@@ -118,15 +119,9 @@ def style_of(task: Task, *, flip: bool) -> Augmentation:
 
 def views_of(task: Task, style: Augmentation, *, exact: bool) -> ViewReader:
     """Make a reader of views of the task's images, as pixels."""
-    return ViewReader(
-        task.dataset,
-        task.backbone.preprocessing,
-        augmentation=style,
-        seed=task.settings.seed,
-        exact=exact,
-        sha256=task.features.sha256,
-        runtime=task.settings.runtime,
-    )
+    settings, runtime = task.settings, task.settings.runtime
+    drawing = Drawing(task.backbone.preprocessing, style, settings.seed, exact, runtime.max_pixels)
+    return ViewReader(task.dataset, drawing, sha256=task.features.sha256, runtime=runtime)
 
 
 def pixels_of(task: Task, *, flip: bool) -> PixelInputs:
