@@ -23,6 +23,7 @@ __all__ = [
     "default_cache_dir",
     "fail_point",
     "hash_file",
+    "read_bounded",
     "read_json",
     "sync_folder",
     "to_json_bytes",
@@ -139,21 +140,29 @@ def hash_file(path: Path) -> str:
 MAX_JSON_BYTES = 64 * 2**20
 
 
+def read_bounded(path: Path, most_bytes: int, excess: str) -> bytes:
+    """Read a file that may come from anywhere; `excess` says what one is that is too large.
+
+    Raises:
+        InputError: missing, no regular file, too large, or unreadable.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: missing, or not a regular file")
+    try:
+        if path.stat().st_size <= most_bytes:
+            return path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    raise InputError(f"{path}: {excess}")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may come from anywhere.
 
     Raises:
         InputError: missing, no regular file, too large, or no JSON object.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: missing, or not a regular file")
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_JSON_BYTES else b""
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    if size > MAX_JSON_BYTES:
-        raise InputError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB")
+    data = read_bounded(path, MAX_JSON_BYTES, f"larger than {MAX_JSON_BYTES >> 20} MiB")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as exc:

@@ -28,7 +28,7 @@ from safetensors.numpy import save as save_arrays
 from headstart.arrays import FloatNC, Targets
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
-from headstart.files import read_json, to_json_bytes
+from headstart.files import read_bounded, read_json, to_json_bytes
 from headstart.metrics import Estimate
 from headstart.runs.classifier import Classifier, read_card
 from headstart.runs.folder import (
@@ -546,16 +546,8 @@ def _read_measured(
     path, count = folder / PREDICTIONS, len(classes)
     if not len(members):
         raise InputError(f"{folder / MEMBERS}: missing, which names the images of {path.name}")
-    if not path.is_file():
-        raise InputError(f"{path}: missing, or not a regular file; fit again")
     allowed = len(members) * (4 * count + 16) + MAX_HEADER_BYTES
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= allowed else b""
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    if size > allowed:
-        raise InputError(f"{path}: damaged: larger than that of {len(members):,} images")
+    data = read_bounded(path, allowed, f"damaged: larger than that of {len(members):,} images")
     try:
         arrays = load_arrays(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as exc:
