@@ -374,7 +374,10 @@ def _costly_jpegs() -> dict[str, Costly]:
     rational = jpeg_part(0xE1, b"Exif\0\0" + many_tags(5000, 5, 1))
     fake = jpeg_part(0xFE, b"\xff\xda\0\x0c\3" * 5000)
     scans, side = "too many scans", (48, 32)
-    noise = lambda: encode(smooth(1000, 800), "JPEG", quality=95)  # noqa: E731
+
+    def noise() -> bytes:
+        return encode(smooth(1000, 800), "JPEG", quality=95)
+
     return {
         "padding": Costly(lambda: start + b"\xff" * 50_000_000 + end, reason="between its parts"),
         "zeros for padding": Costly(

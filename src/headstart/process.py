@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from headstart.errors import ResourceError
 
@@ -78,7 +78,7 @@ def give_up_output() -> None:
 class _Messages(io.FileIO):
     """Standard error: what cannot be written there is lost, and ends no work."""
 
-    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError:

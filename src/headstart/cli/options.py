@@ -167,6 +167,7 @@ def _make_parameter(name: str, default: str, *, shown: bool) -> inspect.Paramete
         show_default=False,
         metavar=f"<{told}>" if told else None,
     )
+    # The checker wants a type that is written down, and this one is read off the setting.
     annotation = Annotated[kind | None, declared]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation

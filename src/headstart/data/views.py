@@ -5,6 +5,7 @@ is drawn. Shape letters: H W pixels. Pixels are uint8 (H, W, 3) in sRGB order.
 """
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -138,7 +139,7 @@ def import_operations() -> None:
     Where it is first needed is in threads, and beside them one may be importing timm, which imports it
     too; two that meet within torchvision would each be given half of it.
     """
-    import torchvision.transforms.v2.functional  # noqa: F401
+    importlib.import_module("torchvision.transforms.v2.functional")
 
 
 def augment_image(

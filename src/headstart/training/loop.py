@@ -670,7 +670,8 @@ class _Checkpoint:
         try:
             with safe_open(path, framework="pt") as file:
                 values = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
             if values["identity"] == self._identity:
                 state.restore(tensors, values)
                 return True
