@@ -171,7 +171,7 @@ def _decisions(run: "Run") -> str:
         )
     elif settings["penalty"]["value"] is not None:
         penalty = settings["penalty"]
-        words.append(f"penalty {penalty['value']:g} ({penalty['origin']})")
+        words.append(f"penalty {penalty['value']:.3g} ({penalty['origin']})")
     saved = run.decisions.facts.get("saved")
     if saved is not None:
         whole, shallow = saved["whole"], saved["shallow"]
