@@ -69,7 +69,8 @@ WORKER = """if True:
     print(json.dumps([digest.hexdigest(), found.computed, found.warnings, peak_mb]))
 """
 
-# An extraction with less memory than one of its images takes, then one with enough.
+# An extraction with less memory than one of its images takes, then one with enough. Memory is taken away
+# when all threads run: one that dies of it before its first line is waited for by Python for ever.
 STARVED = """if True:
     import hashlib, json, resource, sys
     from pathlib import Path
@@ -88,11 +89,13 @@ STARVED = """if True:
     engine, _ = start_engine(backbone, runtime, threads=1)
     headstart.features.extraction.make_engine = lambda *_, **__: engine
     dataset = load_dataset(photos)
-    used = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
+    def starve(stage, done, total):
+        if done and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+            used = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
     try:
         headstart.features.extraction.extract(
-            dataset, backbone, runtime.model_copy(update={"workers": 1})
+            dataset, backbone, runtime.model_copy(update={"workers": 1}), progress=starve
         )
         said = ""
     except ResourceError as exc:

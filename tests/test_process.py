@@ -213,3 +213,24 @@ __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (5, b"")
+
+
+# Threads that die of a lack of memory before they tell that they live.
+STILLBORN = """
+import threading
+import headstart.process
+def run():
+    def die(thread):
+        raise MemoryError
+    threading.Thread._bootstrap = die
+    threading.Thread(target=print).start()
+headstart.process.START_LIMIT_S = 0.2
+headstart.process.run_process(run)
+"""
+
+
+def test_a_thread_that_dies_at_birth_is_not_waited_for():
+    command = [sys.executable, "-c", STILLBORN]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.splitlines()[-1].startswith("error: out of memory")

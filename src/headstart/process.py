@@ -8,6 +8,8 @@ import io
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,6 +27,8 @@ __all__ = [
 
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141
 
+START_LIMIT_S = 5  # seconds; a thread takes milliseconds to start
+
 
 class _Terminated(BaseException):
     """SIGTERM, so that whatever is open is closed."""
@@ -34,6 +38,8 @@ def run_process(run: Callable[[], int]) -> NoReturn:
     """End the process with the exit code that `run` gives, or with that of the signal that ended it."""
     _open_streams()
     catch_signals()
+    with contextlib.suppress(RuntimeError):  # no more threads: whatever needs one will say so
+        threading.Thread(target=_end_if_a_start_hangs, daemon=True, name="headstart-watch").start()
     code = 1
     try:
         code = run()
@@ -134,6 +140,22 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
+def _end_if_a_start_hangs() -> None:
+    """End the process where a thread died of a lack of memory before its first line.
+
+    Python then waits for ever for it to start (seen with 3.11). What is committed stays.
+    """
+    suspects = set[threading.Thread]()
+    while True:
+        time.sleep(START_LIMIT_S)
+        unborn = {thread for thread in threading.enumerate() if not thread.is_alive()}
+        if suspects & unborn:
+            with contextlib.suppress(OSError):
+                os.write(2, f"error: {_OUT_OF_MEMORY}\n".encode())
+            leave(ResourceError.exit_code)
+        suspects = unborn
+
+
 def _is_importing(frame: FrameType | None) -> bool:
     """Whether an import is going on: an exception there gets lost, or becomes one of another kind."""
     while frame is not None:
@@ -156,6 +178,7 @@ _MEMORY = (
     "allocate memory", "bad_alloc", "failed to map segment", "unable to allocate", "out of memory",
 )  # fmt: skip
 
+_OUT_OF_MEMORY = "out of memory; close other programs or use fewer --workers"
 
 # What the libraries underneath need on two cores; with less they crash or wait for ever (seen at 400 MiB).
 LEAST_ADDRESS_SPACE = 2**30
@@ -189,4 +212,4 @@ def find_shortage(exc: BaseException) -> str:
         return "no more threads can be started; close other programs, or raise ulimit -u and -v"
     told = isinstance(exc, RuntimeError | ImportError | OSError | SystemError)
     short = isinstance(exc, MemoryError) or (told and any(words in text for words in _MEMORY))
-    return "out of memory; close other programs or use fewer --workers" if short else ""
+    return _OUT_OF_MEMORY if short else ""
