@@ -202,7 +202,7 @@ def start(cache, photos, tiny, shard_rows=8, code=WORKER, **options):
 
 def finish(process):
     """What a worker printed at its end."""
-    lines = process.communicate(timeout=3600)[0].splitlines()
+    lines = process.communicate(timeout=600)[0].splitlines()
     assert process.returncode == 0
     return json.loads(lines[-1])
 

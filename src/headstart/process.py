@@ -27,7 +27,7 @@ __all__ = [
 
 INTERRUPTED, TERMINATED, READER_GONE = 130, 143, 141
 
-START_LIMIT_S = 5  # seconds; a thread takes milliseconds to start
+START_LIMIT_S = 2  # seconds between two looks at threads that start, which takes milliseconds
 
 
 class _Terminated(BaseException):
@@ -145,15 +145,22 @@ def _end_if_a_start_hangs() -> None:
 
     Python then waits for ever for it to start (seen with 3.11). What is committed stays.
     """
-    suspects = set[threading.Thread]()
     while True:
         time.sleep(START_LIMIT_S)
-        unborn = {thread for thread in threading.enumerate() if not thread.is_alive()}
-        if suspects & unborn:
+        unborn = _find_unborn()
+        for _ in range(2):  # a thread that merely waits for its turn is born between two looks
+            if unborn:
+                time.sleep(START_LIMIT_S)
+                unborn &= _find_unborn()
+        if unborn:
             with contextlib.suppress(OSError):
                 os.write(2, f"error: {_OUT_OF_MEMORY}\n".encode())
             leave(ResourceError.exit_code)
-        suspects = unborn
+
+
+def _find_unborn() -> set[threading.Thread]:
+    """The threads that were started and have not run yet."""
+    return {thread for thread in threading.enumerate() if not thread.is_alive()}
 
 
 def _is_importing(frame: FrameType | None) -> bool:
