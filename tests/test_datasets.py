@@ -560,6 +560,28 @@ def test_validation_on_the_training_folder_is_refused(tmp_path):
         add_validation(dataset, dataset)
 
 
+def test_validation_images_among_the_training_images_are_refused(tmp_path):
+    plant(tmp_path, "cat/1.png", "dog/1.png", "val/cat/2.png", "val/dog/2.png")
+    table = tmp_path / "all.csv"
+    table.write_text("path,label\ncat/1.png,cat\ndog/1.png,dog\nval/cat/2.png,cat\n")
+    with pytest.raises(InputError, match=r"image 'val/cat/2\.png' is one of .*all\.csv too"):
+        add_validation(load_dataset(table), load_dataset(tmp_path / "val"))
+
+
+def test_validation_on_another_drive(tmp_path, monkeypatch):
+    first = load_dataset(plant(tmp_path / "one", "cat/1.png", "dog/1.png"))
+    second = load_dataset(plant(tmp_path / "two", "dog/1.png"))
+
+    def other_drive(end, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", other_drive)
+    both = add_validation(first, second)
+    (row,) = both.rows("val")
+    assert both.ids[row].startswith(second.root.resolve().as_posix())
+    assert both.image(row).read() == second.image(0).read()
+
+
 def test_names_to_choose_from():
     assert nearest("Trian", ["Train", "test"]) == " (nearest: Train)"
     assert nearest("zzz", ["train"]) == ""

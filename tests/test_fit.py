@@ -533,6 +533,20 @@ def test_the_split_can_be_chosen(split, count, tiny_run, photos):
             evaluate(tiny_run.folder, photos, split=split, device="cpu")
 
 
+def test_the_own_parts_of_a_run_win(tiny, photos, plant, tmp_path):
+    """Also where the data have a folder train, of which some was held out; not on other images alone."""
+    run = headstart.fit(photos, tmp_path / "run", val=0.25, **tiny)
+    counts = {part: run.members.splits.count(part) for part in ("train", "val")}
+    for part, count in counts.items():
+        assert evaluate(run, photos, split=part, device="cpu").images["evaluated"] == count
+    other = shutil.copytree(photos, tmp_path / "other")
+    for file in other.rglob("*.png"):
+        with Image.open(file) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(file)
+    total = sum(counts.values())
+    assert evaluate(run, other, split="train", device="cpu").images["evaluated"] == total
+
+
 def test_unreadable_images_are_reported(tiny_run, photos, tmp_path):
     data = shutil.copytree(photos / "test", tmp_path / "data")
     (data / "plain/50.png").write_bytes(b"")

@@ -196,6 +196,21 @@ def test_a_closed_predictor_says_so(tiny_run, photos):
             call()
 
 
+def test_closing_amid_predictions_says_so(tiny_run, photos):
+    predictor = Predictor(tiny_run, runtime=CPU)
+    answers = predictor.predict([files(photos)[0]] * 50)
+    next(answers)
+    predictor.close()
+    with pytest.raises(UsageError, match="the predictor is closed; make another"):
+        list(answers)
+
+
+def test_one_odd_path_costs_no_other_image_its_answer(tiny_run, photos):
+    good, odd = files(photos)[0], "x" * 300
+    first, second = predict(tiny_run, [good, odd], device="cpu")
+    assert (first.error, second.error) == ("", "file name too long")
+
+
 def test_the_largest_image_is_bounded(tiny_run):
     with Predictor(tiny_run, runtime=Runtime(device="cpu", max_pixels=80)) as predictor:
         for image in (Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8)):

@@ -294,7 +294,7 @@ def _name_model(words: list[str], model: str | None) -> tuple[str, list[str]]:
         return model, words
     first, *images = words
     usage = "headstart predict RUN IMAGES… names the run first, or --model RUN does"
-    if not first.startswith(PRETRAINED) and not (Path(first) / CARD).exists():
+    if not first.startswith(PRETRAINED) and not os.path.exists(Path(first) / CARD):
         what = "not a run of headstart" if os.path.exists(first) else "no such run"
         raise InputError(f"{first}: {what}; {usage}")
     if not images:
@@ -422,7 +422,7 @@ def extract_command(
             networks[0].cut(activations)
         if not (State.quiet or State.json):
             progress("reading the images' headers", 0, 0)
-            show_scan(dataset, headstart.scan_images(dataset))
+            show_scan(dataset, headstart.scan_images(dataset, max_pixels=runtime.max_pixels))
         keep: Callable[..., None] = functools.partial(_extract, export=export)
         if activations is not None:
             drawn = headstart.Views(views or 1, seed=seed or 0)

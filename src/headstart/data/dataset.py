@@ -154,11 +154,12 @@ class Dataset:
 def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
     """Add a second data set's images as the validation part, with classes matched by name.
 
-    Ids of the second are prefixed with the path from the first's root to it.
+    Ids of the second are prefixed with the path from the first's root to it, or where there is none, as
+    between two drives, with its own path.
 
     Raises:
         UsageError: the data set already has validation images.
-        InputError: the second has a class that the first lacks.
+        InputError: the second has a class that the first lacks, or both have an image.
     """
     if "val" in dataset.splits:
         raise UsageError("the data already have a validation split; leave --val out")
@@ -169,12 +170,17 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         classes=dataset.classes,
         targets=match_classes(validation, dataset.classes),
     )
-    prefix = Path(os.path.relpath(validation.root.resolve(), dataset.root.resolve())).as_posix()
+    prefix = _path_between(dataset.root.resolve(), validation.root.resolve())
     rows = [i for i in range(len(validation)) if validation.splits[i] in ("", "val", "train")]
     if "val" in validation.splits:
         rows = [i for i in rows if validation.splits[i] == "val"]
     more = validation.select(np.array(rows, dtype=np.int64))
     ids = tuple(f"{prefix}/{i}" for i in more.ids)
+    if common := set(dataset.ids) & set(ids):
+        raise InputError(
+            f"{validation.name}: image '{min(common)}' is one of {dataset.name} too; take the validation "
+            "images out of the training data"
+        )
     both = dataclasses.replace(
         dataset,
         ids=dataset.ids + ids,
@@ -186,6 +192,13 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         reader=JoinedReader(dataset.opener(), prefix, more.opener()),
     )
     return both.select(np.array(sorted(range(len(both)), key=both.ids.__getitem__)))
+
+
+def _path_between(start: Path, end: Path) -> str:
+    try:
+        return Path(os.path.relpath(end, start)).as_posix()
+    except ValueError:  # two drives of Windows
+        return end.as_posix()
 
 
 def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> Targets:

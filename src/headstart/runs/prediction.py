@@ -29,7 +29,7 @@ from headstart.features.engines import choose_engine, make_engine, use_engine
 from headstart.features.reading import run_images
 from headstart.features.runtime import Runtime, make_runtime
 from headstart.networks.backbones import Backbone
-from headstart.parallel import PREPARING, READING, Progress, no_progress
+from headstart.parallel import PREPARING, READING, Progress, T, no_progress
 
 __all__ = [
     "EXACT",
@@ -47,6 +47,8 @@ ImageLike = str | os.PathLike[str] | bytes | PixelsHW3 | Image.Image
 
 # Images are decoded exactly, and probabilities are those of the network as timm runs it.
 EXACT = Runtime(precision="fp32")
+
+CLOSED = "the predictor is closed; make another"
 
 # (the image's name, why it could not be read or "", float32 (C,) or None)
 _Answer = tuple[str, str, FloatC | None]
@@ -145,7 +147,7 @@ class Pipeline:
     def _start(self) -> tuple[Engine, EngineChoice, ThreadPoolExecutor]:
         with self._lock:
             if self._is_closed:
-                raise UsageError("the predictor is closed; make another")
+                raise UsageError(CLOSED)
             if self._started is None:
                 model = self.model
                 engine = _start_engine(model.backbone, self.runtime, model.cuts)
@@ -154,7 +156,10 @@ class Pipeline:
             return self._started
 
     def close(self) -> None:
-        """Free the engine and the threads, once the predictions under way have ended."""
+        """Free the engine and the threads, once the images that are being read are done.
+
+        A prediction that has not ended raises UsageError where it would go on.
+        """
         with self._lock:
             started, self._started, self._is_closed = self._started, None, True
         if started is not None:
@@ -231,7 +236,7 @@ class Pipeline:
     def _answer(self, refs: list[ImageRef], progress: Progress) -> Iterator[_Answer]:
         with self._lock:
             if self._is_closed:
-                raise UsageError("the predictor is closed; make another")
+                raise UsageError(CLOSED)
         return self._stream(refs, progress)
 
     def _stream(self, refs: list[ImageRef], progress: Progress) -> Iterator[_Answer]:
@@ -251,7 +256,7 @@ class Pipeline:
         )
         done = 0
         with contextlib.closing(stream):
-            for readings, outputs in stream:
+            for readings, outputs in self._until_closed(stream):
                 for cut, values in outputs.items():
                     if not np.isfinite(values).all():
                         raise VerificationError(
@@ -263,6 +268,15 @@ class Pipeline:
                     done += 1
                     yield (name, reading.error, None if reading.error else next(rows))
                 progress(READING, done, len(refs))
+
+    def _until_closed(self, stream: Iterator[T]) -> Iterator[T]:
+        """Go through a stream that needs the pool, whose own error says nothing of the predictor."""
+        try:
+            yield from stream
+        except RuntimeError as exc:
+            if not self._is_closed:
+                raise
+            raise UsageError(CLOSED) from exc
 
     def _name(self, answers: Iterator[_Answer], top: int) -> Iterator[Prediction]:
         classes, names = self.model.classes, self.model.names
@@ -287,7 +301,7 @@ def predict_once(
 ) -> Iterator[Prediction]:
     """Predict as `Pipeline.predict` does, with a pipeline for these images alone."""
     listed = list_images(images)
-    if not any(isinstance(i, str | os.PathLike) and Path(i).is_dir() for i in listed):
+    if not any(isinstance(i, str | os.PathLike) and os.path.isdir(i) for i in listed):
         # With fewer threads, each gets more of the processor.
         workers = max(1, min(runtime.threads, len(listed)))
         runtime = runtime.model_copy(update={"workers": workers})
@@ -367,7 +381,7 @@ def _refer(images: list[ImageLike], allow_outside: bool, max_pixels: int) -> lis
     for number, image in enumerate(images, 1):
         if isinstance(image, str | os.PathLike):
             path = Path(image)
-            if not path.is_dir():
+            if not os.path.isdir(path):  # which raises nothing, however odd the path
                 refs.append(ImageRef(os.fspath(image), FileSource(path)))
                 continue
             inside = list(list_files(path, allow_outside=allow_outside))
