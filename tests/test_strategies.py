@@ -400,3 +400,20 @@ def test_classes_that_mirroring_exchanges_are_seen(tmp_path, tiny, axis, flip):
     run = headstart.fit(tmp_path / "data", tmp_path / "run", **options)
     assert run.settings["flip"] == {"value": flip, "origin": "measured"}
     assert (run.decisions.settled["flip"].evidence["accuracy_lost"] > 0.5) == (flip == "no")
+
+
+def test_what_the_user_gave_is_no_decision(loose, tmp_path, tiny):
+    given = {"augment": "light", "flip": "no", "lr": 1e-3, "epochs": 1, "val": 0.25}
+    options = {"backbone": tiny["backbone"], "device": "cpu", "strategy": "scratch", **given}
+    run = headstart.fit(loose, tmp_path / "run", **options)
+    assert not set(given) & set(run.decisions.settled)
+    assert {run.settings[name]["origin"] for name in given} == {"user"}
+
+
+def test_views_that_do_not_fit_are_told(loose, tmp_path, tiny, monkeypatch):
+    file = "headstart.training.strategies.partial_fine_tune.DISK_SHARE"
+    monkeypatch.setattr(file, 1e-12)
+    options = {**tiny, **SHORT, "strategy": "partial-fine-tune", "views": 3}
+    run = headstart.fit(loose, tmp_path / "run", **options)
+    assert run.decisions.settled["views"].value == 1
+    assert any(w.startswith("1 of the 3 views of each image are cached") for w in run.warnings)

@@ -70,10 +70,8 @@ def list_examples(task: Task, inputs: Inputs, weights: FloatC) -> Examples:
 
 def settle_recipe(task: Task, recipe: Recipe) -> None:
     """Record the strategy's own values of the settings that the user did not give."""
-    given = task.settings.recipe.model_fields_set
     for name, value in recipe.model_dump().items():
-        if name not in given:
-            task.decisions.settle(name, value, "default")
+        task.settle_default(name, value)
 
 
 def tell_unlearned(task: Task, outcome: Outcome, what: str) -> None:

@@ -21,19 +21,19 @@ FLIP_IMAGES, FLIP_PENALTY, FLIP_GRID = 1000, 0.1, 3
 
 def settle_flip(task: Task) -> bool:
     """Decide whether to mirror: as the user says; not where nothing is augmented; else as measured."""
-    settings, decisions = task.settings, task.decisions
+    settings = task.settings
     if settings.flip != "auto" or settings.augment == "none":
-        decisions.settle("flip", "no", "default")  # where nothing is augmented
+        task.settle_default("flip", "no")  # nothing is augmented
         return settings.flip != "no"
     lost = _measure_loss(task)
     if lost is None:
         reason = "too few images a class to measure"
-        decisions.settle("flip", "yes", "default", reason=reason)
+        task.settle_default("flip", "yes", reason=reason)
         return True
     mean, error = float(lost.mean()), float(lost.std() / np.sqrt(len(lost)))
     flip = choose_flip(mean, error)
     evidence = {"accuracy_lost": mean, "standard_error": error}
-    decisions.settle("flip", "yes" if flip else "no", "measured", **evidence)
+    task.decisions.settle("flip", "yes" if flip else "no", "measured", **evidence)
     return flip
 
 

@@ -87,6 +87,11 @@ class Task:
         columns = [self.features.values[c][chosen] for c in cuts]
         return np.asarray(np.concatenate(columns, axis=1))
 
+    def settle_default(self, name: str, value: Any, **evidence: Any) -> None:
+        """Record the strategy's own value of a setting, unless the user gave another than auto."""
+        if self.settings.given().get(name, "auto") == "auto":
+            self.decisions.settle(name, value, "default", **evidence)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:

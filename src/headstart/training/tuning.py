@@ -101,7 +101,7 @@ def tune(
     settle_recipe(task, recipe)
     if recipe.train_precision == "auto":
         task.decisions.settle("train_precision", outcome.precision, "measured")
-    task.decisions.settle("augment", task.settings.augment or AUGMENT, "default")
+    task.settle_default("augment", AUGMENT)
     if start.random:
         tell_unlearned(task, outcome, "network")
     state = {**backbone.state, **network.body_state()}

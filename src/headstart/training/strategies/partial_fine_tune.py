@@ -131,7 +131,7 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
     if given is not None:
         # The cut point follows from the layer that the user named.
         task.decisions.settle("cut", given, "user", **({"freeze_until": reason} if reason else {}))
-        task.decisions.settle("views", most, "default")
+        task.settle_default("views", most)
         return with_cut(backbone, given), given, most
     plan_path = task.folder / PLAN if task.folder else None
     if plan_path is not None and plan_path.exists():
@@ -159,6 +159,11 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
                 write_atomically(plan_path, json.dumps(plan).encode())
     task.decisions.settle("cut", cut, "measured", **evidence)
     task.decisions.settle("views", views, "measured")
+    if settings.views is not None and views < settings.views:
+        task.decisions.warn(
+            f"{views} of the {settings.views} views of each image are cached: more do not fit into "
+            f"{DISK_SHARE:.0%} of the free disk; free space, or name another --cache-dir"
+        )
     return backbone, cut, views
 
 

@@ -16,7 +16,7 @@ def _run(task: Task) -> Trained:
 
     start = start_at_random(task)
     plain = task.settings.augment == "none"
-    task.decisions.settle("flip", "no" if plain else "yes", "default")  # there is no probe to ask
+    task.settle_default("flip", "no" if plain else "yes")  # there is no probe to ask
     inputs = pixels_of(task, flip=task.settings.flip != "no")
     return tune(task, task.backbone, None, start, inputs, task.settings.recipe.over(RECIPE))
 
