@@ -226,6 +226,13 @@ def test_an_export_is_told(cli, loose, tiny, tmp_path):
     assert "wrote" not in cli("extract", loose, *words)[1]
 
 
+def test_extract_lists_images_by_its_own_limit(loose, tiny, cli):
+    words = ["--backbone", tiny["backbone"], "--weights", tiny["weights"], "--max-pixels", 80]
+    code, _, err = cli("extract", loose, *words)
+    assert code == 4
+    assert "0 x 0 to 0 x 0 px" in err
+
+
 def test_the_run_is_the_first_word_or_the_model(cli, tiny_run, photos):
     image = photos / "test/plain/50.png"
     rows = [

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -657,3 +658,4 @@ def test_events_of_a_run_that_was_replaced_go_with_it(loose, tiny, tmp_path):
         fit(loose, tmp_path, head="8", epochs=1, tensorboard=events, overwrite=True, **tiny)
         assert (tmp_path / "tensorboard").exists() == events
         assert (tmp_path / "history.jsonl").exists()
+    assert not [t for t in threading.enumerate() if "AsyncWriter" in type(t).__name__]

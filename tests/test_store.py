@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -614,6 +615,25 @@ def test_a_passing_fault_of_the_system_is_no_damage(tmp_path, monkeypatch):
     again = Store.open(tmp_path, {"a": 1})
     assert len(again) == 2
     assert not again.problems
+
+
+def test_prune_removes_what_a_killed_one_left(tmp_path):
+    left = tmp_path / ".removed.some.1"
+    left.mkdir()
+    (left / "part").write_bytes(b"abc")
+    os.utime(left, (0, 0))
+    assert prune(tmp_path) == (0, 3)
+    assert not left.exists()
+    assert prune(tmp_path) == (0, 0)
+
+
+def test_two_prunes_do_not_hinder_each_other(tmp_path, monkeypatch):
+    for number in range(2):
+        add_rows(Store.open(tmp_path, {"a": number}), [1])
+    stores = list_stores(tmp_path)
+    shutil.rmtree(stores[0].path)
+    monkeypatch.setattr("headstart.features.cache.list_stores", lambda cache_dir: stores)
+    assert prune(tmp_path, max_bytes=0) == (1, stores[1].size_bytes)
 
 
 def test_prune_leaves_what_is_not_of_the_store(tmp_path):

@@ -149,7 +149,10 @@ def prune(
             # Renamed first, so that a reader finds a store whole or not at all.
             removed_path = cache_dir / f".removed.{info.name}.{os.getpid()}"
             with translate_errors(cache_dir):
-                os.replace(info.path, removed_path)
+                try:
+                    os.replace(info.path, removed_path)
+                except FileNotFoundError:  # another process has removed it meanwhile
+                    continue
             if removed_path.is_dir():
                 shutil.rmtree(removed_path, ignore_errors=True)
             else:
@@ -159,8 +162,13 @@ def prune(
         path.unlink(missing_ok=True)
     for path in _abandoned(cache_dir):
         with contextlib.suppress(OSError):
-            freed += path.stat().st_size
-            path.unlink()
+            if path.is_dir():
+                size = sum(file.stat().st_size for file in path.iterdir())
+                shutil.rmtree(path)
+            else:
+                size = path.stat().st_size
+                path.unlink()
+            freed += size
     return removed, freed
 
 
@@ -173,7 +181,6 @@ def _abandoned(cache_dir: Path) -> Iterable[Path]:
         "backbones/.*.partial",
         "backbones/*/.*.partial",
         "backbones/*/.openvino-*",
-        ".removed.*/*",
         ".removed.*",
         "features/*/*.safetensors",
         "quarantine/*",

@@ -104,7 +104,8 @@ def fit(
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
         resume: continue the interrupted training in that folder, with the data and settings that
-            it was started with; `workers`, `device` and `cache_dir` may be given again.
+            it was started with; `workers`, `device` and `cache_dir` may change, and `allow_outside` and
+            `max_pixels`, where they were given, must be given again as they were.
         progress: called with how far the work is.
         report: called with the data set and its scan, before any work.
         on_epoch: called with the figures of every epoch, where there are epochs.
@@ -159,9 +160,10 @@ def fit(
     used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
     task = _read_images(settings, used, backbone, progress)
     progress("training the head", 0, 0)
-    on_epoch = _with_tensorboard(settings, place, on_epoch)
-    task = dataclasses.replace(task, folder=place, on_epoch=on_epoch)
-    run = _measure(folder, data, task, train(task))
+    with _with_tensorboard(settings, place, on_epoch) as on_epoch:
+        task = dataclasses.replace(task, folder=place, on_epoch=on_epoch)
+        trained = train(task)
+    run = _measure(folder, data, task, trained)
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.perf_counter() - started)
     with _writing(folder):
@@ -360,12 +362,14 @@ def _check_with(
     )
 
 
+@contextlib.contextmanager
 def _with_tensorboard(
     settings: Settings, folder: Path, on_epoch: Callable[[dict[str, Any]], None]
-) -> Callable[[dict[str, Any]], None]:
+) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Also write every epoch's figures as TensorBoard events."""
     if not settings.tensorboard:
-        return on_epoch
+        yield on_epoch
+        return
     from torch.utils.tensorboard import SummaryWriter
 
     with _writing(folder):
@@ -379,10 +383,11 @@ def _with_tensorboard(
             writer.flush()
         on_epoch(entry)
 
-    return write
+    with contextlib.closing(writer):
+        yield write
 
 
-_MAY_CHANGE = ("workers", "device", "cache_dir", "allow_outside", "max_pixels")
+_MAY_CHANGE = ("workers", "device", "cache_dir")
 # A file, which may come from anywhere, must not lower these guards: whoever lowered them does so again.
 _GUARDS = ("allow_outside", "max_pixels")
 
@@ -404,7 +409,7 @@ def _write_start(place: Path, data: Data | None, settings: Settings) -> None:
 def _read_start(
     folder: Path, data: Data | None, options: dict[str, Any]
 ) -> tuple[Data, dict[str, Any]]:
-    changed = [name for name in options if name not in _MAY_CHANGE]
+    changed = [name for name in options if name not in _MAY_CHANGE + _GUARDS]
     if changed:
         raise UsageError(
             f"setting '{changed[0]}' cannot change on resume; those that can: {', '.join(_MAY_CHANGE)}"
