@@ -54,7 +54,7 @@ def train(problem, network=None, recipe=RECIPE, validated=True, **options):
     inputs, labels, ids, rows, val = problem
     network = network or make_network()
     val = val if validated else val[:0]
-    examples = Examples(inputs, labels, ids, rows, val)
+    examples = Examples(inputs, labels, ids, rows, val, np.ones(2))
     outcome = train_network(network, examples, recipe, **options)
     return network, outcome
 
@@ -136,7 +136,7 @@ def test_no_decay_on_vectors_and_slower_below():
     recipe = Recipe(epochs=3, batch=8, lr=0.1, weight_decay=9.0, warmup=0.0, schedule="constant",
                     train_precision="fp32")  # fmt: skip
     names = [n for n, _ in network.named_parameters()]
-    examples = Examples(inputs, labels, ids, np.arange(40), np.arange(0))
+    examples = Examples(inputs, labels, ids, np.arange(40), np.arange(0), np.ones(2))
     train_network(network, examples, recipe, scales={names[0]: 0.0, names[1]: 0.0})
     after = network.state_dict()
     assert all(torch.equal(after[n], before[n]) for n in names[:2])

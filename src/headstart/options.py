@@ -19,11 +19,9 @@ class Option:
         panel: the heading under which it is listed.
         common: whether `--help` shows it; `--help-all` shows every setting.
         unit: of a number ("images", "seconds"), "" for none.
-        flag: its spelling on the command line, if that does not follow from its name.
     """
 
     help: str
     panel: str
     common: bool = False
     unit: str = ""
-    flag: str = ""

@@ -13,7 +13,6 @@ __all__ = [
     "T",
     "count_cpus",
     "count_threads",
-    "do_nothing",
     "map_ahead",
     "no_progress",
 ]
@@ -39,7 +38,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
     """The `Progress` that shows nothing."""
 
 
-def do_nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -47,7 +46,7 @@ def map_ahead(
     function: Callable[[T], R],
     items: Iterable[T],
     workers: int,
-    stop: Callable[[], None] = do_nothing,
+    stop: Callable[[], None] = _do_nothing,
     pool: ThreadPoolExecutor | None = None,
 ) -> Generator[R, None, None]:
     """Ordered parallel map that starts at most a few items before they are asked for.

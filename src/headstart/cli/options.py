@@ -95,7 +95,7 @@ def takes(
 def flag_of(name: str) -> str:
     """How the command line spells a setting."""
     setting = FIELDS[name]
-    flag = setting.option.flag or "--" + name.replace("_", "-")
+    flag = "--" + name.replace("_", "-")
     if setting.info.annotation is bool and setting.info.default:
         return f"{flag}/--no-{flag.removeprefix('--')}"
     return flag

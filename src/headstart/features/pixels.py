@@ -168,7 +168,7 @@ def check_images(
             decode_image(data, max_pixels=runtime.max_pixels)
             return NOTHING
 
-        return read_image(dataset.image(row), decode, lambda digest: False)[0]
+        return read_image(dataset.image(row), decode)[0]
 
     readings = []
     progress(READING, 0, len(dataset))

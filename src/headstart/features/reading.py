@@ -18,9 +18,8 @@ from headstart.data.decoding import Preprocessing, decode_and_prepare
 from headstart.data.images import ImageRef, Stamp
 from headstart.errors import BadImageError, TooManyBadImagesError
 from headstart.features.engine import Engine
-from headstart.features.engines import StartingEngine
 from headstart.features.runtime import Runtime
-from headstart.parallel import T, do_nothing, map_ahead
+from headstart.parallel import T, map_ahead
 
 __all__ = ["Reading", "check_bad_images", "read_image", "run_images"]
 
@@ -32,14 +31,12 @@ class Reading:
     Attributes:
         error: why it could not be read, "" for a good one.
         sha256: of its bytes, 32 bytes; None where they could not be read.
-        skipped: whether it was not decoded, since its row is known.
         stamp: its source's state when it was opened, if it has one.
         read_at_ns: the time when it was opened.
     """
 
     error: str = ""
     sha256: bytes | None = None
-    skipped: bool = False
     stamp: Stamp | None = None
     read_at_ns: int = 0
 
@@ -54,7 +51,6 @@ def run_images(
     runtime: Runtime = Runtime(),
     *,
     exact: bool = True,
-    skip: Callable[[bytes], bool] = lambda name: False,
     pool: ThreadPoolExecutor | None = None,
 ) -> Generator[Result, None, None]:
     """Stream images through a network.
@@ -63,8 +59,6 @@ def run_images(
         images: taken a few micro-batches ahead.
         runtime: for its threads and its largest image.
         exact: as in `decoding.decode_and_prepare`.
-        skip: called with the SHA-256 of an image's bytes; where it is true the image is neither decoded
-            nor run.
         pool: threads to work in, left open; by default new ones for these images.
 
     Yields:
@@ -78,21 +72,19 @@ def run_images(
     def work(chunk: list[ImageRef]) -> Result:
         readings, batch = [], []
         for image in chunk:
-            reading, pixels = read_image(image, prepare, skip)
+            reading, pixels = read_image(image, prepare)
             readings.append(reading)
             if pixels is not None:
                 batch.append(pixels)
         return readings, engine.run(np.stack(batch)) if batch else {}
 
-    stop = engine.give_up if isinstance(engine, StartingEngine) else do_nothing
-    chunks = _chunks(images, engine.micro_batch)
-    yield from map_ahead(work, chunks, runtime.threads, stop, pool)
+    yield from map_ahead(work, _chunks(images, engine.micro_batch), runtime.threads, pool=pool)
 
 
 def read_image(
     image: ImageRef,
     prepare: Callable[[bytes], NDArray[np.uint8]],
-    skip: Callable[[bytes], bool],
+    skip: Callable[[bytes], bool] = lambda digest: False,
 ) -> tuple[Reading, NDArray[np.uint8] | None]:
     """Read, hash and prepare one image, unless `skip` says that it is not needed.
 
@@ -105,10 +97,10 @@ def read_image(
         data = image.read()
         digest = hashlib.sha256(data).digest()
         if skip(digest):
-            return Reading("", digest, True, stamp, now), None
-        return Reading("", digest, False, stamp, now), prepare(data)
+            return Reading("", digest, stamp, now), None
+        return Reading("", digest, stamp, now), prepare(data)
     except BadImageError as exc:
-        return Reading(str(exc), digest, False, stamp, now), None
+        return Reading(str(exc), digest, stamp, now), None
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -103,9 +103,8 @@ def fit(
         data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
-        resume: continue the interrupted training in that folder, with the data and settings that
-            it was started with; `workers`, `device` and `cache_dir` may change, and `allow_outside` and
-            `max_pixels`, where they were given, must be given again as they were.
+        resume: continue the interrupted training in that folder, with its data and settings. `workers`,
+            `device` and `cache_dir` may change; `allow_outside` and `max_pixels` must be given again.
         progress: called with how far the work is.
         report: called with the data set and its scan, before any work.
         on_epoch: called with the figures of every epoch, where there are epochs.
@@ -160,9 +159,8 @@ def fit(
     used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
     task = _read_images(settings, used, backbone, progress)
     progress("training the head", 0, 0)
-    with _with_tensorboard(settings, place, on_epoch) as on_epoch:
-        task = dataclasses.replace(task, folder=place, on_epoch=on_epoch)
-        trained = train(task)
+    with _with_tensorboard(settings, place, on_epoch) as write:
+        trained = train(dataclasses.replace(task, folder=place, on_epoch=write))
     run = _measure(folder, data, task, trained)
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.perf_counter() - started)

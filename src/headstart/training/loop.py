@@ -78,7 +78,7 @@ class Examples:
         ids: N image ids, which the draws depend on.
         rows: int64, the rows to train on.
         val_rows: int64, the rows to validate on; may be empty, then the last epoch is the best.
-        class_weights: float (C,), the weight of each class in the loss; None weights all alike.
+        class_weights: float (C,), the weight of each class in the loss.
         problem: the kind of problem, which names the loss.
     """
 
@@ -87,7 +87,7 @@ class Examples:
     ids: tuple[str, ...]
     rows: IntN
     val_rows: IntN
-    class_weights: FloatC | None = None
+    class_weights: FloatC
     problem: Problem = SINGLE_LABEL
 
 
@@ -133,7 +133,6 @@ class Outcome:
         precision: of the arithmetic, "fp32" or "bf16".
         wise_ft: the fraction of the trained weights that was chosen; None where `recipe` has no `wise_ft`.
         interrupted: whether Ctrl-C ended it early.
-        seconds: the time of training, earlier parts of a resumed one included.
     """
 
     history: tuple[dict[str, Any], ...]
@@ -142,7 +141,6 @@ class Outcome:
     precision: str
     wise_ft: float | None
     interrupted: bool
-    seconds: float
 
 
 def train_network(
@@ -172,10 +170,7 @@ def train_network(
     rows, val_rows, ids = examples.rows, examples.val_rows, examples.ids
     start = {k: v.detach().clone() for k, v in network.state_dict().items()}
     network.to(device)
-    if examples.class_weights is None:
-        weights = torch.ones(int(examples.labels.max()) + 1, device=device)
-    else:
-        weights = torch.from_numpy(examples.class_weights.astype(np.float32)).to(device)
+    weights = torch.from_numpy(examples.class_weights.astype(np.float32)).to(device)
     labels = torch.from_numpy(examples.labels.astype(np.int64))
     objective = choose("loss", examples.problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
@@ -186,14 +181,13 @@ def train_network(
         _evaluate, objective, examples.inputs, labels, val_rows, weights, device
     )
     with _held_interrupts() as interrupted, torch.random.fork_rng():
-        began = time.monotonic()
         if not checkpoint.load(state):
             watch.progress("measuring where the training starts", 0, 0)
             state.precision = _choose_precision(
                 network, objective, examples.inputs, rows, labels, recipe, total, device
             )
-            figures = evaluate(state.averaged(network), state.precision)
-            state.finish_epoch({"epoch": 0, **figures.entry()}, figures, network, recipe)
+            figures = evaluate(state.averaged(), state.precision)
+            state.finish_epoch({"epoch": 0, **figures.entry()}, figures, recipe)
             watch.on_epoch(state.history[0])
         micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
         watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
@@ -223,7 +217,7 @@ def train_network(
                     nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
                 state.optimizer.step()
                 state.optimizer.zero_grad(set_to_none=True)
-                state.average(network, recipe.ema)
+                state.average(recipe.ema)
                 state.step += 1
                 state.images += len(members)
                 state.loss += loss * len(members)
@@ -234,12 +228,12 @@ def train_network(
                 if interrupted.is_set():
                     break
                 if state.step < batches:
-                    checkpoint.save_if_due(state, began, recipe.checkpoint_s)
+                    checkpoint.save_if_due(state, recipe.checkpoint_s)
             if state.step < batches:
                 break
             if len(val_rows):
                 watch.progress("validating", 0, 0)
-            figures = evaluate(state.averaged(network), state.precision)
+            figures = evaluate(state.averaged(), state.precision)
             if figures.probabilities is None and not _is_finite(network):
                 raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
             entry = {
@@ -250,14 +244,13 @@ def train_network(
                 "lr": rate,
                 "images_per_s": (state.images - before) / max(time.monotonic() - epoch_began, 1e-9),
             }
-            state.finish_epoch(entry, figures, network, recipe)
+            state.finish_epoch(entry, figures, recipe)
             _write_history(place.history, state.history)
             watch.on_epoch(entry)
             watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
-            checkpoint.save_if_due(state, began, recipe.checkpoint_s)
+            checkpoint.save_if_due(state, recipe.checkpoint_s)
         if interrupted.is_set():
-            checkpoint.save(state, began)
-        state.seconds += time.monotonic() - began
+            checkpoint.save(state)
         unfinished = state.epoch <= recipe.epochs and not state.stopped
         if unfinished and len(state.history) < 2:
             raise KeyboardInterrupt
@@ -272,7 +265,6 @@ def train_network(
         precision=state.precision,
         wise_ft=fraction,
         interrupted=unfinished,
-        seconds=state.seconds,
     )
 
 
@@ -566,7 +558,7 @@ class _State:
         self.best_figures = _Figures(math.inf, 0.0, None)
         self.probabilities: FloatNC | None = None
         self.epoch, self.step, self.images, self.loss, self.correct = 1, 0, 0, 0.0, 0
-        self.best_epoch, self.waited, self.stopped, self.seconds = 0, 0, False, 0.0
+        self.best_epoch, self.waited, self.stopped = 0, 0, False
         self.precision = "fp32"
         self.history: list[dict[str, Any]] = []
 
@@ -574,30 +566,28 @@ class _State:
         """Count the images that were trained on so far, for the progress."""
         return (self.epoch - 1) * images + round(self.step / batches * images)
 
-    def averaged(self, network: nn.Module) -> nn.Module:
+    def averaged(self) -> nn.Module:
         """Give the network that is evaluated and kept: the moving average, where there is one."""
-        return network if self.ema is None else self.ema
+        return self.network if self.ema is None else self.ema
 
-    def average(self, network: nn.Module, decay: float) -> None:
+    def average(self, decay: float) -> None:
         if self.ema is None:
             return
         with torch.no_grad():
-            current = network.state_dict()
+            current = self.network.state_dict()
             for name, value in self.ema.state_dict().items():
                 if value.is_floating_point():
                     value.lerp_(current[name], 1 - decay)
                 else:
                     value.copy_(current[name])
 
-    def finish_epoch(
-        self, entry: dict[str, Any], figures: _Figures, network: nn.Module, recipe: Recipe
-    ) -> None:
+    def finish_epoch(self, entry: dict[str, Any], figures: _Figures, recipe: Recipe) -> None:
         """Record an epoch's figures, keep its weights if they are the best, and begin the next."""
         self.history.append(entry)
         epoch = int(entry["epoch"])
         gain = figures.score(recipe.monitor) - self.best_figures.score(recipe.monitor)
         if figures.probabilities is None or epoch == 0 or gain > recipe.min_delta:
-            weights = self.averaged(network).state_dict()
+            weights = self.averaged().state_dict()
             self.best = {k: v.detach().clone() for k, v in weights.items()}
             self.best_figures, self.probabilities = figures, figures.probabilities
             self.best_epoch, self.waited = epoch, 0
@@ -610,9 +600,7 @@ class _State:
 
     # -------- as tensors and JSON
 
-    COUNTERS = (
-        "epoch step images loss correct best_epoch waited stopped seconds precision history".split()
-    )
+    COUNTERS = "epoch step images loss correct best_epoch waited stopped precision history".split()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
@@ -684,17 +672,16 @@ class _Checkpoint:
             "anew with --overwrite"
         )
 
-    def save_if_due(self, state: _State, began: float, interval_s: float) -> None:
+    def save_if_due(self, state: _State, interval_s: float) -> None:
         """Save if the last checkpoint is older than the interval."""
         if self._path is not None and time.monotonic() - self._last >= interval_s:
-            self.save(state, began)
+            self.save(state)
 
-    def save(self, state: _State, began: float) -> None:
+    def save(self, state: _State) -> None:
         """Write the state so that a process killed at any moment leaves this checkpoint or the one before."""
         if self._path is None:
             return
         values = {**state.values(), "identity": self._identity}
-        values["seconds"] += time.monotonic() - began
         data = save_tensors(state.tensors(), metadata={"state": json.dumps(values)})
         with translate_errors(self._path.parent, advice=ADVICE):
             write_atomically(self._path, data, kind="checkpoint")
