@@ -282,7 +282,7 @@ def test_another_size_is_another_backbone(tiny, tmp_path):
 def test_a_size_is_refused_before_the_weights_are(tiny):
     for name, size, message in (
         ("lenet5", 64, "sees 32 x 32 pixels only"),
-        ("alexnet", 32, "cannot see 32 x 32 pixels: .*too small; choose another size"),
+        ("alexnet", 32, "cannot see images of 32 x 32 pixels: .*too small; choose another size"),
         ("test_vit", 8, "input_px must be 16 to 2048, got 8"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -306,8 +306,8 @@ def test_manifest(text, suffix, expected, tmp_path):
     [
         ("", ": empty; the first line must name the columns path and label"),
         ("path,label\n", ": no rows; each image needs a row with its path and label"),
-        ("a.png,cat\nb.png,dog\n", ", line 2: no column 'path'; found 'a.png', 'cat'"),
-        ("path,labels\na,x\n", ", line 2: no column 'label' (nearest: labels)"),
+        ("a.png,cat\nb.png,dog\n", ", line 1: no column 'path'; found 'a.png', 'cat'"),
+        ("path,labels\na,x\n", ", line 1: no column 'label' (nearest: labels)"),
         ("path,path,label\na,b,x\n", ": the header names a column twice"),
         ("path,Path,label\na,b,x\n", ": the header names a column twice"),
         ("path,label\na\n", ", line 2: 1 cells where the header has 2"),

@@ -270,7 +270,7 @@ def test_whoever_starts_an_engine_falls_back(vit, refused, tmp_path, monkeypatch
     def full(*arguments):
         raise OSError("no space")
 
-    monkeypatch.setattr(engines, "write_atomically", full)
+    monkeypatch.setattr("headstart.files.write_atomically", full)
     runtime = Runtime(device="cpu", cache_dir=tmp_path)
     for attempts in (1, 2):
         engine, choice = start_engine(vit, runtime, cuts=("blocks.2",), pooled=False)

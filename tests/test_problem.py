@@ -34,8 +34,7 @@ def test_probabilities_are_read_and_measured(name):
     problem = PROBLEMS[name]
     probabilities = problem.link(np.array([[0.0, 3.0, 1.0], [2.0, 0.0, 0.0]]))
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
-    targets = problem.predict(probabilities)
-    assert problem.known(targets).all()
+    targets = problem.encode([(1,), (0,)], 3)
     figures = problem.measure(targets, probabilities, ("a", "b", "c"), seed=1)
     assert next(iter(figures.values())).value == 1
     recall = problem.measure_recall(targets, probabilities, ("a", "b", "c"))
@@ -48,8 +47,7 @@ def test_a_single_label_is_an_index():
     assert targets.dtype == np.int64
     assert targets.tolist() == [1, -1, 0]
     probabilities = np.array([[0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
-    labels = SINGLE_LABEL.predict(probabilities)
-    assert labels.tolist() == [1, 0, 0]
+    labels = np.array([1, 0, 0])
     assert SINGLE_LABEL.link is softmax
     assert SINGLE_LABEL.measure is measure
     assert SINGLE_LABEL.measure_recall is measure_recall
@@ -80,7 +78,6 @@ SEVERAL = dataclasses.replace(
     decode=lambda targets: [tuple(np.flatnonzero(row > 0).tolist()) for row in targets],
     known=lambda targets: (targets >= 0).all(axis=1),
     link=lambda logits: 1 / (1 + np.exp(-logits)),
-    predict=lambda probabilities: (probabilities > 0.5).astype(np.int8),
 )
 
 

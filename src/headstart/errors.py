@@ -15,6 +15,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "VerificationError",
+    "one_line",
     "printable",
 ]
 
@@ -22,6 +23,11 @@ __all__ = [
 def printable(text: str) -> str:
     """Text from a file or a name as one line that cannot steer a terminal or reorder its words."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(exc: BaseException) -> str:
+    """Give the reason of a library's error as one line of bounded length."""
+    return " ".join(str(exc).split())[:160] or type(exc).__name__
 
 
 class HeadstartError(Exception):

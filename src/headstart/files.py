@@ -12,7 +12,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def to_json_bytes(value: dict[str, Any]) -> bytes:
+def to_json_bytes(value: Mapping[str, Any]) -> bytes:
     """As headstart writes its JSON files."""
     return (json.dumps(value, indent=2) + "\n").encode()

@@ -1,9 +1,10 @@
 """The kind of problem: how targets are kept, and how they and logits are read and measured.
 
-A `Dataset` has a `Problem`, which loaders, splits, heads, figures and the training loop ask. The only kind
-so far has exactly one label an image. Another one is one more `Problem` and its line in `PROBLEMS`; the
-solver of soft-max regression and its choice of a penalty (`training.logistic`, `training.heads`) are for this
-one alone. Shape letters: N images, C classes.
+A `Dataset` has a `Problem`, which loaders, splits, folds, figures and the training loop ask. The only kind so
+far has exactly one label an image. Another one is one more `Problem` and its line in `PROBLEMS`, and needs a
+solver and a penalty of its own (`training.logistic` and `training.heads` are for soft-max regression);
+`runs.fitting`, `training.probes` and a saved classifier still take single labels for granted. Shape letters:
+N images, C classes.
 """
 
 import dataclasses
@@ -46,7 +47,6 @@ class Problem:
         decode: targets -> the classes of each image, () for none. Counts and stratification go by them.
         known: targets -> which images have one.
         link: logits (N, C) -> probabilities (N, C).
-        predict: probabilities (N, C) -> the predicted targets.
         measure: targets, probabilities, classes and a seed -> {figure: Estimate}, the most important first.
         measure_recall: targets, probabilities and classes -> {class: Estimate}.
         confuse: targets and probabilities -> the confusion matrix, int64 (C, C).
@@ -58,7 +58,6 @@ class Problem:
     decode: Callable[[Targets], list[Classes]] = dataclasses.field(repr=False)
     known: Callable[[Targets], BoolN] = dataclasses.field(repr=False)
     link: Callable[[FloatNC], FloatNC] = dataclasses.field(repr=False)
-    predict: Callable[[FloatNC], Targets] = dataclasses.field(repr=False)
     measure: Measure = dataclasses.field(repr=False)
     measure_recall: Callable[[Targets, FloatNC, tuple[str, ...]], dict[str, Estimate]] = (
         dataclasses.field(repr=False)
@@ -85,13 +84,9 @@ def _knows_label(targets: Targets) -> BoolN:
     return np.asarray(targets >= 0)
 
 
-def _most_probable(probabilities: FloatNC) -> Targets:
-    return np.asarray(probabilities.argmax(axis=1))
-
-
 def _confuse_labels(targets: Targets, probabilities: FloatNC) -> IntCC:
     """(C, C): row true class, column predicted class."""
-    return confusion_matrix(targets, _most_probable(probabilities), probabilities.shape[1])
+    return confusion_matrix(targets, probabilities.argmax(axis=1), probabilities.shape[1])
 
 
 SINGLE_LABEL = Problem(
@@ -101,7 +96,6 @@ SINGLE_LABEL = Problem(
     decode=_decode_label,
     known=_knows_label,
     link=softmax,
-    predict=_most_probable,
     measure=measure,
     measure_recall=measure_recall,
     confuse=_confuse_labels,

@@ -27,7 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from headstart.arrays import PixelsHW3
 from headstart.data.bounds import MAX_PIXELS, MAX_SIDE, bound_work, check_tiles, is_modest
-from headstart.errors import BadImageError, ResourceError, UsageError
+from headstart.errors import BadImageError, ResourceError, UsageError, one_line
 
 __all__ = [
     "DECODER",
@@ -159,7 +159,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except BadImageError:
         raise
     except Exception as exc:  # Pillow's plug-ins raise nearly everything on hostile bytes
-        raise BadImageError(f"damaged {image.format}: {_one_line(exc)}") from exc
+        raise BadImageError(f"damaged {image.format}: {one_line(exc)}") from exc
 
 
 def convert_image(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -177,7 +177,7 @@ def convert_image(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.
     except BadImageError:
         raise
     except Exception as exc:  # opened from a file, which Pillow reads now
-        raise BadImageError(f"damaged {image.format}: {_one_line(exc)}") from exc
+        raise BadImageError(f"damaged {image.format}: {one_line(exc)}") from exc
 
 
 # Two threads must not load one Pillow image at once, and the same one may be given twice.
@@ -228,7 +228,7 @@ def open_image(data: bytes, max_pixels: int) -> ImageFile:
     except MemoryError as exc:
         raise ResourceError("out of memory while opening an image") from exc
     except Exception as exc:
-        raise BadImageError(f"damaged: {_one_line(exc)}") from exc
+        raise BadImageError(f"damaged: {one_line(exc)}") from exc
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -287,10 +287,6 @@ def _describe(data: bytes) -> str:
     if "\ufffd" not in start and start and not any(ord(c) < 9 for c in start):
         return "text"
     return "unknown content"
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:160] or type(exc).__name__
 
 
 def _orientation(image: Image.Image) -> int:

@@ -100,8 +100,10 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
     columns: dict[str, str] = {}
     for number, cells in _READERS[path.suffix.lower()](path):
         where = f"{path}, line {number}"
-        if not columns or path.suffix.lower() in (".jsonl", ".ndjson"):
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
             columns = _find_columns(where, list(cells))
+        elif not columns:
+            columns = _find_columns(f"{path}, line 1", list(cells))
         row = _read_row(where, {column: cells[name] for column, name in columns.items()}, resolve)
         if row.id not in rows:
             rows[row.id], lines[row.id] = row, number

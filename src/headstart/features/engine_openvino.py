@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import EngineRefused, ResourceError
+from headstart.errors import EngineRefused, ResourceError, one_line
 from headstart.features.engine import EngineChoice
 from headstart.files import hash_file, write_atomically
 from headstart.networks.backbones import Backbone
@@ -158,7 +158,7 @@ def _compile(
         core.compile_model(model, "CPU", settings)
     except RuntimeError as exc:
         _raise_shortage(exc)
-        raise EngineRefused(f"OpenVINO cannot compile {backbone.name}: {_first_line(exc)}") from exc
+        raise EngineRefused(f"OpenVINO cannot compile {backbone.name}: {one_line(exc)}") from exc
     raise _full_cache(cache_dir) from reason  # it compiles where nothing has to be written
 
 
@@ -197,7 +197,7 @@ def _convert(
         raise
     except Exception as exc:  # the converter raises many kinds on an operation that it lacks
         _raise_shortage(exc)
-        raise EngineRefused(f"OpenVINO cannot take {backbone.name}: {_first_line(exc)}") from exc
+        raise EngineRefused(f"OpenVINO cannot take {backbone.name}: {one_line(exc)}") from exc
     # Under another name first, the .xml last, so that a pair is whole or not there.
     part = folder / f".{path.stem}.{os.getpid()}.{threading.get_ident()}"
     try:
@@ -252,7 +252,3 @@ def _is_whole(path: Path) -> bool:
         return all(hash_file(path.with_suffix(kind)) == sums[kind] for kind in (".bin", ".xml"))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _first_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:160] or type(exc).__name__

@@ -4,7 +4,6 @@ An engine is one file with the functions of `engine.EngineKind`, and one line in
 refuses a network, the next one takes over, and the refusal is recorded in the cache.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -23,7 +22,7 @@ from headstart.errors import EngineRefused, UsageError
 from headstart.features import engine_openvino, engine_torch
 from headstart.features.engine import Engine, EngineChoice, EngineKind
 from headstart.features.runtime import Runtime
-from headstart.files import write_atomically
+from headstart.files import write_quietly
 from headstart.networks.backbones import Backbone
 
 __all__ = [
@@ -211,10 +210,7 @@ def make_engine(
             backbone, choice, names, pooled, threads or runtime.threads, runtime.cache
         )
     except EngineRefused as exc:
-        path = _refusal_file(backbone, choice.library, runtime.cache)
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, exc.reason.encode())
+        write_quietly(_refusal_file(backbone, choice.library, runtime.cache), exc.reason.encode())
         raise
 
 

@@ -496,6 +496,7 @@ def extract(
     Raises:
         UsageError: an engine, precision or device is unknown or not available.
         ResourceError: out of disk, memory or permission; what is committed stays.
+        VerificationError: features are not finite.
     """
     widths = {cut.name: cut.channels for cut in backbone.cuts}
     extracted = run_extraction(dataset, backbone, Extraction(tuple(widths)), runtime, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.images import ImageRef, Stamp
-from headstart.files import write_atomically
+from headstart.files import write_quietly
 
 __all__ = ["FileMemory"]
 
@@ -58,9 +58,5 @@ class FileMemory:
 
     def save(self) -> None:
         """Write the hashes; a failure costs only time."""
-        if not self._changed:
-            return
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(self._entries).encode())
-            self._changed = False
+        if self._changed:
+            self._changed = not write_quietly(self._path, json.dumps(self._entries).encode())

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from headstart.errors import ResourceError, printable
-from headstart.files import translate_errors, write_atomically
+from headstart.files import to_json_bytes, translate_errors, write_atomically
 
 __all__ = ["KEY_FILE", "Store"]
 
@@ -87,7 +87,7 @@ class Store:
             if (folder / KEY_FILE).exists():
                 os.utime(folder / KEY_FILE)  # last used, for pruning
             else:
-                write_atomically(folder / KEY_FILE, (json.dumps(key, indent=2) + "\n").encode())
+                write_atomically(folder / KEY_FILE, to_json_bytes(key))
             return cls(folder)
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from headstart.data.decoding import check_input_px
-from headstart.errors import InputError, UsageError
+from headstart.errors import InputError, UsageError, one_line
 from headstart.networks.architectures import SMALL, PretrainedCfg, find_network, pretrained_config
 
 __all__ = [
@@ -111,8 +111,7 @@ def build_pretrained(
             network.load_state_dict(state)
             vars(network)["pretrained_cfg"] = {**config.to_dict(), "num_classes": len(weight)}
     except (RuntimeError, KeyError, ValueError) as exc:
-        reason = " ".join(str(exc).split())[:200]
-        raise InputError(f"{origin}: these weights do not fit {name}: {reason}") from exc
+        raise InputError(f"{origin}: these weights do not fit {name}: {one_line(exc)}") from exc
     return _finish(network, input_px)
 
 
@@ -199,9 +198,11 @@ def _finish(network: nn.Module, input_px: tuple[int, int] | None) -> nn.Module:
 
 def make_size_error(name: str, input_px: tuple[int, int] | None, exc: Exception) -> UsageError:
     """Make the error of a network that cannot use a size, with its own reason."""
-    size = f"{input_px[0]} x {input_px[1]}" if input_px else "its own size of"
+    size = f"{input_px[0]} x {input_px[1]} pixels" if input_px else "its own size"
     reason = " ".join(str(exc).partition("While executing")[0].split())[:160].rstrip(". ")
-    return UsageError(f"backbone '{name}' cannot see {size} pixels: {reason}; choose another size")
+    return UsageError(
+        f"backbone '{name}' cannot see images of {size}: {reason}; choose another size"
+    )
 
 
 def read_state(path: Any) -> dict[str, torch.Tensor]:
@@ -214,9 +215,8 @@ def read_state(path: Any) -> dict[str, torch.Tensor]:
         with quietly():
             state: Any = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as exc:  # pickle and safetensors raise many kinds on a hostile file
-        reason = " ".join(str(exc).split())[:160]
         raise InputError(
-            f"{path}: not a file of tensors ({reason}); expected .safetensors, or .pth as "
+            f"{path}: not a file of tensors ({one_line(exc)}); expected .safetensors, or .pth as "
             "torch.save writes a state dict"
         ) from exc
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

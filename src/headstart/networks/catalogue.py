@@ -16,6 +16,7 @@ from headstart.files import default_cache_dir, write_quietly
 from headstart.networks.backbones import make_preprocessing
 from headstart.networks.lite import LITE
 from headstart.networks.weights import find_torch_file
+from headstart.parallel import Progress, no_progress
 
 if TYPE_CHECKING:
     from headstart.networks.architectures import PretrainedCfg
@@ -86,7 +87,7 @@ def list_backbones(
     local: bool = False,
     max_parameters: float | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> list[BackboneInfo]:
     """List networks by name without building any. A few of timm's cannot be cut, as `list_layers` says.
 

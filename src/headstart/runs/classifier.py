@@ -23,8 +23,8 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from headstart.arrays import FloatNC, FloatND
-from headstart.data.decoding import INTERPOLATIONS
-from headstart.errors import InputError, UsageError
+from headstart.data.decoding import INTERPOLATIONS, check_input_px
+from headstart.errors import InputError, UsageError, one_line
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
 from headstart.parallel import Progress, no_progress
@@ -219,6 +219,7 @@ class Classifier:
 
         Raises:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
+            UsageError: there is no pre-trained network of that name.
         """
         if os.fspath(folder).startswith(PRETRAINED):
             name = os.fspath(folder).removeprefix(PRETRAINED)
@@ -264,8 +265,9 @@ class Classifier:
         except (
             SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OverflowError, AssertionError,
         ) as exc:  # fmt: skip
-            reason = " ".join(str(exc).split())[:200]
-            raise InputError(f"{path}: not a classifier that can be loaded: {reason}") from exc
+            raise InputError(
+                f"{path}: not a classifier that can be loaded: {one_line(exc)}"
+            ) from exc
         if backbone.fingerprint != card.backbone_fingerprint:
             raise InputError(
                 f"{path / CONFIG}: its pre-processing is not the one recorded in "
@@ -335,8 +337,8 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     """Check the pre-processing part of config.json, which may come from anywhere, against bounds."""
     settings = dict(config["pretrained_cfg"])
     _, height, width = (int(v) for v in settings["input_size"])
-    if not (16 <= height <= 2048 and 16 <= width <= 2048):
-        raise ValueError(f"input_size {height} x {width} is out of 16 to 2048")
+    for px in (height, width):
+        check_input_px(px)
     if not 0.1 <= float(settings["crop_pct"]) <= 1:
         raise ValueError(f"crop_pct {settings['crop_pct']} is out of 0.1 to 1")
     if settings["interpolation"] not in INTERPOLATIONS:

@@ -93,7 +93,7 @@ def evaluate(
     """Measure a classifier on labelled images, matched to its classes by name.
 
     Args:
-        run: the folder of a run, a run as `fit` gives it, or a classifier.
+        run: the folder of a run, "pretrained:NAME", a run as `fit` gives it, or a classifier.
         split: train, val, test or all; by default test, else val, else all. On the data that the run
             was trained on, "train" and "val" are the run's own parts.
         unknown_classes: what is done with images of a class that the model does not know: "refuse" the

@@ -22,6 +22,7 @@ import numpy as np
 
 from headstart.arrays import FloatC, FloatCD, FloatD, FloatN, FloatNC, FloatND, IntN
 from headstart.errors import InputError
+from headstart.metrics import image_losses
 from headstart.parallel import count_cpus
 from headstart.problem import softmax
 
@@ -365,8 +366,7 @@ class SoftmaxRegression:
         for k, solution in enumerate(solutions):
             rows = slice(*self._bounds(k))
             probabilities = softmax(self._logits(solution, rows).astype(np.float64))
-            true = probabilities[np.arange(len(probabilities)), self.labels[rows]]
-            losses.append(-np.log(np.maximum(true, 1e-12)))
+            losses.append(image_losses(self.labels[rows], probabilities))
         weights = self.weights[: self.ends[len(solutions) - 1]]
         return float(np.average(np.concatenate(losses), weights=weights))
 
