@@ -214,7 +214,10 @@ def test_an_address_offline_is_named_too(monkeypatch, tmp_path):
 
 
 def test_a_network_without_weights_says_what_to_do():
-    with pytest.raises(InputError, match=r"no pre-trained weights of lenet5; .*random_weights"):
+    with pytest.raises(
+        InputError,
+        match=r"no pre-trained weights of lenet5; .*--strategy scratch, or .*random_weights=True",
+    ):
         load_backbone("lenet5")
 
 

@@ -226,11 +226,33 @@ def test_an_export_is_told(cli, loose, tiny, tmp_path):
     assert "wrote" not in cli("extract", loose, *words)[1]
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["cache", "prune", "--dry"], "; see headstart cache prune --help"),
+        (["cache"], "; see headstart cache --help"),
+        (["fit", "--dry"], "; see headstart fit --help"),
+    ],
+    ids=" ".join,
+)
+def test_errors_of_usage_point_to_the_help_of_their_command(words, hint, cli):
+    code, _, err = cli(*words)
+    assert (code, hint in err) == (2, True)
+
+
+def test_help_shows_switches_without_values_and_extras_whole(cli):
+    for command in ("fit", "extract"):
+        _, text, _ = cli(command, "--help-all")
+        assert "bool" not in text
+    assert "headstart[parquet]" in "".join(text.split())
+
+
 def test_extract_lists_images_by_its_own_limit(loose, tiny, cli):
     words = ["--backbone", tiny["backbone"], "--weights", tiny["weights"], "--max-pixels", 80]
     code, _, err = cli("extract", loose, *words)
     assert code == 4
-    assert "0 x 0 to 0 x 0 px" in err
+    assert "24 unreadable" in err
+    assert " px" not in err
 
 
 def test_the_run_is_the_first_word_or_the_model(cli, tiny_run, photos):

@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def place(tmp_path_factory):
             target.mkdir(parents=True)
             for image in sorted((folder / "all" / source / digit).iterdir())[:8]:
                 image.rename(target / image.name)
+    shutil.copytree(folder / "photos/val", folder / "other-photos")
     (folder / "new-photos").mkdir()
     one = next((folder / "all" / "test" / "2").iterdir())
     (folder / "new-photos" / "two.png").write_bytes(one.read_bytes())

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from headstart.data.decoding import prepare_image
 from headstart.errors import EngineRefused, ResourceError, UsageError
-from headstart.features import engine_openvino, engines
+from headstart.features import engine_openvino
 from headstart.features.cache import prune
 from headstart.features.engines import (
     DEVICES,

@@ -442,7 +442,9 @@ def test_resume_refuses_what_it_cannot_go_on_from(loose, plant, tmp_path, tiny):
     with pytest.raises(UsageError, match="overwrite has no effect with resume"):
         headstart.fit(None, tmp_path / "run", resume=True, overwrite=True)
     # What took hours is not lost by the same command.
-    with pytest.raises(UsageError, match=r"interrupted training; headstart fit --resume goes on"):
+    with pytest.raises(
+        UsageError, match=r"interrupted training; headstart fit --resume .*run goes on"
+    ):
         headstart.fit(data, tmp_path / "run", **options)
     # A folder may come from anywhere.
     start = tmp_path / "run/start.json"

@@ -183,9 +183,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_any_work(
     for name in ("load_backbone", "load_dataset"):  # not headstart.fit, which is the function
         monkeypatch.setattr(headstart.runs.fitting, name, load)
     monkeypatch.setattr(headstart, "load_dataset", load)
-    with pytest.raises(
-        ResourceError, match=r"file: .*; free space, or name another place with --ca"
-    ):
+    with pytest.raises(ResourceError, match=r"file: .*[^e]; name another place with --ca"):
         fit(loose, tmp_path / "run", **tiny, **cache)
     with pytest.raises(ResourceError, match="name another place"):
         evaluate(tiny_run.folder, loose, **cache)
@@ -443,7 +441,7 @@ def test_a_full_disk_says_so(loose, tiny, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(ResourceError, match="No space left on device; free space or") as caught:
+    with pytest.raises(ResourceError, match="No space left on device; free space, or ch") as caught:
         fit(loose, tmp_path / "run", **tiny)
     assert caught.value.exit_code == 5
     assert list(tmp_path.rglob("*.partial")) == []
@@ -532,6 +530,44 @@ def test_the_split_can_be_chosen(split, count, tiny_run, photos):
             UsageError, match=f"split '{split}' is not in the data{near}; there are"
         ):
             evaluate(tiny_run.folder, photos, split=split, device="cpu")
+
+
+def test_damage_that_shows_late_is_told(plant, tiny, tmp_path):
+    data = plant(tmp_path / "data", {"blobs": 12, "plain": 12})
+    file = data / "blobs/03.png"
+    file.write_bytes(file.read_bytes()[:-60])
+    run = fit(data, tmp_path / "run", **tiny)
+    (told,) = (w for w in run.warnings if "unreadable" in w)
+    assert told.startswith("1 unreadable image was left out: blobs/03.png: damaged")
+
+
+def test_what_headers_show_to_be_too_much_stops_early(plant, tiny, tmp_path, monkeypatch):
+    data = plant(tmp_path / "data", {"blobs": 12, "plain": 12})
+    for name in ("01.png", "02.png"):
+        (data / "blobs" / name).write_bytes(b"no image")
+
+    def read(*_args, **_options):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(headstart.runs.fitting, "extract", read)
+    with pytest.raises(TooManyBadImagesError, match="2 of 24 images are unreadable"):
+        fit(data, tmp_path / "run", report=lambda dataset, scan: None, **tiny)
+
+
+def test_a_manifest_whose_files_are_elsewhere_is_told(loose, tiny, tmp_path):
+    files = [file.relative_to(loose) for file in sorted(loose.rglob("*.png"))]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label", *(f"{f.as_posix()},{f.parent.name}" for f in files)]))
+    with pytest.raises(TooManyBadImagesError, match="paths start at its folder, or at --root"):
+        fit(table, tmp_path / "run", **tiny)
+
+
+def test_a_run_that_held_nothing_out_says_so(loose, tiny, tmp_path):
+    run = fit(loose, tmp_path / "run", **tiny)
+    with pytest.raises(UsageError, match=r"held no images out, which fit --val 0\.2 does"):
+        evaluate(run, loose, split="val", device="cpu")
+    with pytest.raises(UsageError, match="its training is complete; there is nothing to resume"):
+        fit(None, run.folder, resume=True)
 
 
 def test_the_own_parts_of_a_run_win(tiny, photos, plant, tmp_path):

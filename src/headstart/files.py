@@ -111,15 +111,17 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def translate_errors(
-    folder: Path, *, advice: str = "free space, or name another place with --cache-dir"
+    folder: Path, *, advice: str = "name another place with --cache-dir"
 ) -> Iterator[None]:
-    """The system's errors as one line that says what to do."""
+    """The system's errors as one line that says what to do: free space on a full disk, or as advised."""
     try:
         yield
     except ResourceError:
         raise
     except OSError as exc:
-        raise ResourceError(f"{folder}: {exc.strerror or exc}; {advice}") from exc
+        is_full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = f"free space, or {advice}" if is_full else advice
+        raise ResourceError(f"{folder}: {exc.strerror or exc}; {what}") from exc
 
 
 def write_quietly(path: Path, data: bytes) -> bool:

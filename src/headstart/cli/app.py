@@ -41,7 +41,7 @@ headstart demo                             [dim]the whole path on real images[/d
 
 headstart fit photos -o run                [dim]photos/ants/*.jpg, photos/bees/…[/dim]
 
-headstart evaluate run photos --split val  [dim]accuracy with its interval[/dim]
+headstart evaluate run other-photos        [dim]accuracy with its interval[/dim]
 
 headstart predict run new/*.jpg            [dim]what is in these?[/dim]
 """,
@@ -104,8 +104,14 @@ def _fail(code: int, message: str) -> int:
 
 
 def _command_given() -> str:
-    names = {c.name for c in app.registered_commands}
-    return next((f"{word} " for word in sys.argv[1:] if word in names), "")
+    level, found = app, ""
+    for word in sys.argv[1:]:
+        if word in {command.name for command in level.registered_commands}:
+            return f"{found}{word} "
+        for group in level.registered_groups:
+            if word == group.name and group.typer_instance is not None:
+                level, found = group.typer_instance, f"{word} "
+    return found
 
 
 def _show_version(value: bool) -> None:

@@ -189,7 +189,7 @@ def evaluate_command(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Take the images of train, val, test or all; test, else val, by default."
+            help="Take the images of train, val, test or all; by default test, else val, else all."
         ),
     ] = None,
     unknown_classes: Annotated[
@@ -361,7 +361,7 @@ def extract_command(
         Path | None,
         typer.Option(
             help="Also write features, ids and labels to an .npz file, or a .parquet one, which needs "
-            "pip install 'headstart[parquet]'."
+            "pip install 'headstart\\[parquet]'."
         ),
     ] = None,
     activations: Annotated[

@@ -86,7 +86,7 @@ def backbones_command(
     out.print(table if found else Text(f"no network fits '{printable(pattern)}'"))
     note(count(len(found), "network"))
     if any(info.parameters is None for info in found):
-        note(f"parameters are counted in lists of at most {COUNTED}; name a pattern")
+        note(f"parameters are counted in lists of at most {COUNTED}; name a narrower pattern")
 
 
 @takes(talks=["json"])

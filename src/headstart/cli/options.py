@@ -118,13 +118,15 @@ def _fill_in(name: str, text: str) -> str:
 
 
 class SettingsCommand(TyperCommand):
-    """A command of `takes`: tables that settings choose from are read once help is asked for."""
+    """A command of `takes`: what its help says of settings and switches is made once it is asked for."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        for parameter in self.params:
+        for parameter in self.get_params(ctx):
+            told = vars(parameter)
             if parameter.name in FIELDS:
-                told = vars(parameter)
                 told["help"] = _fill_in(parameter.name, told["help"])
+            if told.get("is_bool_flag"):
+                told["metavar"] = ""  # a switch takes no value
         super().format_help(ctx, formatter)
 
 

@@ -102,9 +102,10 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
         return
     classes = len(dataset.classes)
     low, middle, high = zip(scan.width_px, scan.height_px, strict=True)
+    sizes = f", {low[0]} x {low[1]} to {high[0]} x {high[1]} px, median {middle[0]} x {middle[1]}"
     note(
-        f"{scan.images:,} images in {classes} classes at {printable(dataset.name)}, "
-        f"{low[0]} x {low[1]} to {high[0]} x {high[1]} px, median {middle[0]} x {middle[1]}"
+        f"{scan.images:,} images in {classes} classes at {printable(dataset.name)}"
+        f"{sizes if scan.probed else ''}"
     )
     table = Table()
     splits = [s for s in ("all", "train", "val", "test") if s in scan.counts]
@@ -122,9 +123,10 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
         passed = ", ".join(f"{n} {printable(kind)}" for kind, n in sorted(dataset.ignored.items()))
         note(f"passed over, not images: {passed}")
     if scan.unreadable:
-        first = "; ".join(f"{printable(i)}: {printable(e)}" for i, e in scan.unreadable[:3])
-        more = f"; and {len(scan.unreadable) - 3} more" if len(scan.unreadable) > 3 else ""
-        warn(f"{len(scan.unreadable)} unreadable: {first}{more}")
+        from headstart.features.reading import tell_bad_images
+
+        told = printable(tell_bad_images(scan.unreadable))
+        warn(f"{len(scan.unreadable)} unreadable: {told}")
 
 
 def show_run(run: "Run") -> None:

@@ -5,10 +5,12 @@ the network overlap, no thread waits for another, and at most a few micro-batche
 """
 
 import dataclasses
+import errno
 import hashlib
 import math
+import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +23,9 @@ from headstart.features.engine import Engine
 from headstart.features.runtime import Runtime
 from headstart.parallel import T, map_ahead
 
-__all__ = ["Reading", "check_bad_images", "read_image", "run_images"]
+__all__ = ["Reading", "check_bad_images", "read_image", "run_images", "tell_bad_images"]
+
+MISSING = os.strerror(errno.ENOENT).lower()  # as the reason why an image cannot be read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,6 +118,12 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
+def tell_bad_images(bad: Sequence[tuple[str, str]]) -> str:
+    """Name the first few unreadable images, with their reasons."""
+    first = "; ".join(f"{image_id}: {reason}" for image_id, reason in bad[:3])
+    return first + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
+
+
 def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> None:
     """Stop when too many images are unreadable.
 
@@ -128,16 +138,21 @@ def check_bad_images(bad: list[tuple[str, str]], total: int, max_bad: float) -> 
     # 0.29 * 100 is a little less than 29 in floating point.
     allowed = max(1, math.floor(max_bad * total + 1e-9))
     if len(bad) > allowed or (bad and len(bad) == total):
-        first = "; ".join(f"{i}: {reason}" for i, reason in bad[:3])
-        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        told = tell_bad_images(bad)
         if total == 1:
             raise TooManyBadImagesError(
-                f"the one image is unreadable ({first}). Check its name, or mend or replace it"
+                f"the one image is unreadable ({told}). Check its name, or mend or replace it"
             )
         counted = f"{len(bad)} of {total} images are unreadable"
         if len(bad) == total:  # no setting helps
-            raise TooManyBadImagesError(f"{counted} ({first}{more}). Repair or replace them")
+            are_there = any(reason != MISSING for _, reason in bad)
+            advice = (
+                "Repair or replace them"
+                if are_there
+                else ("Check their names; a manifest's paths start at its folder, or at --root")
+            )
+            raise TooManyBadImagesError(f"{counted} ({told}). {advice}")
         raise TooManyBadImagesError(
             f"{counted}, and {allowed} {'is' if allowed == 1 else 'are'} allowed "
-            f"({first}{more}). Repair or remove them, or allow more with --max-bad"
+            f"({told}). Repair or remove them, or allow more with --max-bad"
         )

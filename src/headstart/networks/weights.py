@@ -35,8 +35,8 @@ def find_weights(name: str, weights: str | os.PathLike[str] | None) -> tuple[Pat
     if config.url:
         return _url_file(name, config.url)
     raise InputError(
-        f"there are no pre-trained weights of {config.architecture}; train it from random ones "
-        "(random_weights), or give --weights FILE"
+        f"there are no pre-trained weights of {config.architecture}; train it from random ones with "
+        "--strategy scratch, or in Python with random_weights=True, or give --weights FILE"
     )
 
 

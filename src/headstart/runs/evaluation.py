@@ -243,8 +243,10 @@ def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tupl
         return dataset, chosen
     known = [s for s in ("train", "val", "test") if s in present]
     if chosen not in known:
+        cross_validated = chosen == "val" and own and "val" not in own.values()
         raise UsageError(
             f"split '{chosen}' is not in the data{nearest(chosen, known)}; "
             f"there {'is' if len(known) == 1 else 'are'} {', '.join([*known, 'all'])}"
+            + ("; the run held no images out, which fit --val 0.2 does" if cross_validated else "")
         )
     return dataset.select(np.flatnonzero([s == chosen for s in splits])), chosen

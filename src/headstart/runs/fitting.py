@@ -25,13 +25,14 @@ from headstart.features.engines import choose_device, choose_engine
 from headstart.features.extraction import Features, extract
 from headstart.features.near_copies import find_near_copies
 from headstart.features.pixels import check_images
-from headstart.features.reading import check_bad_images
+from headstart.features.reading import check_bad_images, tell_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
 from headstart.metrics import Estimate
 from headstart.networks.backbones import Backbone, load_backbone
 from headstart.parallel import Progress, no_progress
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
+    CARD,
     NEXT,
     check_folder,
     clear_training,
@@ -152,7 +153,7 @@ def fit(
     _refuse_unmeasured(settings, dataset)
     if report is not None:
         progress("reading the images' headers", 0, 0)
-        report(dataset, scan_images(dataset, max_pixels=settings.runtime.max_pixels))
+        _report(dataset, settings, report)
     with _writing(folder):
         place = _begin(folder, data, settings, replaces=replaces, resume=resume)
     # The test split is looked at by `evaluate` alone.
@@ -166,6 +167,16 @@ def fit(
     run = dataclasses.replace(run, seconds=time.perf_counter() - started)
     with _writing(folder):
         return save_run(run, keep=_list_kept(run))
+
+
+def _report(dataset: Dataset, settings: Settings, report: Callable[[Dataset, Scan], None]) -> None:
+    """Report what the data hold; stop where it shows already that too many images are unreadable."""
+    scan = scan_images(dataset, max_pixels=settings.runtime.max_pixels)
+    report(dataset, scan)
+    parts = zip(dataset.ids, dataset.splits, strict=True)
+    used = {image_id for image_id, part in parts if part in ("train", "val")}
+    bad = [(image_id, reason) for image_id, reason in scan.unreadable if image_id in used]
+    check_bad_images(bad, len(used), settings.data.max_bad)
 
 
 def _check_machine(settings: Settings, strategy: Strategy) -> None:
@@ -187,8 +198,8 @@ def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> boo
     can_resume = all((place / name).exists() for name in (START, CHECKPOINT))
     if can_resume and not (overwrite or resume):
         raise UsageError(
-            f"{folder}: holds an interrupted training; headstart fit --resume goes on with it, and "
-            "--overwrite starts anew"
+            f"{folder}: holds an interrupted training; headstart fit --resume {folder} goes on with "
+            "it, and --overwrite starts anew"
         )
     return replaces
 
@@ -415,6 +426,8 @@ def _read_start(
     recover(folder)
     path = find_training(folder) / START
     if not os.path.lexists(path):
+        if (folder / CARD).exists():
+            raise UsageError(f"{folder}: its training is complete; there is nothing to resume")
         raise UsageError(
             f"{folder}: no interrupted training to resume here; headstart fit DATA -o {folder} "
             "starts one"
@@ -441,6 +454,7 @@ def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
     warnings = [
         *used.warnings,
         *features.warnings,
+        *_unreadable_warnings(features),
         *_duplicate_warnings(used, features),
         *_near_copy_warnings(task, measured, decisions),
         *decisions.warnings,
@@ -453,6 +467,12 @@ def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
     elif measured is None:
         warnings.append(_say_why_unmeasured(used.select(task.rows), features.select(task.rows)))
     return tuple(warnings)
+
+
+def _unreadable_warnings(features: Features) -> list[str]:
+    bad = features.unreadable()
+    images = "1 unreadable image was" if len(bad) == 1 else f"{len(bad)} unreadable images were"
+    return [f"{images} left out: {tell_bad_images(bad)}"] if bad else []
 
 
 def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:

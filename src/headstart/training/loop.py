@@ -692,7 +692,8 @@ def _write_history(path: Path | None, history: list[dict[str, Any]]) -> None:
     if path is not None:  # JSON has no infinity
         entries = [{k: v if math.isfinite(v) else None for k, v in e.items()} for e in history]
         with translate_errors(path.parent, advice=ADVICE):
-            write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+            lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+            write_atomically(path, lines.encode(), kind="history")
 
 
 @contextlib.contextmanager

@@ -8,4 +8,4 @@ HISTORY, TENSORBOARD = "history.jsonl", "tensorboard"
 START, PLAN, CHECKPOINT = "start.json", "plan.json", "checkpoint.safetensors"
 TRAINING = (HISTORY, TENSORBOARD, START, PLAN, CHECKPOINT)
 # To those whose disk is full or who may not write there.
-ADVICE = "free space or choose another"
+ADVICE = "choose another folder"
