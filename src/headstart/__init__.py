@@ -31,13 +31,17 @@ if TYPE_CHECKING:
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
+    from headstart.runs.advising import advise
     from headstart.runs.classifier import Classifier
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
     from headstart.runs.prediction import Prediction
     from headstart.runs.predictor import Predictor, predict
     from headstart.runs.record import Run
+    from headstart.training.advice import Advice, Candidate, Case
+    from headstart.training.costs import Bill, Costs
     from headstart.training.decisions import Decision, Decisions
+    from headstart.training.facts import Facts
     from headstart.training.settings import Settings
 
 __version__ = "0.1.0"
@@ -47,14 +51,20 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Activations",
+    "Advice",
     "Augmentation",
     "Backbone",
+    "Bill",
+    "Candidate",
+    "Case",
     "Classifier",
+    "Costs",
     "Dataset",
     "Decision",
     "Decisions",
     "Estimate",
     "Evaluation",
+    "Facts",
     "Features",
     "HeadstartError",
     "ImageRef",
@@ -70,6 +80,7 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "Views",
+    "advise",
     "choose_engine",
     "evaluate",
     "export_features",
@@ -95,14 +106,15 @@ ORDER = {
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine * engines shards reading "
-        "drawing extraction tables activations pixels near_copies"
+        "drawing extraction tables activations pixels shift near_copies"
     ),
     "training": (
-        "decisions recipes rules logistic heads settings task outputs trainable inputs objectives loop "
-        "epochs probes mirroring tuning"
+        "decisions recipes rules facts costs advice logistic heads settings task outputs trainable inputs "
+        "objectives loop epochs probes mirroring tuning evidence calibration"
     ),
     "training.strategies": "* table",
-    "runs": "folder prediction classifier record predictor fitting evaluation",
+    "runs": "folder prediction classifier record predictor sources budget advising fitting evaluation",
+    "publish": "charts",
     "cli": "demo terminal options reference listings commands app",
 }
 
@@ -130,11 +142,15 @@ _HOMES = {
     "features.tables": ("export_features",),
     "features.activations": ("Activations", "extract_activations"),
     "training.decisions": ("Decision", "Decisions"),
+    "training.facts": ("Facts",),
+    "training.costs": ("Bill", "Costs"),
+    "training.advice": ("Advice", "Candidate", "Case"),
     "training.settings": ("Settings",),
     "runs.prediction": ("Prediction",),
     "runs.classifier": ("Classifier",),
     "runs.predictor": ("Predictor", "predict"),
     "runs.record": ("Run",),
+    "runs.advising": ("advise",),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
 }

@@ -11,6 +11,7 @@ from rich.text import Text
 
 import headstart
 from headstart.cli.commands import (
+    advise_command,
     demo_command,
     evaluate_command,
     extract_command,
@@ -49,6 +50,7 @@ headstart predict run new/*.jpg            [dim]what is in these?[/dim]
 
 
 for _name, _command in {
+    "advise": advise_command,
     "fit": fit_command,
     "evaluate": evaluate_command,
     "predict": predict_command,

@@ -28,6 +28,7 @@ from headstart.cli.terminal import (
     note,
     out,
     print_json,
+    show_advice,
     show_epoch,
     show_evaluation,
     show_next,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from headstart.runs.record import Run
 
 __all__ = [
+    "advise_command",
     "demo_command",
     "evaluate_command",
     "extract_command",
@@ -61,6 +63,7 @@ __all__ = [
 
 TALKS = ("json", "quiet", "verbose")
 DATA_HELP = "Folder of class folders, or manifest with path and label."
+DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
 
@@ -180,6 +183,59 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
         err.print(Text(f"interrupted; the best model so far is kept. {resume}"))
         raise typer.Exit(130)
     return (read[0] if read else None), run
+
+
+@takes(
+    ("budget", "backbone", "weights", "input_px", "class_weights", "seed", *DATA, *RUNTIME),
+    talks=TALKS,
+)
+def advise_command(
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    backbones: Annotated[
+        str | None,
+        typer.Option(help="Choose among these networks too: names with commas between them."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Also write advice.json and its pictures to this folder."
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Say how best to train on these images, what that will bring and cost, and why.
+
+    Probes on features of at most 2,000 images tell how like the network's own
+    training data they are and what more images would bring; the machine is
+    measured too. Nothing is trained. headstart fit follows the advice.
+
+    \b
+    [bold]Examples[/bold]
+    headstart advise photos
+    headstart advise photos --budget 20m -o advice
+    headstart advise photos --backbones tf_efficientnet_lite0,resnet50
+    """
+    names = [name.strip() for name in backbones.split(",")] if backbones else []
+    with show_progress() as progress:
+        advice = headstart.advise(
+            data,
+            backbones=names,
+            progress=progress,
+            report=None if State.quiet or State.json else show_scan,
+            **options,
+        )
+        files = []
+        if output is not None:
+            from headstart.publish.charts import write_advice
+
+            progress("drawing", 0, 0)
+            files = write_advice(advice, output)
+    if State.json:
+        print_json(advice.to_json())
+    else:
+        show_advice(advice, data, options)
+        for file in files:
+            note(f"written: {printable(str(file))}")
 
 
 @takes(("root", "allow_outside", "max_bad", *RUNTIME), talks=TALKS)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headstart.runs.evaluation import Evaluation
     from headstart.runs.prediction import Prediction
     from headstart.runs.record import Run
+    from headstart.training.advice import Advice, Candidate
     from headstart.training.task import Strategy
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "note",
     "out",
     "print_json",
+    "show_advice",
     "show_epoch",
     "show_evaluation",
     "show_metrics",
@@ -184,6 +186,68 @@ def _decisions(run: "Run") -> str:
     return "".join(f", {printable(w)}" for w in words)
 
 
+def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
+    """Show what is advised, its evidence and the alternatives."""
+    from headstart.training.advice import say_time
+
+    case, chosen = advice.case, advice.chosen
+    number = f"case {case.number}: " if case.number else ""
+    out.print(Text(f"{number}{case.words}", style="bold"))
+    for line in case.evidence:
+        out.print(Text(f"  {printable(line)}"))
+    for name, candidate in advice.networks:
+        out.print(Text(f"  {printable(name)}: {_expected(candidate)} by {candidate.name}"))
+    out.print(Text(f"\nadvice: {printable(chosen.name)}", style="bold green"))
+    seconds = say_time(chosen.bill.seconds)
+    out.print(Text(f"  {_expected(chosen)}, {seconds}: {printable(chosen.reason)}"))
+    for line in advice.changes:
+        out.print(Text(f"  {line}"))
+    table = Table("", "what", "expected", "95 % interval", "time", "memory", "disk", "")
+    sentences = ("", *advice.sentences)
+    for candidate, sentence in zip((chosen, *advice.others), sentences, strict=True):
+        bill = candidate.bill
+        table.add_row(
+            Text("*" if candidate is chosen else ""),
+            Text(printable(candidate.name)),
+            f"{candidate.accuracy:.3f}",
+            f"{candidate.low:.3f} to {candidate.high:.3f}",
+            say_time(bill.seconds),
+            f"{bill.memory_mb / 1000:.1f} GB",
+            f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else "",
+            Text(sentence),
+        )
+    out.print()
+    out.print(table)
+    _show_depths(advice)
+    words = ["headstart", "fit", data]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    note("next:")
+    note(f"  {printable(shlex.join(words))}  # does what is advised")
+
+
+def _expected(candidate: "Candidate") -> str:
+    return (
+        f"accuracy {candidate.accuracy:.3f} ({candidate.low:.3f} to {candidate.high:.3f}) expected"
+    )
+
+
+def _show_depths(advice: "Advice") -> None:
+    """Show the accuracy of a probe at every cut point as bars, and with fewer images."""
+    if not advice.facts.depths:
+        return
+    table = Table("a probe on the features at", "accuracy", "")
+    for depth in advice.facts.singles:
+        bar = "█" * round(BAR_WIDTH * depth.accuracy)
+        shown = f"{depth.accuracy:.3f} ± {1.96 * depth.error:.3f}"
+        table.add_row(Text(printable(depth.cuts[0])), shown, Text(bar, style="blue"))
+    out.print()
+    out.print(table)
+    if advice.facts.curve:
+        points = ", ".join(f"{p.accuracy:.3f} with {p.images:,}" for p in advice.facts.curve)
+        out.print(Text(f"learning curve on the last features: {points} images"))
+
+
 def show_epoch(entry: dict[str, Any]) -> None:
     """Show a line an epoch on stderr."""
     parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
@@ -247,6 +311,7 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
         out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
 
 
+BAR_WIDTH = 30
 # Settings of a run that stay the same for the same data, whatever the strategy.
 KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")

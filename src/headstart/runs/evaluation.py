@@ -24,9 +24,10 @@ from headstart.metrics import Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.problem import Classes
 from headstart.runs.classifier import Classifier
-from headstart.runs.fitting import Data, check_data, extract_with
+from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
+from headstart.runs.sources import Data, check_data
 from headstart.training.settings import make_settings
 
 __all__ = ["Evaluation", "evaluate"]

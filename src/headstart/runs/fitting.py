@@ -8,19 +8,17 @@ import dataclasses
 import importlib.util
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import Dataset, add_validation
-from headstart.data.groups import say_why_whole
-from headstart.data.loading import load_dataset
-from headstart.data.scan import Scan, scan_images
+from headstart.arrays import IntN
+from headstart.data.dataset import Dataset
+from headstart.data.scan import Scan
 from headstart.data.splits import join_units, split_dataset
-from headstart.errors import InputError, UsageError
+from headstart.errors import UsageError
 from headstart.features.engines import choose_device, choose_engine
 from headstart.features.extraction import Features, extract
 from headstart.features.near_copies import find_near_copies
@@ -28,8 +26,10 @@ from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images, tell_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
 from headstart.metrics import Estimate
-from headstart.networks.backbones import Backbone, load_backbone
+from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
+from headstart.runs.advising import SAMPLE, advise_for, draw_parts, load_network
+from headstart.runs.budget import Budget, OutOfTime
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
     CARD,
@@ -41,50 +41,20 @@ from headstart.runs.folder import (
     recover,
 )
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
+from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
 from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
-from headstart.training.settings import FIELDS, Settings, make_settings
-from headstart.training.strategies.table import choose_strategy, train
+from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
+from headstart.training.strategies.table import (
+    ADVISABLE,
+    check_advisable,
+    choose_strategy,
+    train,
+)
 from headstart.training.task import Strategy, Task, Trained
 
-__all__ = ["Data", "check_data", "extract_with", "fit", "load_data"]
-
-# A folder, a manifest, or a data set that was loaded before.
-Data = str | os.PathLike[str] | Dataset
-
-
-def load_data(data: Data, settings: Settings) -> Dataset:
-    """Load the data set that `fit` works on, with the splits that it comes with.
-
-    Raises:
-        InputError, UsageError: as `load_dataset` and `add_validation` say; or there is nothing to
-            measure on, and all images are one group.
-    """
-    if isinstance(data, Dataset):
-        unused = {"root", "group"} & settings.data.model_fields_set
-        if unused:
-            raise UsageError(f"{min(unused)} has no effect on a Dataset; give it to load_dataset")
-        dataset = data
-    else:
-        dataset = load_dataset(
-            data,
-            root=settings.data.root,
-            group=settings.data.group,
-            allow_outside=settings.data.allow_outside,
-        )
-    val = settings.data.val
-    if isinstance(val, str):
-        validation = load_dataset(val, allow_outside=settings.data.allow_outside)
-        dataset = add_validation(dataset, validation)
-    elif val and "val" in dataset.splits:
-        raise UsageError(
-            f"val {val} would have no effect: the data have a validation split; leave --val out"
-        )
-    # What measures a classifier, or runs a network, takes images of one group.
-    if "val" not in dataset.splits and (why := say_why_whole(dataset.groups)):
-        raise InputError(f"{dataset.name}: the column group {why}")
-    return dataset
+__all__ = ["extract_with", "fit"]
 
 
 def fit(
@@ -120,71 +90,186 @@ def fit(
         ResourceError: out of disk, memory or permission.
         KeyboardInterrupt: interrupted before there was a model to keep; `resume` continues.
     """
-    started = time.perf_counter()
+    began = time.monotonic()
     folder = Path(out)
     if resume and overwrite:
         raise UsageError("overwrite has no effect with resume; choose one")
+    advised: dict[str, Any] = {}
     if resume:
-        data, options = _read_start(folder, data, options)
+        data, options, advised = _read_start(folder, data, options)
     elif data is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
     check_data(data)
     settings = make_settings(options)
-    strategy = choose_strategy(settings)
-    _check_machine(settings, strategy)
+    _check_settings(settings)
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
-    _check_trainable(dataset)
+    check_trainable(dataset)
     replaces = _check_place(folder, data, overwrite, resume)
-    progress("loading the network", 0, 0)
-    backbone = load_backbone(
-        settings.backbone,
-        weights=settings.weights,
-        input_px=settings.input_px,
-        random_weights=strategy.random_weights,
-        seed=settings.seed,
-        cache_dir=settings.runtime.cache_dir,
-    )
-    if strategy.check_cut is not None:
-        strategy.check_cut(settings, backbone)
-    # Only now, since it reads images to find identical ones.
-    progress("splitting the images", 0, 0)
-    dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
-    _refuse_unmeasured(settings, dataset)
+    budget = Budget.of(settings, began)
+    plan = _Plan(dataset, settings, advised)
+    if settings.strategy == AUTO:
+        plan = _follow_advice(plan, budget, report, progress)
+        report = None
+    plan = _complete(plan, budget, progress)
     if report is not None:
         progress("reading the images' headers", 0, 0)
-        _report(dataset, settings, report)
+        report_scan(plan.dataset, settings, report)
     with _writing(folder):
-        place = _begin(folder, data, settings, replaces=replaces, resume=resume)
-    # The test split is looked at by `evaluate` alone.
-    used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
-    task = _read_images(settings, used, backbone, progress)
-    progress("training the head", 0, 0)
+        place = _begin(folder, data, plan, replaces=replaces, resume=resume)
     with _with_tensorboard(settings, place, on_epoch) as write:
-        trained = train(dataclasses.replace(task, folder=place, on_epoch=write))
+        task, trained = _train(plan, place, budget, progress, write)
     run = _measure(folder, data, task, trained)
     progress("writing the run", 0, 0)
-    run = dataclasses.replace(run, seconds=time.perf_counter() - started)
+    run = dataclasses.replace(run, seconds=time.monotonic() - began)
     with _writing(folder):
         return save_run(run, keep=_list_kept(run))
 
 
-def _report(dataset: Dataset, settings: Settings, report: Callable[[Dataset, Scan], None]) -> None:
-    """Report what the data hold; stop where it shows already that too many images are unreadable."""
-    scan = scan_images(dataset, max_pixels=settings.runtime.max_pixels)
-    report(dataset, scan)
-    parts = zip(dataset.ids, dataset.splits, strict=True)
-    used = {image_id for image_id, part in parts if part in ("train", "val")}
-    bad = [(image_id, reason) for image_id, reason in scan.unreadable if image_id in used]
-    check_bad_images(bad, len(used), settings.data.max_bad)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is to be trained.
+
+    Attributes:
+        dataset: its images, with their splits once it is complete.
+        settings: of a strategy that is named.
+        advised: the settings among them that follow the advice, and the advice, as JSON; {} without.
+        backbone: None until it is complete.
+    """
+
+    dataset: Dataset
+    settings: Settings
+    advised: dict[str, Any]
+    backbone: Backbone | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        return choose_strategy(self.settings)
+
+    def follow(self, strategy: str, values: Mapping[str, Any], advice: dict[str, Any]) -> "_Plan":
+        """Give the plan for the strategy that was advised."""
+        chosen = {"strategy": strategy, **values}
+        settings = make_settings({**self.settings.given(), **chosen})
+        return _Plan(self.dataset, settings, {"settings": chosen, "advice": advice})
 
 
-def _check_machine(settings: Settings, strategy: Strategy) -> None:
-    """Check before any work what the settings need of the machine."""
+def _follow_advice(
+    plan: _Plan,
+    budget: Budget | None,
+    report: Callable[[Dataset, Scan], None] | None,
+    progress: Progress,
+) -> _Plan:
+    """Measure which strategy to take."""
+    settings = plan.settings
+    dataset = split_dataset(plan.dataset, val=_given_fraction(settings), seed=settings.seed)
+    if report is not None:
+        progress("reading the images' headers", 0, 0)
+        report_scan(dataset, settings, report)
+    progress("loading the network", 0, 0)
+    backbone = load_network(settings)
+    assert budget is not None
+    dataset = _read_within(dataset, backbone, settings, budget, progress)
+    advice = advise_for(dataset, backbone, settings, budget.left(), progress)
+    chosen = advice.chosen
+    plan = dataclasses.replace(plan, dataset=dataset)
+    return plan.follow(chosen.strategy, chosen.settings, advice.to_json())
+
+
+def _given_fraction(settings: Settings) -> float:
+    val = settings.data.val
+    return float(val) if isinstance(val, float | int) else 0.0
+
+
+def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
+    """Load the network and split the images."""
+    settings, strategy = plan.settings, plan.strategy
+    progress("loading the network", 0, 0)
+    backbone = load_network(settings, random_weights=strategy.random_weights)
+    if strategy.check_cut is not None:
+        strategy.check_cut(settings, backbone)
+    dataset = plan.dataset
+    if budget is not None and strategy.reads == "features" and not plan.advised:
+        dataset = _read_within(dataset, backbone, settings, budget, progress)
+    # Only now, since it reads images to find identical ones.
+    progress("splitting the images", 0, 0)
+    dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
+    _refuse_unmeasured(settings, dataset)
+    return dataclasses.replace(plan, dataset=dataset, backbone=backbone)
+
+
+def _read_within(
+    dataset: Dataset, backbone: Backbone, settings: Settings, budget: Budget, progress: Progress
+) -> Dataset:
+    """Read images for features, part by part, while the budget allows; the others are left out."""
+    used = np.flatnonzero([s != "test" for s in dataset.splits])
+    if len(used) <= 2 * SAMPLE:
+        return dataset
+    parts = draw_parts(dataset, used, SAMPLE, settings.seed)
+    read: list[IntN] = []
+
+    def tell(stage: str, done: int, total: int) -> None:
+        before = sum(map(len, read)) if total else 0
+        progress(stage, before + done, len(used) if total else 0)
+
+    for part in parts:
+        extract_with(settings, dataset.select(part), backbone, tell)
+        read.append(part)
+        if not budget.may_read():
+            break
+    kept = np.sort(np.concatenate(read))
+    if len(kept) == len(used):
+        return dataset
+    reduced = dataset.select(kept)
+    warning = (
+        f"{len(kept):,} of {len(used):,} images are used, which is what the budget of {budget.text} "
+        "allows; a longer --budget reads more, and those that are read are kept"
+    )
+    return dataclasses.replace(reduced, warnings=(*reduced.warnings, warning))
+
+
+def _train(
+    plan: _Plan,
+    place: Path,
+    budget: Budget | None,
+    progress: Progress,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> tuple[Task, Trained]:
+    """Train as planned; where the budget ends before there is anything, the linear probe, which is there."""
+    # The test split is looked at by `evaluate` alone.
+    splits = plan.dataset.splits
+    used = plan.dataset.select(np.flatnonzero([s in ("train", "val") for s in splits]))
+    assert plan.backbone is not None
+    task = _read_images(plan.settings, used, plan.backbone, progress)
+    task = dataclasses.replace(task, folder=place, on_epoch=on_epoch)
+    for name, value in plan.advised.get("settings", {}).items():
+        task.decisions.settle(name, value, "advised")
+    if plan.advised:
+        task.decisions.record("advice", plan.advised["advice"])
+    progress("training the head", 0, 0)
+    if budget is None:
+        return task, train(task)
+    guarded = dataclasses.replace(task, progress=budget.guard(progress), deadline=budget.deadline)
+    try:
+        return guarded, train(guarded)
+    except OutOfTime:
+        given = {n: v for n, v in plan.settings.given().items() if n in ADVISABLE}
+        settings = make_settings({**given, "strategy": "linear-probe"})
+        task = dataclasses.replace(task, settings=settings, folder=None, decisions=Decisions())
+        task.decisions.warn(
+            f"the budget of {budget.text} ended before {plan.settings.strategy} had begun to train; "
+            "this is the linear probe, and what was computed is kept"
+        )
+        return task, train(task)
+
+
+def _check_settings(settings: Settings) -> None:
+    """Check before any work that the settings go together, and what they need of the machine."""
+    if settings.strategy == AUTO:
+        check_advisable(settings)
     choose_device(settings.runtime.device)
     if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
-    if strategy.reads == "features":
+    if settings.strategy == AUTO or choose_strategy(settings).reads == "features":
         check_cache(settings.runtime.cache_dir)
 
 
@@ -210,7 +295,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, data: Data, settings: Settings, *, replaces: bool, resume: bool) -> Path:
+def _begin(folder: Path, data: Data, plan: _Plan, *, replaces: bool, resume: bool) -> Path:
     """Mark the folder as one of a training under way; give the place where that keeps its state."""
     place = find_training(folder)
     if not replaces:  # a complete run stays until there is something to replace it with
@@ -218,8 +303,8 @@ def _begin(folder: Path, data: Data, settings: Settings, *, replaces: bool, resu
     if not resume:
         place = folder / NEXT if replaces else folder
         clear_training(place)
-        if choose_strategy(settings).has_epochs(settings):
-            _write_start(place, data, settings)
+        if plan.strategy.has_epochs(plan.settings):
+            _write_start(place, data, plan)
     return place
 
 
@@ -232,7 +317,7 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
     good = features.good() & used.labelled()
     rows = np.flatnonzero(good & (np.array(used.splits) == "train"))
     val_rows = np.flatnonzero(good & (np.array(used.splits) == "val"))
-    _check_trainable(used.select(rows))
+    check_trainable(used.select(rows))
     return Task(
         dataset=used,
         backbone=backbone,
@@ -304,36 +389,6 @@ def extract_with(
     return extract(dataset, backbone, settings.runtime, progress=progress)
 
 
-def check_data(data: object) -> None:
-    """Refuse what is no data.
-
-    Raises:
-        UsageError: names its type.
-    """
-    if not isinstance(data, str | os.PathLike | Dataset):
-        raise UsageError(
-            f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
-        )
-
-
-def _check_trainable(dataset: Dataset) -> None:
-    own = zip(dataset.labels.tolist(), dataset.splits, strict=True)
-    counts = Counter(label for label, split in own if label >= 0 and split in ("train", ""))
-    if len(dataset.classes) < 2:
-        names = ", ".join(f"'{c}'" for c in dataset.classes) or "none"
-        raise InputError(
-            f"{dataset.name}: at least two classes are needed, found {names}; "
-            "each class is a folder, or a label in the manifest"
-        )
-    missing = [c for i, c in enumerate(dataset.classes) if counts[i] == 0]
-    if missing:
-        raise InputError(
-            f"{dataset.name}: class '{missing[0]}' has no readable training images"
-            f"{f' (nor have {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
-            "add some, or remove the class"
-        )
-
-
 def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
     """Refuse settings that need validation images where there are none."""
     unused = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
@@ -401,8 +456,9 @@ _MAY_CHANGE = ("workers", "device", "cache_dir")
 _GUARDS = ("allow_outside", "max_pixels")
 
 
-def _write_start(place: Path, data: Data | None, settings: Settings) -> None:
+def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
     """Write the data and settings that `resume` needs."""
+    settings = plan.settings
     path = None if isinstance(data, Dataset) else os.path.abspath(str(data))
     options = dict(sorted(settings.given().items()))
     for name in ("root", "weights", "cache_dir"):
@@ -411,13 +467,13 @@ def _write_start(place: Path, data: Data | None, settings: Settings) -> None:
     if isinstance(settings.data.val, str):
         options["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
-    start = Start(data=path, options=options)
+    start = Start(data=path, options=options, advised=plan.advised)
     write_atomically(place / START, to_json_bytes(start.model_dump()))
 
 
 def _read_start(
     folder: Path, data: Data | None, options: dict[str, Any]
-) -> tuple[Data, dict[str, Any]]:
+) -> tuple[Data, dict[str, Any], dict[str, Any]]:
     changed = [name for name in options if name not in _MAY_CHANGE + _GUARDS]
     if changed:
         raise UsageError(
@@ -444,7 +500,7 @@ def _read_start(
                 f"{folder}: was started with {name} {stored.get(name, default)!r}, which is not taken "
                 "from a file; give it again"
             )
-    return data, {**stored, **options}
+    return data, {**stored, **options}, dict(start.advised)
 
 
 def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from headstart.runs.folder import (
     SETTINGS,
     replace_run,
 )
-from headstart.training.decisions import Decisions
+from headstart.training.decisions import Decisions, Origin
 from headstart.training.outputs import HISTORY
 from headstart.training.settings import FIELDS
 
@@ -137,7 +137,7 @@ class Run:
         recall: {class: Estimate}, the fraction of its images that were predicted to be of it; empty likewise.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
         images: {"train": n, "val": n, "unreadable": n}.
-        settings: {name: {"value": …, "origin": "default" | "user" | "measured"}}.
+        settings: {name: {"value": …, "origin": "default" | "user" | "advised" | "measured"}}.
         decisions: the values of the settings that the user did not give, and their evidence.
         warnings: one line each, for people.
         history: an object an epoch, 0 the starting point; () where there are no epochs.
@@ -355,7 +355,7 @@ class _Provenance(_Document):
 
 class _Setting(_Document):
     value: str | float | bool | None
-    origin: Literal["default", "user", "measured"]
+    origin: Origin
 
 
 class _Member(_Document):
@@ -379,11 +379,13 @@ class Start(_Document):
 
     Attributes:
         data: absolute path of its folder or manifest; None for a `Dataset` in memory.
-        options: fields of `Settings` that were given.
+        options: fields of `Settings` that were given, or advised.
+        advised: the "settings" among them that follow the "advice"; {} without.
     """
 
     data: str | None
     options: dict[str, Any]
+    advised: dict[str, Any] = {}
 
 
 Document = TypeVar("Document", bound=BaseModel)

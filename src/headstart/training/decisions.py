@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 __all__ = ["Decision", "Decisions", "Origin"]
 
-Origin = Literal["default", "user", "measured"]
+Origin = Literal["default", "user", "advised", "measured"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Decision:
     Attributes:
         name: of the setting.
         value: as chosen.
-        origin: "measured" where there is evidence, "default" for the strategy's own value, "user" where it
-            follows from another setting that was given.
+        origin: "measured" where there is evidence, "advised" where it follows the advice, "default" for the
+            strategy's own value, "user" where it follows from another setting that was given.
         evidence: as JSON; {} for none.
     """
 

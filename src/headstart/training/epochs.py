@@ -47,7 +47,7 @@ def train_epochs(
         scales=scales,
         device=task.features.engine.device,
         place=Place.inside(task.folder, description),
-        watch=Watch(task.progress, task.on_epoch),
+        watch=Watch(task.progress, task.on_epoch, task.deadline),
     )
     training = {
         "epochs": len(outcome.history) - 1,
@@ -57,6 +57,11 @@ def train_epochs(
         "wise_ft": outcome.wise_ft,
     }
     task.decisions.record("training", training)
+    if outcome.epochs < recipe.epochs:
+        task.decisions.warn(
+            f"the time was up after {len(outcome.history) - 1} of {recipe.epochs} epochs; a longer "
+            "--budget trains for all"
+        )
     return outcome
 
 

@@ -270,6 +270,7 @@ class CutScore:
         log_loss: mean over the images, by their weights.
         accuracy: fraction of the images that are right, by their weights.
         error: standard error of the log loss, over independent units: images of one unit are not.
+        accuracy_error: that of the accuracy.
         losses: float64 (U,) of each unit, of which `log_loss` is the mean; in the same order in all
             the scores of a choice, for paired comparisons.
     """
@@ -278,6 +279,7 @@ class CutScore:
     log_loss: float
     accuracy: float
     error: float
+    accuracy_error: float
     losses: FloatN
 
 
@@ -529,12 +531,22 @@ def _score(
 ) -> CutScore:
     places = {unit: place for place, unit in enumerate(dict.fromkeys(units))}
     of_image = np.array([places[unit] for unit in units])
-    losses: FloatN = np.bincount(of_image, weights * image_losses(labels, probabilities)).astype(
-        np.float64
+
+    def add_up(values: FloatN) -> FloatN:
+        """Give each unit's part, of which the weighted mean over the images is the mean."""
+        sums = np.bincount(of_image, weights * values) * (len(places) / weights.sum())
+        return np.asarray(sums, dtype=np.float64)
+
+    losses = add_up(image_losses(labels, probabilities))
+    right = add_up((probabilities.argmax(axis=1) == labels).astype(np.float64))
+    return CutScore(
+        cuts,
+        float(losses.mean()),
+        float(right.mean()),
+        _standard_error(losses),
+        _standard_error(right),
+        losses,
     )
-    losses *= len(places) / weights.sum()
-    accuracy = np.average(probabilities.argmax(axis=1) == labels, weights=weights)
-    return CutScore(cuts, float(losses.mean()), float(accuracy), _standard_error(losses), losses)
 
 
 def _standard_error(values: FloatN) -> float:

@@ -47,7 +47,6 @@ __all__ = [
     "Place",
     "Watch",
     "learning_rate_factor",
-    "measure_step",
     "train_network",
 ]
 
@@ -116,10 +115,29 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """Callbacks that follow a training: how far it is, and the figures of every epoch."""
+    """What follows a training from outside.
+
+    Attributes:
+        progress: called with how far it is.
+        on_epoch: called with the figures of every epoch.
+        deadline: by `time.monotonic()`; the epochs that no longer fit are left out, so that the learning
+            rate still falls to its end, and none is begun in vain. None for no end.
+    """
 
     progress: Progress = no_progress
     on_epoch: Callable[[dict[str, Any]], None] = _ignore
+    deadline: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def count_epochs(self, done: int, planned: int, epoch_s: float) -> int:
+        """Count the epochs that fit, where `done` of those planned took so long each."""
+        if self.deadline is None:
+            return planned
+        left = max(0.0, self.deadline - time.monotonic())
+        return min(planned, done + int(left / max(epoch_s, 1e-9)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,6 +145,7 @@ class Outcome:
     """The result of a training; the network holds the best weights.
 
     Attributes:
+        epochs: how many were planned at the end; fewer than the recipe's where the time did not allow them.
         history: one dict an epoch, 0 the starting point.
         best_epoch: the epoch whose weights were kept.
         probabilities: float32 (N, C) of the validation images with those weights; None without any.
@@ -135,6 +154,7 @@ class Outcome:
         interrupted: whether Ctrl-C ended it early.
     """
 
+    epochs: int
     history: tuple[dict[str, Any], ...]
     best_epoch: int
     probabilities: FloatNC | None
@@ -174,7 +194,6 @@ def train_network(
     labels = torch.from_numpy(examples.labels.astype(np.int64))
     objective = choose("loss", examples.problem.loss, OBJECTIVES)
     batches = max(1, round(len(rows) / recipe.batch))
-    total = batches * recipe.epochs
     state = _State(network, recipe, scales or {})
     checkpoint = _Checkpoint(place.checkpoint, place.identity)
     evaluate = functools.partial(
@@ -184,21 +203,21 @@ def train_network(
         if not checkpoint.load(state):
             watch.progress("measuring where the training starts", 0, 0)
             state.precision = _choose_precision(
-                network, objective, examples.inputs, rows, labels, recipe, total, device
+                network, objective, examples.inputs, rows, labels, recipe, batches, device
             )
             figures = evaluate(state.averaged(), state.precision)
             state.finish_epoch({"epoch": 0, **figures.entry()}, figures, recipe)
             watch.on_epoch(state.history[0])
         micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
-        watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
-        while state.epoch <= recipe.epochs and not state.stopped and not interrupted.is_set():
+        watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
+        while state.epoch <= state.epochs and not state.stopped and not interrupted.is_set():
             order = _draw_batches(examples, batches, state.epoch, seed)
             epoch_began, before = time.monotonic(), state.images
             network.train()
             for values in examples.inputs.read(order[state.step :]):
                 members = order[state.step][0]
                 step = (state.epoch - 1) * batches + state.step
-                rate = recipe.lr * learning_rate_factor(step, total, recipe)
+                rate = recipe.lr * learning_rate_factor(step, batches * state.epochs, recipe)
                 for group in state.optimizer.param_groups:
                     group["lr"] = rate * group["scale"]
                 # Dropout draws from torch's generator.
@@ -222,10 +241,8 @@ def train_network(
                 state.images += len(members)
                 state.loss += loss * len(members)
                 state.correct += correct
-                watch.progress(
-                    "training", state.seen(batches, len(rows)), recipe.epochs * len(rows)
-                )
-                if interrupted.is_set():
+                watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
+                if interrupted.is_set() or (watch.is_over() and state.step < batches):
                     break
                 if state.step < batches:
                     checkpoint.save_if_due(state, recipe.checkpoint_s)
@@ -247,11 +264,13 @@ def train_network(
             state.finish_epoch(entry, figures, recipe)
             _write_history(place.history, state.history)
             watch.on_epoch(entry)
-            watch.progress("training", state.seen(batches, len(rows)), recipe.epochs * len(rows))
+            epoch_s = time.monotonic() - epoch_began
+            state.epochs = watch.count_epochs(state.epoch - 1, state.epochs, epoch_s)
+            watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
             checkpoint.save_if_due(state, recipe.checkpoint_s)
         if interrupted.is_set():
             checkpoint.save(state)
-        unfinished = state.epoch <= recipe.epochs and not state.stopped
+        unfinished = state.epoch <= state.epochs and not state.stopped and interrupted.is_set()
         if unfinished and len(state.history) < 2:
             raise KeyboardInterrupt
         network.load_state_dict(state.best)
@@ -259,6 +278,7 @@ def train_network(
         if recipe.wise_ft and len(val_rows) and not unfinished:
             fraction = _average_with_start(network, start, state, evaluate)
     return Outcome(
+        epochs=state.epochs,
         history=tuple(state.history),
         best_epoch=state.best_epoch,
         probabilities=state.probabilities,
@@ -482,14 +502,14 @@ def _choose_precision(
     rows: IntN,
     labels: torch.Tensor,
     recipe: Recipe,
-    total: int,
+    batches: int,
     device: str,
 ) -> str:
     """Choose bf16 where a few steps of it are clearly faster, else fp32."""
     if recipe.train_precision != "auto":
         return recipe.train_precision
     small = sum(p.numel() for p in network.parameters()) < 1_000_000
-    if small or total < STEPS_WORTH_MEASURING or device == "mps":
+    if small or batches * recipe.epochs < STEPS_WORTH_MEASURING or device == "mps":
         return "fp32"
     few = rows[: 8 if device == "cpu" else recipe.batch]
     values = next(iter(inputs.read([(few, np.zeros(len(few), dtype=np.int64))]))).to(device)
@@ -512,23 +532,6 @@ def _choose_precision(
             times.append(time.perf_counter() - began)
         seconds[precision] = min(times)
     return "bf16" if seconds["fp32"] > FASTER * seconds["bf16"] else "fp32"
-
-
-def measure_step(
-    network: nn.Module, shape: tuple[int, ...], device: str, images: int = 16
-) -> float:
-    """Measure the seconds an image of a training step on inputs of this shape; no weight changes."""
-    network = network.to(device).train()
-    inputs = torch.zeros(images, *shape, device=device)
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        torch.autograd.backward(network(inputs).square().mean())
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    network.zero_grad(set_to_none=True)
-    return min(times) / images
 
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
@@ -557,6 +560,7 @@ class _State:
         self.best: dict[str, torch.Tensor] = {}
         self.best_figures = _Figures(math.inf, 0.0, None)
         self.probabilities: FloatNC | None = None
+        self.epochs = recipe.epochs
         self.epoch, self.step, self.images, self.loss, self.correct = 1, 0, 0, 0.0, 0
         self.best_epoch, self.waited, self.stopped = 0, 0, False
         self.precision = "fp32"
@@ -600,7 +604,9 @@ class _State:
 
     # -------- as tensors and JSON
 
-    COUNTERS = "epoch step images loss correct best_epoch waited stopped precision history".split()
+    COUNTERS = (
+        "epochs epoch step images loss correct best_epoch waited stopped precision history".split()
+    )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}

@@ -9,7 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from headstart.options import Option
 
-__all__ = ["HEAD", "Recipe"]
+__all__ = ["AUGMENT", "HEAD", "Recipe"]
+
+# The default of `augment`.
+AUGMENT = "medium"
 
 PANEL = "Training by gradient (each strategy has its own defaults)"
 

@@ -69,7 +69,7 @@ class CutCost:
     Attributes:
         name: the cut point.
         megabytes: of the activations of one view of an image.
-        milliseconds: of training on one image once.
+        milliseconds: of training on one image once, on a machine with nothing else to do.
     """
 
     name: str

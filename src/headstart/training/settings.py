@@ -21,7 +21,22 @@ from headstart.options import Option
 from headstart.training.decisions import Decisions
 from headstart.training.recipes import Recipe
 
-__all__ = ["FIELDS", "DataSettings", "Setting", "Settings", "make_settings", "say_wanted"]
+__all__ = [
+    "AUTO",
+    "FIELDS",
+    "DataSettings",
+    "Setting",
+    "Settings",
+    "make_settings",
+    "read_budget",
+    "say_wanted",
+]
+
+# The strategy that stands for whichever the advice names.
+AUTO = "auto"
+
+BUDGET_UNITS = {"s": 1, "m": 60, "h": 3600}
+LEAST_BUDGET_S = 20
 
 DATA, STRATEGY, TRAINING = "Data", "Strategy", "Training of the network"
 
@@ -90,7 +105,9 @@ class Settings(BaseModel):
     None means the strategy's own value, which a run's settings.json has.
 
     Attributes:
-        strategy: a key of `STRATEGIES`.
+        strategy: a key of `STRATEGIES`, or "auto" for the one that `advise` names.
+        budget: the time that all of `fit` may take, such as "90s", "10m" or "1h"; None for five minutes
+            where the strategy is "auto", and else for no bound.
         backbone: a network by name.
         weights: file with the backbone's weights; None for the package, cache or download.
         input_px: side of the square input; None for the network's own size.
@@ -109,8 +126,6 @@ class Settings(BaseModel):
         views: augmented views an image that are cached (K), the plain one included.
         cached: train from activations on disk; False computes them anew in every epoch.
         batchnorm: "frozen" keeps the pre-trained statistics, "adapt" updates them.
-        minutes: how long the epochs may take, without the measuring of cuts and the computing of
-            activations before them; decides the cut where that is "auto".
         tensorboard: also write the history as TensorBoard events.
         recipe: of training by gradient; values that are not given are the strategy's own.
         runtime: the machine: engine, precision, device, threads and cache.
@@ -120,8 +135,23 @@ class Settings(BaseModel):
 
     strategy: Annotated[
         str,
-        Option("Use the backbone in this way: {choices}.", STRATEGY, common=True),
-    ] = "linear-probe"
+        Option(
+            "Use the backbone in this way: {choices}; auto measures and takes what headstart advise "
+            "names.",
+            STRATEGY,
+            common=True,
+        ),
+    ] = AUTO
+    budget: Annotated[
+        str | None,
+        Option(
+            "Spend at most this long on everything, such as 90s, 10m or 1h; auto spends 5m if nothing "
+            "is said.",
+            STRATEGY,
+            common=True,
+            unit="time",
+        ),
+    ] = None
     backbone: Annotated[
         str,
         Option("Use this network; headstart backbones lists all.", STRATEGY, common=True),
@@ -212,26 +242,23 @@ class Settings(BaseModel):
             "Keep BatchNorm's pre-trained statistics (frozen), or update them (adapt).", TRAINING
         ),
     ] = "frozen"
-    minutes: Annotated[
-        float | None,
-        Field(gt=0, allow_inf_nan=False),
-        Option(
-            "Choose a cut with which the epochs take at most this long; what comes before them, "
-            "measuring the cuts and computing activations, is not counted.",
-            TRAINING,
-            unit="minutes",
-        ),
-    ] = None
     tensorboard: Annotated[bool, Option("Write TensorBoard events too.", TRAINING)] = False
     recipe: Recipe = Recipe()
     runtime: Runtime = Runtime()
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_budget(value)
+        return value
 
     def given(self) -> dict[str, Any]:
         """Give {name: value} of the settings that the user gave."""
         return {n: v for n, v in self._flat().items() if n in self._names_given()}
 
     def describe(self, decisions: Decisions) -> dict[str, dict[str, Any]]:
-        """Give {name: {"value": …, "origin": "user", "default" or "measured"}} of every setting.
+        """Give {name: {"value": …, "origin": "user", "default", "advised" or "measured"}} of every setting.
 
         A setting that the user did not give has the value that was decided; null where none was.
         """
@@ -239,7 +266,8 @@ class Settings(BaseModel):
         for name, value in self._flat().items():
             decision = decisions.settled.get(name)
             is_recipe = FIELDS[name].part == "recipe" and name not in given
-            if decision is not None and (is_recipe or value is None or value == "auto"):
+            open_ = is_recipe or value is None or value == "auto"
+            if decision is not None and (open_ or decision.origin == "advised"):
                 result[name] = {"value": decision.value, "origin": decision.origin}
             else:
                 origin = "user" if name in given else "default"
@@ -318,8 +346,25 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
         raise UsageError(f"{name} must be {say_wanted(name)}, got {shown!s}") from exc
 
 
+def read_budget(text: str) -> float:
+    """Read a time such as "90s", "10m" or "1.5h"; give the seconds.
+
+    Raises:
+        ValueError: it is no such time, or one below `LEAST_BUDGET_S`.
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit not in BUDGET_UNITS or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", number):
+        raise ValueError("no time")
+    seconds = float(number) * BUDGET_UNITS[unit]
+    if seconds < LEAST_BUDGET_S:
+        raise ValueError("too short")
+    return seconds
+
+
 def say_wanted(name: str) -> str:
     """Say in words which values a setting takes."""
+    if name == "budget":
+        return f"a time of at least {LEAST_BUDGET_S}s, such as 90s, 10m or 1h"
     if name == "val":
         return "a fraction in [0, 1), or the path of a folder or manifest"
     field = FIELDS[name].info

@@ -26,7 +26,7 @@ __all__ = ["FEATURES", "GRADIENT", "IMAGES", "PRETRAINED", "Strategy", "Task", "
 
 # Settings that are of use to every strategy, and to those that read features of a pre-trained network.
 IMAGES = frozenset(
-    {"strategy", "backbone", "input_px", "head", "class_weights", "seed"}
+    {"strategy", "budget", "backbone", "input_px", "head", "class_weights", "seed"}
     | DataSettings.model_fields.keys()
     | Runtime.model_fields.keys() - {"engine", "precision"}
 )
@@ -63,6 +63,7 @@ class Task:
         progress: called with how far the work is.
         on_epoch: called with the figures of every epoch.
         decisions: where the strategy records what it decides and finds.
+        deadline: when epochs have to end, by `time.monotonic()`; None for no end.
     """
 
     dataset: Dataset
@@ -75,6 +76,7 @@ class Task:
     progress: Progress
     on_epoch: Callable[[dict[str, Any]], None]
     decisions: Decisions
+    deadline: float | None = None
 
     @property
     def labels(self) -> IntN:

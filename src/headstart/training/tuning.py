@@ -22,7 +22,7 @@ from headstart.training.epochs import (
 from headstart.training.heads import Head, parse_head
 from headstart.training.inputs import Inputs, PixelInputs
 from headstart.training.probes import fit_head, weigh_classes
-from headstart.training.recipes import HEAD, Recipe
+from headstart.training.recipes import AUGMENT, HEAD, Recipe
 from headstart.training.task import Task, Trained
 from headstart.training.trainable import (
     TrainableNetwork,
@@ -40,9 +40,6 @@ __all__ = [
     "tune",
     "views_of",
 ]
-
-# The default of `augment`.
-AUGMENT = "medium"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

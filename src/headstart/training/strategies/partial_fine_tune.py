@@ -6,8 +6,8 @@ Below the cut the network stays frozen, so an image passes through that part onc
 import dataclasses
 import functools
 import json
-import math
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,6 @@ from headstart.features.engines import start_engine
 from headstart.features.extraction import to_half
 from headstart.files import translate_errors, write_atomically
 from headstart.networks.backbones import Backbone, find_cut, with_cut
-from headstart.training.heads import Head, parse_head
 from headstart.training.outputs import ADVICE, PLAN
 from headstart.training.recipes import Recipe
 from headstart.training.rules import DISK_SHARE, MINUTES, CutCost, count_views, plan_cut
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from headstart.training.inputs import Inputs
 
 __all__ = ["PARTIAL_FINE_TUNE"]
+
+# The share of the time that is left which the epochs may take; computing activations takes the rest.
+TRAINING_SHARE = 0.7
 
 RECIPE = Recipe(
     epochs=15,
@@ -53,7 +55,7 @@ def _run(task: Task) -> Trained:
     start = start_from_probe(task)
     style = style_of(task, flip=settle_flip(task))
     recipe = task.settings.recipe.over(RECIPE)
-    backbone, cut, views = _settle_cut(task, recipe, start.head)
+    backbone, cut, views = _settle_cut(task, recipe)
     make_inputs = _cache_inputs if task.settings.cached else _compute_inputs
     inputs = make_inputs(task, backbone, cut, style, views)
     return tune(task, backbone, cut, start, inputs, recipe)
@@ -120,7 +122,7 @@ def _find_given(settings: Settings, backbone: Backbone) -> tuple[str | None, str
     return cut, ""
 
 
-def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, int]:
+def _settle_cut(task: Task, recipe: Recipe) -> tuple[Backbone, str, int]:
     """(backbone with that cut point, cut point, views): as given, or by measured cost.
 
     A choice by measured time is kept in the run's folder, so that a resumed training repeats it.
@@ -129,8 +131,10 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
     most = count_views(settings.views, augmented=settings.augment != "none")
     given, reason = _find_given(settings, backbone)
     if given is not None:
-        # The cut point follows from the layer that the user named.
-        task.decisions.settle("cut", given, "user", **({"freeze_until": reason} if reason else {}))
+        if "cut" not in task.decisions.settled:  # which follows from the layer that the user named
+            task.decisions.settle(
+                "cut", given, "user", **({"freeze_until": reason} if reason else {})
+            )
         task.settle_default("views", most)
         return with_cut(backbone, given), given, most
     plan_path = task.folder / PLAN if task.folder else None
@@ -142,8 +146,10 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
         except (UsageError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise InputError(f"{plan_path}: damaged; fit anew with --overwrite") from exc
     else:
-        minutes = settings.minutes or MINUTES
-        costs = _measure_cuts(task, head, recipe, minutes)
+        minutes = MINUTES
+        if task.deadline is not None:
+            minutes = max(0.0, task.deadline - time.monotonic()) / 60 * TRAINING_SHARE
+        costs = _measure_cuts(task)
         cut, views = plan_cut(
             costs,
             images=len(task.rows),
@@ -167,37 +173,28 @@ def _settle_cut(task: Task, recipe: Recipe, head: Head) -> tuple[Backbone, str, 
     return backbone, cut, views
 
 
-def _measure_cuts(task: Task, head: Head, recipe: Recipe, minutes: float) -> list[CutCost]:
-    """Measure the cost of training above each cut point of the upper two thirds, from the last one down to
-    the first that takes too long."""
-    from headstart.training.loop import measure_step
-    from headstart.training.trainable import TrainableNetwork, module_of_head
+def _measure_cuts(task: Task) -> list[CutCost]:
+    """Measure the cost of training above each cut point of the upper two thirds."""
+    from headstart.training.calibration import measure_costs
 
-    shape = parse_head(task.settings.head)
-    costs: list[CutCost] = []
-    points = task.backbone.cuts[:-1]
-    points = points[len(task.backbone.cuts) // 3 :]
-    for done, cut in enumerate(reversed(points)):
-        task.progress("measuring cuts", done, len(points))
-        network = TrainableNetwork(task.backbone, cut.name, module_of_head(head, shape))
-        seconds = measure_step(network, cut.shape, task.features.engine.device)
-        size = 2e-6 * math.prod(cut.shape)
-        costs.insert(0, CutCost(cut.name, size, 1000 * seconds))
-        if len(task.rows) * recipe.epochs * seconds / 60 > minutes:
-            break  # those below cost more
-    task.progress("measuring cuts", len(points), len(points))
-    if not costs:
+    costs = measure_costs(task, 0.0)
+    points = [cut.name for cut in task.backbone.cuts[:-1]][len(task.backbone.cuts) // 3 :]
+    if not points:
         raise UsageError(
             f"{task.backbone.name} has no cut point below its classifier; use --strategy fine-tune"
         )
-    return costs
+    return [
+        CutCost(cut.name, cut.megabytes, 1000 * costs.seconds(cut.train_ms))
+        for cut in costs.cuts
+        if cut.name in points
+    ]
 
 
 PARTIAL_FINE_TUNE = Strategy(
     name="partial-fine-tune",
     help="everything above a cut point is trained, on cached activations of augmented views",
     run=_run,
-    uses=FEATURES | GRADIENT | PRETRAINED | {"cut", "freeze_until", "views", "cached", "minutes"},
+    uses=FEATURES | GRADIENT | PRETRAINED | {"cut", "freeze_until", "views", "cached"},
     recipe=RECIPE,
     by_gradient=True,
     check_cut=_find_given,

@@ -12,14 +12,32 @@ from headstart.training.strategies.linear_probe import LINEAR_PROBE
 from headstart.training.strategies.partial_fine_tune import PARTIAL_FINE_TUNE
 from headstart.training.strategies.scratch import SCRATCH
 from headstart.training.strategies.shallow_probe import SHALLOW_PROBE
-from headstart.training.task import Strategy, Task, Trained
+from headstart.training.task import FEATURES, Strategy, Task, Trained
 
-__all__ = ["STRATEGIES", "choose_strategy", "train"]
+__all__ = ["ADVISABLE", "STRATEGIES", "check_advisable", "choose_strategy", "train"]
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
     for strategy in (LINEAR_PROBE, SHALLOW_PROBE, PARTIAL_FINE_TUNE, FINE_TUNE, SCRATCH)
 }
+
+# Settings that leave the advice its choice.
+ADVISABLE = FEATURES - {"head"}
+
+
+def check_advisable(settings: Settings) -> None:
+    """Check the settings of a fit whose strategy the advice will name.
+
+    Raises:
+        UsageError: a setting that was given goes with a strategy.
+    """
+    unused = [name for name in FIELDS if name in settings.given().keys() - ADVISABLE]
+    if unused:
+        users = [s.name for s in STRATEGIES.values() if unused[0] in s.uses_with(settings)]
+        raise UsageError(
+            f"setting '{unused[0]}' goes with a strategy that is named, and the strategy is auto; name "
+            f"one that it has an effect on: {', '.join(users)}"
+        )
 
 
 def choose_strategy(settings: Settings) -> Strategy:
@@ -44,15 +62,8 @@ def choose_strategy(settings: Settings) -> Strategy:
         raise UsageError("setting 'penalty' has no effect with an MLP --head; leave it out")
     if settings.recipe.schedule == "one-cycle" and "warmup" in given:
         raise UsageError("setting 'warmup' has no effect on the one-cycle schedule; leave it out")
-    if settings.cut not in (None, "auto") and "minutes" in given:
-        raise UsageError(
-            f"setting 'minutes' has no effect with cut '{settings.cut}'; leave it out, or cut auto"
-        )
-    for other in ("cut", "minutes"):
-        if "freeze_until" in given and other in given:
-            raise UsageError(
-                f"settings 'freeze_until' and '{other}' exclude each other; choose one"
-            )
+    if {"freeze_until", "cut"} <= given.keys():
+        raise UsageError("settings 'freeze_until' and 'cut' exclude each other; choose one")
     if settings.augment == "none":
         unused = [n for n in ("flip", "views") if n in given]
         if unused:

@@ -1,0 +1,1 @@
+"""A run or an advice -> the world: pictures."""

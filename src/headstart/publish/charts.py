@@ -1,0 +1,152 @@
+"""Takes an `Advice`, gives its evidence as pictures: accuracy by depth, by images, and by minutes.
+
+matplotlib draws them, without a screen; the text in them stays text.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.files import (
+    default_cache_dir,
+    to_json_bytes,
+    translate_errors,
+    write_atomically,
+)
+from headstart.training.advice import Advice, Candidate
+from headstart.training.facts import fit_power_law
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["CHARTS", "draw_chart", "write_advice"]
+
+# Two colours that people who cannot tell red from green can tell, and a grey.
+CHOSEN, PLAIN, FAINT = "#d55e00", "#0072b2", "#767676"
+SIZE_INCHES = (7.2, 4.0)
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "headstart",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+}
+
+
+def _draw_depth(axes: "Axes", advice: Advice) -> None:
+    singles = advice.facts.singles
+    best = max(singles, key=lambda d: d.accuracy)
+    places = range(len(singles))
+    margins = [1.96 * d.error for d in singles]
+    axes.errorbar(
+        places, [d.accuracy for d in singles], margins, fmt="o-", color=PLAIN, capsize=3, lw=1.5
+    )
+    place = singles.index(best)
+    axes.plot([place], [best.accuracy], "o", color=CHOSEN, ms=9, zorder=5)
+    axes.annotate(
+        f"best: {best.accuracy:.3f}", (place, best.accuracy + margins[place]), (0, 6),
+        textcoords="offset points", ha="center", color=CHOSEN,
+    )  # fmt: skip
+    axes.set_xticks(list(places), [d.cuts[0] for d in singles], rotation=30, ha="right")
+    axes.set_xlabel("cut point, from the pixels to the classifier")
+    axes.set_ylabel("accuracy in cross-validation")
+    axes.set_title("How deep to read the network", loc="left", weight="bold")
+    axes.set_ylim(0, 1.08)
+
+
+def _draw_curve(axes: "Axes", advice: Advice) -> None:
+    facts, law = advice.facts, fit_power_law(advice.facts.curve)
+    points = facts.curve
+    axes.errorbar(
+        [p.images for p in points], [p.accuracy for p in points], [1.96 * p.error for p in points],
+        fmt="o", color=PLAIN, capsize=3, label="measured, with 95 % interval",
+    )  # fmt: skip
+    if law is not None:
+        first, last = points[0].images, 4 * facts.images
+        xs = [first * (last / first) ** (i / 60) for i in range(61)]
+        bands = [law.interval(x) for x in xs]
+        axes.plot(xs, [law.accuracy(x) for x in xs], color=CHOSEN, label="power law")
+        axes.fill_between(
+            xs, [b[0] for b in bands], [b[1] for b in bands], color=CHOSEN, alpha=0.15, lw=0
+        )
+    axes.axvline(facts.images, color=FAINT, ls=":", label=f"these {facts.images:,} images")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.set_xlabel("training images")
+    axes.set_ylabel("accuracy of a linear probe")
+    axes.set_title("What more images would bring", loc="left", weight="bold")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _draw_cost(axes: "Axes", advice: Advice) -> None:
+    def point(candidate: Candidate, colour: str, size: float) -> None:
+        low, high = candidate.accuracy - candidate.low, candidate.high - candidate.accuracy
+        minutes = candidate.bill.seconds / 60
+        axes.errorbar(
+            [minutes], [candidate.accuracy], [[low], [high]],
+            fmt="o", color=colour, ms=size, capsize=2, lw=1,
+        )  # fmt: skip
+        axes.annotate(
+            candidate.name.removeprefix("partial-"), (minutes, candidate.accuracy), (7, 4),
+            textcoords="offset points", color=colour, fontsize=8,
+        )  # fmt: skip
+
+    for candidate in advice.others:
+        fits = candidate.bill.seconds <= advice.budget_s
+        point(candidate, PLAIN if fits else FAINT, 5)
+    point(advice.chosen, CHOSEN, 9)
+    axes.axvline(advice.budget_s / 60, color=FAINT, ls=":")
+    axes.text(
+        advice.budget_s / 60, 0.02, " time that is left", color=FAINT, fontsize=8,
+        transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.margins(x=0.15)
+    axes.set_xlabel("minutes on this machine")
+    axes.set_ylabel("expected accuracy, 95 % interval")
+    axes.set_title("What each way would bring and cost", loc="left", weight="bold")
+
+
+CHARTS: dict[str, Callable[["Axes", Advice], None]] = {
+    "depth": _draw_depth,
+    "images": _draw_curve,
+    "cost": _draw_cost,
+}
+
+
+def draw_chart(name: str, advice: Advice) -> "Figure":
+    """Draw a chart of `CHARTS`, as a matplotlib figure."""
+    # Where it keeps its list of fonts, which is nothing for the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(SIZE_INCHES, layout="constrained")
+        CHARTS[name](figure.subplots(), advice)
+    return figure
+
+
+def write_advice(advice: Advice, folder: Path) -> list[Path]:
+    """Write advice.json, and every chart as SVG where something was measured; give the files.
+
+    Raises:
+        ResourceError: out of disk or permission.
+    """
+    files = {"advice.json": to_json_bytes(advice.to_json())}
+    for name in CHARTS if advice.facts.depths else ():
+        buffer = io.BytesIO()
+        draw_chart(name, advice).savefig(buffer, format="svg", metadata={"Date": None})
+        files[f"{name}.svg"] = buffer.getvalue()
+    with translate_errors(folder, advice="choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+    return [folder / name for name in files]

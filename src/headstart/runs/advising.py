@@ -1,0 +1,164 @@
+"""Takes data, gives the `Advice`: measures the facts and the costs on a sample, and has the rules decide."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.arrays import IntN
+from headstart.data.dataset import Dataset
+from headstart.data.scan import Scan
+from headstart.draws import draw
+from headstart.errors import UsageError
+from headstart.features.extraction import extract
+from headstart.features.reading import check_bad_images
+from headstart.files import check_cache
+from headstart.networks.backbones import Backbone, load_backbone
+from headstart.parallel import Progress, no_progress
+from headstart.runs.budget import Budget
+from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
+from headstart.training.advice import Advice, choose_network, give_advice
+from headstart.training.calibration import measure_costs
+from headstart.training.decisions import Decisions
+from headstart.training.evidence import measure_facts
+from headstart.training.heads import assign_folds
+from headstart.training.rules import DISK_SHARE
+from headstart.training.settings import AUTO, Settings, make_settings
+from headstart.training.strategies.table import check_advisable
+from headstart.training.task import Task
+
+__all__ = ["SAMPLE", "advise", "advise_for", "draw_parts", "load_network"]
+
+# The facts are measured on so many images: accuracies are then sure to about one point.
+SAMPLE = 2000
+# Of every class there are so many in the sample, where it has them; cross-validation needs them.
+LEAST_A_CLASS = 5
+
+
+def load_network(settings: Settings, *, random_weights: bool = False) -> Backbone:
+    """Load the network that the settings name."""
+    return load_backbone(
+        settings.backbone,
+        weights=settings.weights,
+        input_px=settings.input_px,
+        random_weights=random_weights,
+        seed=settings.seed,
+        cache_dir=settings.runtime.cache_dir,
+    )
+
+
+def draw_parts(dataset: Dataset, rows: IntN, size: int, seed: int) -> list[IntN]:
+    """Draw stratified parts of about this size from some rows, units kept whole; together they are all.
+
+    The first has images of every class.
+    """
+    count = max(1, len(rows) // size)
+    if count == 1:
+        return [rows]
+    some = dataset.select(rows)
+    part = assign_folds(some.targets, some.units(), count, seed, problem=some.problem)
+    labels = some.labels
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        draws = [draw(seed, "sample", some.ids[i]) for i in own]
+        missing = max(0, LEAST_A_CLASS - int((part[own] == 0).sum()))
+        part[own[np.argsort(draws)[:missing]]] = 0
+    return [rows[part == number] for number in range(count)]
+
+
+def advise(
+    data: Data,
+    *,
+    backbones: Sequence[str] = (),
+    progress: Progress = no_progress,
+    report: Callable[[Dataset, Scan], None] | None = None,
+    **options: Any,
+) -> Advice:
+    """Say which way of training these images will bring most in the time there is, and why.
+
+    Nothing is trained but linear probes, and nothing is written but the feature store. `fit` with the same
+    options does what is advised.
+
+    Args:
+        data: a folder of class folders, a manifest, or a `Dataset`.
+        backbones: names of networks to choose among; by default the option `backbone` alone.
+        progress: called with how far the work is.
+        report: called with the data set and its scan, before any work.
+        **options: fields of `Settings` that leave the strategy open: `budget`, `seed`, `group`, …
+
+    Raises:
+        UsageError: an option is unknown or goes with a strategy.
+        InputError: the data cannot be used.
+        TooManyBadImagesError: more unreadable images than `max_bad`.
+        ResourceError: out of disk, memory or permission.
+    """
+    began = time.monotonic()
+    check_data(data)
+    settings = make_settings(options)
+    if settings.strategy != AUTO:
+        raise UsageError("setting 'strategy' has no effect on advise, which chooses it")
+    check_advisable(settings)
+    if backbones and "backbone" in settings.given():
+        raise UsageError("backbone and backbones are both given; choose one")
+    check_cache(settings.runtime.cache_dir)
+    progress("listing images", 0, 0)
+    dataset = load_data(data, settings)
+    check_trainable(dataset)
+    if report is not None:
+        report_scan(dataset, settings, report)
+    budget = Budget.of(settings, began)
+    assert budget is not None
+    advices = []
+    for name in backbones or (settings.backbone,):
+        progress("loading the network", 0, 0)
+        own = settings.model_copy(update={"backbone": name})
+        backbone = load_network(own)
+        advices.append(advise_for(dataset, backbone, own, budget.left(), progress))
+    return choose_network(advices)
+
+
+def advise_for(
+    dataset: Dataset, backbone: Backbone, settings: Settings, left_s: float, progress: Progress
+) -> Advice:
+    """Advise on a data set, the backbone being known.
+
+    Args:
+        dataset: its images without a split, or of "train", are measured; no others are looked at.
+        left_s: seconds that the training may take.
+
+    Raises:
+        InputError, TooManyBadImagesError, VerificationError, ResourceError: as `extract` and
+            `measure_facts` say.
+    """
+    began = time.monotonic()
+    of_train = np.array([split in ("train", "") for split in dataset.splits], dtype=bool)
+    pool = np.flatnonzero(of_train & dataset.labelled())
+    some = dataset.select(np.sort(draw_parts(dataset, pool, SAMPLE, settings.seed)[0]))
+    features = extract(some, backbone, settings.runtime, progress=progress)
+    check_bad_images(features.unreadable(), len(some), settings.data.max_bad)
+    task = Task(
+        dataset=some,
+        backbone=backbone,
+        features=features,
+        rows=np.flatnonzero(features.good()),
+        val_rows=np.arange(0),
+        settings=settings,
+        folder=None,
+        progress=progress,
+        on_epoch=lambda entry: None,
+        decisions=Decisions(),
+    )
+    facts, probe_s = measure_facts(task)
+    costs = measure_costs(task, probe_s * len(pool) / max(1, len(task.rows)))
+    counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
+    facts = dataclasses.replace(facts, images=len(pool), per_class=tuple(counts.tolist()))
+    return give_advice(
+        facts,
+        costs,
+        backbone=backbone.name,
+        budget_s=left_s - (time.monotonic() - began),
+        disk_mb=DISK_SHARE * shutil.disk_usage(settings.runtime.cache).free / 1e6,
+    )

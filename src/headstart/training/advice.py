@@ -1,0 +1,351 @@
+"""Takes measured `Facts` and `Costs`, gives the `Advice`: which case this is, what to do, and why.
+
+Pure arithmetic, without PyTorch and without images: the rules are tested on tables of facts, and judged by
+`benchmarks/advice.py` on tasks that they were not made on. docs/advice.md explains them with measurements.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headstart.training.costs import PIXELS, Bill, Costs, CutWork
+from headstart.training.facts import Depth, Facts, PowerLaw, fit_power_law
+
+__all__ = ["CASES", "Advice", "Candidate", "Case", "find_case", "give_advice", "list_candidates"]
+
+CASES = {
+    1: "few images, like those that the network was trained on",
+    2: "many images, like those that the network was trained on",
+    3: "few images, unlike those that the network was trained on",
+    4: "many images, unlike those that the network was trained on",
+}
+# From so many images, and so many in the middle one of the classes, they are many.
+MANY_IMAGES, MANY_A_CLASS = 1000, 50
+# The images are like those of the pre-training if two of three say so: the network's own head is this
+# sure of them, the statistics before its last BatchNorm have moved by this little, in nats, and no cut
+# point before the last is clearly better for a probe.
+SIMILAR_CONFIDENCE, SIMILAR_SHIFT = 0.45, 0.15
+
+# What gains less than this is not worth its time.
+MATTERS = 0.005
+# The fraction of the images that is held out to choose the epoch by.
+HELD_OUT = 0.2
+# Epochs of training above a cut point and of everything, as many as there are or fewer that fit; views.
+EPOCHS, LEAST_EPOCHS, WHOLE_EPOCHS, VIEWS = 15, 4, 10, 8
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Which of the four classic cases of transfer learning the data are.
+
+    Attributes:
+        number: a key of `CASES`; 0 where too little could be measured.
+        evidence: the figures that it was decided by, a sentence each.
+    """
+
+    number: int
+    evidence: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The case in words."""
+        return CASES.get(self.number, "too few images to measure which of the four cases this is")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A way of training, with what it is expected to bring and cost.
+
+    Attributes:
+        strategy: a key of `STRATEGIES`.
+        settings: {setting: value} beside the strategy's own.
+        accuracy: expected on new images.
+        low, high: its 95 % interval.
+        bill: what it costs beyond the features, which are there.
+        reason: a sentence on where the expectation comes from.
+    """
+
+    strategy: str
+    settings: Mapping[str, Any]
+    accuracy: float
+    low: float
+    high: float
+    bill: Bill
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The strategy, and the cut point where there is one."""
+        cut = self.settings.get("cut")
+        return f"{self.strategy} at {cut}" if cut else self.strategy
+
+
+def find_case(facts: Facts) -> Case:
+    """Say which case the facts are of."""
+    if not facts.depths:
+        return Case(0, ("a class has fewer than two images, or groups of them",))
+    middle = sorted(facts.per_class)[len(facts.per_class) // 2]
+    many = facts.images >= MANY_IMAGES and middle >= MANY_A_CLASS
+    lines = [
+        f"{facts.images:,} images, {middle:,} in the middle one of {facts.classes:,} classes: "
+        f"{'many' if many else 'few'} (many: from {MANY_IMAGES:,} and {MANY_A_CLASS})"
+    ]
+    votes = []
+    if facts.confidence is not None and math.isfinite(facts.confidence):
+        votes.append(facts.confidence >= SIMILAR_CONFIDENCE)
+        lines.append(
+            f"the network's own head gives its first guess {facts.confidence:.2f} on average: "
+            f"{_like(votes[-1])} (like: from {SIMILAR_CONFIDENCE})"
+        )
+    if facts.shift and math.isfinite(facts.shift[-1]):
+        votes.append(facts.shift[-1] <= SIMILAR_SHIFT)
+        lines.append(
+            f"the statistics before the last BatchNorm have moved by {facts.shift[-1]:.2f} nats: "
+            f"{_like(votes[-1])} (like: up to {SIMILAR_SHIFT})"
+        )
+    last, best = facts.singles[-1], max(facts.singles, key=lambda d: d.accuracy)
+    votes.append(last.accuracy >= best.accuracy - last.error)
+    lines.append(
+        f"a probe on the last features has {last.accuracy:.3f}, the best cut point "
+        f"({best.cuts[0]}) {best.accuracy:.3f}: {_like(votes[-1])} (like: within {last.error:.3f})"
+    )
+    like = 2 * sum(votes) > len(votes)
+    return Case(1 + many + 2 * (not like), tuple(lines))
+
+
+def _like(vote: bool) -> str:
+    return "like the pre-training" if vote else "unlike it"
+
+
+def list_candidates(
+    facts: Facts, costs: Costs, *, budget_s: float, disk_mb: float
+) -> tuple[Candidate, ...]:
+    """List the ways of training with what each would bring and cost, as large as the budget allows.
+
+    Args:
+        budget_s: seconds that are left, the features being there.
+        disk_mb: that activations may take.
+    """
+    law = fit_power_law(facts.curve)
+    best = min(facts.depths, key=lambda d: d.log_loss)
+    shallow = _choose_shallow(facts)
+    listed = [
+        _of_probe("linear-probe", facts, depth, law, costs)
+        for depth in dict.fromkeys([best, facts.singles[-1]])
+    ]
+    listed.append(_of_probe("shallow-probe", facts, shallow, law, costs))
+    start = _expect(facts, facts.singles[-1], law, facts.images * (1 - HELD_OUT))
+    for cut in costs.cuts:
+        whole = cut.name == PIXELS
+        if not whole and not _may_begin(cut, costs):
+            continue
+        epochs, views = _fit_into(cut, facts, costs, budget_s, disk_mb)
+        ratio, spread = expect_ratio(facts, cut, epochs)
+        listed.append(_of_training(facts, cut, costs, epochs, views, start, ratio, spread))
+    return tuple(listed)
+
+
+def _of_probe(
+    strategy: str, facts: Facts, depth: Depth, law: PowerLaw | None, costs: Costs
+) -> Candidate:
+    expected = _expect(facts, depth, law, facts.images)
+    margin = 1.96 * max(depth.error, 0.5 / facts.measured)
+    return Candidate(
+        strategy=strategy,
+        settings={"cut": ",".join(depth.cuts)},
+        accuracy=expected,
+        low=max(0.0, expected - margin),
+        high=min(1.0, expected + margin),
+        bill=costs.bill_probe(),
+        reason=f"a probe there has {depth.accuracy:.3f} in cross-validation",
+    )
+
+
+def _expect(facts: Facts, depth: Depth, law: PowerLaw | None, images: float) -> float:
+    """Expect of a probe with this many images to train on what the learning curve says."""
+    # Cross-validation trains on four fifths of the images.
+    more = max(images, 1) / max(0.8 * facts.measured, 1)
+    rate = 0.0 if law is None else min(law.rate, 1.0)
+    return 1 - min(1.0, (1 - depth.accuracy) * math.exp(-rate * math.log(more)))
+
+
+def _choose_shallow(facts: Facts) -> Depth:
+    """The best cut point before the last; that network is smaller, and not more accurate."""
+    return min(facts.singles[:-1] or facts.singles, key=lambda d: d.log_loss)
+
+
+def _may_begin(cut: CutWork, costs: Costs) -> bool:
+    """Whether the cut point is in the upper two thirds of the network: below them nothing was gained."""
+    names = [c.name for c in costs.cuts if c.name != PIXELS]
+    return names.index(cut.name) >= len(names) // 3
+
+
+def _fit_into(
+    cut: CutWork, facts: Facts, costs: Costs, budget_s: float, disk_mb: float
+) -> tuple[int, int]:
+    """(epochs, views): as many as time and disk allow, from all to the fewest that make sense."""
+    epochs = WHOLE_EPOCHS if cut.name == PIXELS else EPOCHS
+    while True:
+        views = 1 if cut.name == PIXELS else min(VIEWS, epochs)
+        while views > 1 and _bill(cut, facts, costs, epochs, views).disk_mb > disk_mb:
+            views -= 1
+        if epochs <= LEAST_EPOCHS or _bill(cut, facts, costs, epochs, views).seconds <= budget_s:
+            return epochs, views
+        epochs -= 1
+
+
+def _bill(cut: CutWork, facts: Facts, costs: Costs, epochs: int, views: int) -> Bill:
+    held = round(HELD_OUT * facts.images)
+    return costs.bill_training(
+        cut,
+        images=facts.images - held,
+        val_images=held,
+        epochs=epochs,
+        views=views,
+        batch=BATCH,
+    )
+
+
+def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]:
+    """Expect the error after training above a cut point, as a fraction of the linear probe's.
+
+    Returns:
+        (ratio, standard error of its logarithm).
+    """
+    return 0.6, 0.3
+
+
+def _of_training(
+    facts: Facts,
+    cut: CutWork,
+    costs: Costs,
+    epochs: int,
+    views: int,
+    start: float,
+    ratio: float,
+    spread: float,
+) -> Candidate:
+    error = (1 - start) * ratio
+    whole = cut.name == PIXELS
+    settings: dict[str, Any] = {"epochs": epochs}
+    if not whole:
+        settings = {"cut": cut.name, "views": views, "epochs": epochs}
+    return Candidate(
+        strategy="fine-tune" if whole else "partial-fine-tune",
+        settings=settings,
+        accuracy=1 - error,
+        low=max(0.0, 1 - error * math.exp(1.96 * spread)),
+        high=1 - error * math.exp(-1.96 * spread),
+        bill=_bill(cut, facts, costs, epochs, views),
+        reason=f"{ratio:.2f} of the errors of the probe",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """What to do with data and a network, and why.
+
+    Attributes:
+        case: which of the four cases this is.
+        chosen: what to do.
+        others: what else could be done, the best expectation first.
+        sentences: why each of the others was not chosen, in their order.
+        changes: what would change the advice, a sentence each.
+        backbone: the network's name.
+        budget_s: seconds that the training may take.
+        facts, costs: as measured.
+        networks: (name, what to do with it) of each network that was compared; () where it was one.
+    """
+
+    case: Case
+    chosen: Candidate
+    others: tuple[Candidate, ...]
+    sentences: tuple[str, ...]
+    changes: tuple[str, ...]
+    backbone: str
+    budget_s: float
+    facts: Facts
+    costs: Costs
+    networks: tuple[tuple[str, Candidate], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as JSON."""
+        value = dataclasses.asdict(self)
+        value["case"]["words"] = self.case.words
+        return value
+
+
+def give_advice(
+    facts: Facts, costs: Costs, *, backbone: str, budget_s: float, disk_mb: float
+) -> Advice:
+    """Decide what to do.
+
+    Args:
+        backbone: the network's name.
+        budget_s: seconds that the training may take, the features being there.
+        disk_mb: that activations may take.
+    """
+    case = find_case(facts)
+    if not facts.depths:
+        chance = 1 / max(1, facts.classes)
+        probe = Candidate(
+            "linear-probe",
+            {},
+            math.nan,
+            chance,
+            1.0,
+            costs.bill_probe(),
+            "nothing could be measured",
+        )
+        return Advice(case, probe, (), (), (), backbone, budget_s, facts, costs)
+    listed = list_candidates(facts, costs, budget_s=budget_s, disk_mb=disk_mb)
+    chosen = choose_candidate(listed, budget_s)
+    others = sorted((c for c in listed if c is not chosen), key=lambda c: -c.accuracy)
+    return Advice(
+        case=case,
+        chosen=chosen,
+        others=tuple(others),
+        sentences=tuple(_say_why_not(c, chosen, budget_s) for c in others),
+        changes=(),
+        backbone=backbone,
+        budget_s=budget_s,
+        facts=facts,
+        costs=costs,
+    )
+
+
+def choose_candidate(listed: Sequence[Candidate], budget_s: float) -> Candidate:
+    """Choose the cheapest of those that are about as good as the best that fits the budget."""
+    fitting = [c for c in listed if c.bill.seconds <= budget_s] or [
+        min(listed, key=lambda c: c.bill.seconds)
+    ]
+    best = max(c.accuracy for c in fitting)
+    return min(
+        (c for c in fitting if c.accuracy >= best - MATTERS),
+        key=lambda c: (c.bill.seconds, -c.accuracy),
+    )
+
+
+def choose_network(advices: Sequence[Advice]) -> Advice:
+    """Choose among the advices for several networks as among candidates; the first of those alike."""
+    by_candidate = {id(a.chosen): a for a in advices}
+    chosen = choose_candidate([a.chosen for a in advices], advices[0].budget_s)
+    networks = tuple((a.backbone, a.chosen) for a in advices)
+    return dataclasses.replace(by_candidate[id(chosen)], networks=networks)
+
+
+def _say_why_not(other: Candidate, chosen: Candidate, budget_s: float) -> str:
+    gain = 100 * (other.accuracy - chosen.accuracy)
+    seconds = other.bill.seconds
+    if seconds > budget_s:
+        return f"takes {say_time(seconds)}, and {say_time(budget_s)} are left"
+    if gain > 0:
+        return f"would gain {gain:.1f} points for {say_time(seconds)}"
+    return f"would lose {-gain:.1f} points and take {say_time(seconds)}"
+
+
+def say_time(seconds: float) -> str:
+    """Say a time in words: "12 s", "3.5 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
