@@ -5,7 +5,7 @@ matplotlib draws them, without a screen; the text in them stays text.
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +76,7 @@ def _draw_curve(axes: "Axes", advice: Advice) -> None:
             xs, [b[0] for b in bands], [b[1] for b in bands], color=CHOSEN, alpha=0.15, lw=0
         )
     axes.axvline(facts.images, color=FAINT, ls=":", label=f"these {facts.images:,} images")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    _scale(axes, sorted({p.images for p in points} | {2 * facts.images, 4 * facts.images}))
     axes.set_xlabel("training images")
     axes.set_ylabel("accuracy of a linear probe")
     axes.set_title("What more images would bring", loc="left", weight="bold")
@@ -85,33 +84,51 @@ def _draw_curve(axes: "Axes", advice: Advice) -> None:
 
 
 def _draw_cost(axes: "Axes", advice: Advice) -> None:
-    def point(candidate: Candidate, colour: str, size: float) -> None:
+    shown = sorted((advice.chosen, *advice.others), key=lambda c: c.bill.seconds)
+    for number, candidate in enumerate(shown):
+        fits = candidate.bill.seconds <= advice.budget_s
+        colour = CHOSEN if candidate is advice.chosen else PLAIN if fits else FAINT
         low, high = candidate.accuracy - candidate.low, candidate.high - candidate.accuracy
-        minutes = candidate.bill.seconds / 60
+        minutes = max(candidate.bill.seconds, 1) / 60
         axes.errorbar(
             [minutes], [candidate.accuracy], [[low], [high]],
-            fmt="o", color=colour, ms=size, capsize=2, lw=1,
+            fmt="o", color=colour, ms=9 if candidate is advice.chosen else 5, capsize=2, lw=1,
         )  # fmt: skip
         axes.annotate(
-            candidate.name.removeprefix("partial-"), (minutes, candidate.accuracy), (7, 4),
-            textcoords="offset points", color=colour, fontsize=8,
+            str(number + 1), (minutes, candidate.accuracy), (5, 3),
+            textcoords="offset points", color=colour, fontsize=9,
         )  # fmt: skip
-
-    for candidate in advice.others:
-        fits = candidate.bill.seconds <= advice.budget_s
-        point(candidate, PLAIN if fits else FAINT, 5)
-    point(advice.chosen, CHOSEN, 9)
+        axes.text(
+            1.02, 0.97 - 0.085 * number, f"{number + 1}  {_shorten(candidate)}", color=colour,
+            fontsize=9, va="top", transform=axes.transAxes,
+        )  # fmt: skip
     axes.axvline(advice.budget_s / 60, color=FAINT, ls=":")
     axes.text(
         advice.budget_s / 60, 0.02, " time that is left", color=FAINT, fontsize=8,
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.margins(x=0.15)
+    _scale(axes, (0.02, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000))
     axes.set_xlabel("minutes on this machine")
     axes.set_ylabel("expected accuracy, 95 % interval")
     axes.set_title("What each way would bring and cost", loc="left", weight="bold")
+
+
+def _shorten(candidate: Candidate) -> str:
+    cuts = str(candidate.settings.get("cut", "")).split(",")
+    place = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cut points"
+    strategy = candidate.strategy.replace("partial-fine-tune", "partial")
+    return f"{strategy} {place}".strip()
+
+
+def _scale(axes: "Axes", ticks: Sequence[float]) -> None:
+    """Scale the horizontal axis by its logarithm, with these numbers on it as far as they are in sight."""
+    axes.set_xscale("log")
+    axes.margins(x=0.08)
+    low, high = axes.get_xlim()
+    axes.set_xticks([t for t in ticks if low <= t <= high])
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
+    axes.minorticks_off()
+    axes.set_xlim(low, high)
 
 
 CHARTS: dict[str, Callable[["Axes", Advice], None]] = {

@@ -44,7 +44,7 @@ from headstart.runs.record import Measured, Members, Parts, Run, Start, read_sta
 from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
-from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
 from headstart.training.strategies.table import (
     ADVISABLE,
@@ -55,6 +55,11 @@ from headstart.training.strategies.table import (
 from headstart.training.task import Strategy, Task, Trained
 
 __all__ = ["extract_with", "fit"]
+
+# Settings that need validation images, which a training on all images has none of.
+MEASURING = frozenset({"wise_ft", "monitor", "min_delta", "patience", "refit"})
+# A training on all images is begun where this share of its time is there; it ends with what it has then.
+REFIT_SHARE = 0.7
 
 
 def fit(
@@ -161,23 +166,20 @@ def _follow_advice(
 ) -> _Plan:
     """Measure which strategy to take."""
     settings = plan.settings
-    dataset = split_dataset(plan.dataset, val=_given_fraction(settings), seed=settings.seed)
+    val = settings.data.val if isinstance(settings.data.val, float) else 0.0
     if report is not None:
         progress("reading the images' headers", 0, 0)
-        report_scan(dataset, settings, report)
+        report_scan(split_dataset(plan.dataset, val=val, seed=settings.seed), settings, report)
     progress("loading the network", 0, 0)
     backbone = load_network(settings)
     assert budget is not None
-    dataset = _read_within(dataset, backbone, settings, budget, progress)
+    plan = dataclasses.replace(
+        plan, dataset=_read_within(plan.dataset, backbone, settings, budget, progress)
+    )
+    dataset = split_dataset(plan.dataset, val=val, seed=settings.seed)
     advice = advise_for(dataset, backbone, settings, budget.left(), progress)
     chosen = advice.chosen
-    plan = dataclasses.replace(plan, dataset=dataset)
     return plan.follow(chosen.strategy, chosen.settings, advice.to_json())
-
-
-def _given_fraction(settings: Settings) -> float:
-    val = settings.data.val
-    return float(val) if isinstance(val, float | int) else 0.0
 
 
 def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
@@ -190,6 +192,11 @@ def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
     dataset = plan.dataset
     if budget is not None and strategy.reads == "features" and not plan.advised:
         dataset = _read_within(dataset, backbone, settings, budget, progress)
+    if settings.refit and "val" in dataset.splits:
+        raise UsageError(
+            "setting 'refit' has no effect on data with a validation split, which stays apart; leave "
+            "it out"
+        )
     # Only now, since it reads images to find identical ones.
     progress("splitting the images", 0, 0)
     dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
@@ -247,10 +254,10 @@ def _train(
         task.decisions.record("advice", plan.advised["advice"])
     progress("training the head", 0, 0)
     if budget is None:
-        return task, train(task)
+        return task, _train_twice(task, None)
     guarded = dataclasses.replace(task, progress=budget.guard(progress), deadline=budget.deadline)
     try:
-        return guarded, train(guarded)
+        return guarded, _train_twice(guarded, budget)
     except OutOfTime:
         given = {n: v for n, v in plan.settings.given().items() if n in ADVISABLE}
         settings = make_settings({**given, "strategy": "linear-probe"})
@@ -260,6 +267,57 @@ def _train(
             "this is the linear probe, and what was computed is kept"
         )
         return task, train(task)
+
+
+def _train_twice(task: Task, budget: Budget | None) -> Trained:
+    """Train; where `refit` says so, then train in the same way on the images that were held out too.
+
+    The probabilities, and so all figures, are those of the first training.
+    """
+    began = time.monotonic()
+    trained = train(task)
+    settings, decisions = task.settings, task.decisions
+    if not settings.refit or trained.interrupted:
+        return trained
+    best_epoch = decisions.facts["training"]["best_epoch"]
+    rows = np.sort(np.concatenate([task.rows, task.val_rows]))
+    needed_s = (time.monotonic() - began) * len(rows) / len(task.rows)
+    if best_epoch and budget is not None and budget.left() < REFIT_SHARE * needed_s:
+        decisions.warn(
+            f"there was no time to train once more on all {len(rows):,} images, which takes about "
+            f"{needed_s:.0f} s; a longer --budget does"
+        )
+        return trained
+    folder = None
+    if best_epoch and task.folder is not None:
+        folder = task.folder / WHOLE
+        with _writing(task.folder):
+            folder.mkdir(exist_ok=True)
+    options = {n: v for n, v in settings.given().items() if n not in MEASURING}
+    if best_epoch:
+        names = ["cut", "views", "train_precision", *["flip"][: settings.augment != "none"]]
+        options |= {n: decisions.settled[n].value for n in names if n in decisions.settled}
+    else:  # nothing was better than the probe
+        options = {n: v for n, v in options.items() if n in ADVISABLE}
+        options |= {"strategy": "linear-probe", "cut": "auto"}
+    again = dataclasses.replace(
+        task,
+        settings=make_settings(options),
+        rows=rows,
+        val_rows=rows[:0],
+        folder=folder,
+        on_epoch=lambda entry: None,
+        decisions=Decisions(),
+    )
+    try:
+        whole = train(again)
+    except (KeyboardInterrupt, OutOfTime):
+        whole = None
+    if whole is None or whole.interrupted:
+        decisions.warn("the training on all images was ended early; this is the one before it")
+        return trained
+    decisions.record("refit", {"images": len(rows), "trained": bool(best_epoch)})
+    return dataclasses.replace(whole, probabilities=trained.probabilities)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -391,7 +449,7 @@ def extract_with(
 
 def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
     """Refuse settings that need validation images where there are none."""
-    unused = {"wise_ft", "monitor", "min_delta", "patience"} & settings.recipe.model_fields_set
+    unused = MEASURING & settings.given().keys()
     if unused and "val" not in dataset.splits:
         raise UsageError(
             f"setting '{min(unused)}' has no effect without validation images; leave it out, or hold "

@@ -205,6 +205,7 @@ def _bill(cut: CutWork, facts: Facts, costs: Costs, epochs: int, views: int) -> 
         epochs=epochs,
         views=views,
         batch=BATCH,
+        refit=True,
     )
 
 
@@ -229,9 +230,9 @@ def _of_training(
 ) -> Candidate:
     error = (1 - start) * ratio
     whole = cut.name == PIXELS
-    settings: dict[str, Any] = {"epochs": epochs}
+    settings: dict[str, Any] = {"epochs": epochs, "refit": True}
     if not whole:
-        settings = {"cut": cut.name, "views": views, "epochs": epochs}
+        settings |= {"cut": cut.name, "views": views}
     return Candidate(
         strategy="fine-tune" if whole else "partial-fine-tune",
         settings=settings,

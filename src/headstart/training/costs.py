@@ -91,26 +91,37 @@ class Costs:
         return Bill(self.probe_s, LIBRARIES_MB / 2, 0.0)
 
     def bill_training(
-        self, cut: CutWork, *, images: int, val_images: int, epochs: int, views: int, batch: int
+        self,
+        cut: CutWork,
+        *,
+        images: int,
+        val_images: int,
+        epochs: int,
+        views: int,
+        batch: int,
+        refit: bool = False,
     ) -> Bill:
         """Give the cost of training above a cut point, beyond that of the features.
 
         Args:
             images, val_images: to train on, and to validate on after every epoch.
             views: K an image, on disk; without effect where the cut is `PIXELS`.
+            refit: whether to train once more, on all of both.
         """
-        per_epoch = images * cut.train_ms + val_images * cut.train_ms * FORWARD_SHARE
-        work = epochs * per_epoch
+        work = epochs * cut.train_ms * (images + FORWARD_SHARE * val_images)
+        if refit:
+            work += epochs * cut.train_ms * (images + val_images)
         flip = 2 * min(MIRRORED_IMAGES, images) * (self.plain_ms + self.forward_ms * 2 / 3)
         reading = flip
         disk = 0.0
         if cut.name == PIXELS:
-            reading += epochs * images * self.view_ms
+            reading += epochs * (images + refit * (images + val_images)) * self.view_ms
         else:
             frozen_ms = self.forward_ms * cut.frozen
-            drawn = images * (self.plain_ms + (views - 1) * self.view_ms + views * frozen_ms)
-            reading += drawn + val_images * (self.plain_ms + frozen_ms)
-            disk = (images * views + val_images) * cut.megabytes
+            augmented = images + refit * val_images
+            reading += (images + val_images) * (self.plain_ms + frozen_ms)
+            reading += augmented * (views - 1) * (self.view_ms + frozen_ms)
+            disk = (images + val_images + augmented * (views - 1)) * cut.megabytes
         fixed = START_S + self.probe_s + (0 if cut.name == PIXELS else COMPILE_S)
         seconds = fixed + self.seconds(work) + reading / 1000 / max(self.threads, 1)
         memory = LIBRARIES_MB + batch * cut.step_mb + COPIES * cut.weights_mb

@@ -87,30 +87,35 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """The error of a classifier by the number of images: error = scale * images ** -rate.
+    """The error of a classifier by the number of images: error = scale * (images / center) ** -rate.
 
     Learning curves of classifiers fall like this over decades (Hestness et al., Deep Learning Scaling is
     Predictable, Empirically, 2017).
 
     Attributes:
+        center: images.
         scale, rate: of the law; the rate is at least 0.
-        band: standard error of the logarithm of the error.
+        scale_error, rate_error: standard errors of the scale's logarithm, and of the rate.
     """
 
+    center: float
     scale: float
     rate: float
-    band: float
+    scale_error: float
+    rate_error: float
 
     def accuracy(self, images: float) -> float:
         """Predict the accuracy with this many images to train on."""
-        return 1 - min(1.0, self.scale * math.exp(-self.rate * math.log(max(images, 1.0))))
+        return 1 - min(1.0, self.scale * math.exp(-self.rate * self._distance(images)))
 
     def interval(self, images: float) -> tuple[float, float]:
         """Give the 95 % band of that prediction."""
         error = 1 - self.accuracy(images)
-        return 1 - min(1.0, error * math.exp(1.96 * self.band)), 1 - error * math.exp(
-            -1.96 * self.band
-        )
+        spread = 1.96 * math.hypot(self.scale_error, self.rate_error * self._distance(images))
+        return 1 - min(1.0, error * math.exp(spread)), 1 - error * math.exp(-spread)
+
+    def _distance(self, images: float) -> float:
+        return math.log(max(images, 1.0) / self.center)
 
 
 def fit_power_law(curve: Sequence[CurvePoint]) -> PowerLaw | None:
@@ -129,4 +134,4 @@ def fit_power_law(curve: Sequence[CurvePoint]) -> PowerLaw | None:
     across = sum(w * (x - x_mean) ** 2 for w, x in zip(weights, xs, strict=True))
     both = sum(w * (x - x_mean) * (y - y_mean) for w, x, y in zip(weights, xs, ys, strict=True))
     rate = max(0.0, -both / across)
-    return PowerLaw(math.exp(y_mean + rate * x_mean), rate, total**-0.5)
+    return PowerLaw(math.exp(x_mean), math.exp(y_mean), rate, total**-0.5, across**-0.5)

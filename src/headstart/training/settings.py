@@ -126,6 +126,8 @@ class Settings(BaseModel):
         views: augmented views an image that are cached (K), the plain one included.
         cached: train from activations on disk; False computes them anew in every epoch.
         batchnorm: "frozen" keeps the pre-trained statistics, "adapt" updates them.
+        refit: after a part of the images was held out and measured on, train once more in the same way on
+            all of them, and keep that.
         tensorboard: also write the history as TensorBoard events.
         recipe: of training by gradient; values that are not given are the strategy's own.
         runtime: the machine: engine, precision, device, threads and cache.
@@ -242,6 +244,13 @@ class Settings(BaseModel):
             "Keep BatchNorm's pre-trained statistics (frozen), or update them (adapt).", TRAINING
         ),
     ] = "frozen"
+    refit: Annotated[
+        bool,
+        Option(
+            "After measuring on the images that were held out, train once more on all of them.",
+            TRAINING,
+        ),
+    ] = False
     tensorboard: Annotated[bool, Option("Write TensorBoard events too.", TRAINING)] = False
     recipe: Recipe = Recipe()
     runtime: Runtime = Runtime()

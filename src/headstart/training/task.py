@@ -35,13 +35,14 @@ FEATURES = IMAGES | {"weights", "engine", "precision"}
 # from its weights.
 _FROM_WEIGHTS = frozenset({"layer_decay", "wise_ft"})
 GRADIENT = frozenset(Recipe.model_fields.keys()) - _FROM_WEIGHTS | {
+    "refit",
     "tensorboard",
     "augment",
     "flip",
 }
 PRETRAINED = _FROM_WEIGHTS | {"batchnorm", "penalty"}
 # Settings that are of use to an MLP head that is trained on features.
-_MLP = GRADIENT - {"augment", "flip", "cutmix", "train_precision"}
+_MLP = GRADIENT - {"augment", "flip", "refit", "cutmix", "train_precision"}
 
 # The fraction of the images that a training by gradient holds out by default.
 HELD_OUT = 0.2
