@@ -25,11 +25,10 @@ ARMS = {
     "linear-probe": {},
     "linear-probe auto": {"cut": "auto"},
     "shallow-probe": {"strategy": "shallow-probe"},
-    "partial blocks.5": {"strategy": "partial-fine-tune", "cut": "blocks.5"},
-    "partial blocks.3": {"strategy": "partial-fine-tune", "cut": "blocks.3"},
-    "scratch": {"strategy": "scratch", "backbone": "small_cnn"},
     "partial blocks.3 whole": {"strategy": "partial-fine-tune", "cut": "blocks.3", "val": 0.0},
-    "fine-tune": {"strategy": "fine-tune"},
+    "partial blocks.5 whole": {"strategy": "partial-fine-tune", "cut": "blocks.5", "val": 0.0},
+    "scratch whole": {"strategy": "scratch", "backbone": "small_cnn", "val": 0.0},
+    "fine-tune whole": {"strategy": "fine-tune", "val": 0.0},
 }
 
 

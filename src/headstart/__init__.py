@@ -113,7 +113,10 @@ ORDER = {
         "objectives loop epochs probes mirroring tuning evidence calibration"
     ),
     "training.strategies": "* table",
-    "runs": "folder prediction classifier record predictor sources budget advising fitting evaluation",
+    "runs": (
+        "folder prediction classifier record predictor sources budget advising refitting fitting "
+        "evaluation"
+    ),
     "publish": "charts",
     "cli": "demo terminal options reference listings commands app",
 }

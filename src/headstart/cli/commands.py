@@ -31,6 +31,7 @@ from headstart.cli.terminal import (
     show_advice,
     show_epoch,
     show_evaluation,
+    show_followed,
     show_next,
     show_progress,
     show_run,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from headstart.networks.backbones import Backbone
     from headstart.runs.classifier import Classifier
     from headstart.runs.record import Run
+    from headstart.training.advice import Advice
 
 __all__ = [
     "advise_command",
@@ -138,9 +140,14 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
     resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
     read: list[Dataset] = []
 
-    def report(dataset: "Dataset", scan: "Scan") -> None:
-        read.append(dataset)
-        show_scan(dataset, scan)
+    def report(dataset: "Dataset", found: "Scan | Advice") -> None:
+        from headstart.data.scan import Scan
+
+        read[:] = [dataset]
+        if isinstance(found, Scan):
+            show_scan(dataset, found)
+        else:
+            show_followed(found)
 
     try:
         with show_progress() as progress:

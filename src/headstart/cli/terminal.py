@@ -53,6 +53,7 @@ __all__ = [
     "show_advice",
     "show_epoch",
     "show_evaluation",
+    "show_followed",
     "show_metrics",
     "show_next",
     "show_progress",
@@ -224,6 +225,25 @@ def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
         words += [f"--{name.replace('_', '-')}", str(value)]
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
+
+
+def show_followed(advice: "Advice") -> None:
+    """Show on stderr what fit follows, and why, in a few lines."""
+    from headstart.training.advice import MATTERS, say_time
+
+    case, chosen = advice.case, advice.chosen
+    if case.number:
+        note(f"case {case.number}: {case.words}")
+    note(
+        f"following the advice: {printable(chosen.name)}, {_expected(chosen)}, "
+        f"{say_time(chosen.bill.seconds)} of the {say_time(advice.budget_s)} that are left"
+    )
+    better = [c for c in advice.others if c.accuracy > chosen.accuracy + MATTERS]
+    if better:
+        note(
+            f"  with more time: {printable(better[0].name)}, {_expected(better[0])}, "
+            f"{say_time(better[0].bill.seconds)}; --budget says how much there is"
+        )
 
 
 def _expected(candidate: "Candidate") -> str:

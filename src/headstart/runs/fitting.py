@@ -41,10 +41,12 @@ from headstart.runs.folder import (
     recover,
 )
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
+from headstart.runs.refitting import MEASURING, train_and_refit
 from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
+from headstart.training.advice import Advice
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
-from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
 from headstart.training.strategies.table import (
     ADVISABLE,
@@ -54,12 +56,9 @@ from headstart.training.strategies.table import (
 )
 from headstart.training.task import Strategy, Task, Trained
 
-__all__ = ["extract_with", "fit"]
+__all__ = ["Report", "extract_with", "fit"]
 
-# Settings that need validation images, which a training on all images has none of.
-MEASURING = frozenset({"wise_ft", "monitor", "min_delta", "patience", "refit"})
-# A training on all images is begun where this share of its time is there; it ends with what it has then.
-REFIT_SHARE = 0.7
+Report = Callable[[Dataset, Scan | Advice], None]
 
 
 def fit(
@@ -69,7 +68,7 @@ def fit(
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress = no_progress,
-    report: Callable[[Dataset, Scan], None] | None = None,
+    report: Report | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
     **options: Any,
 ) -> Run:
@@ -82,7 +81,8 @@ def fit(
         resume: continue the interrupted training in that folder, with its data and settings. `workers`,
             `device` and `cache_dir` may change; `allow_outside` and `max_pixels` must be given again.
         progress: called with how far the work is.
-        report: called with the data set and its scan, before any work.
+        report: called with the data set and what is known of it: its scan before any work, and the
+            advice before it is followed.
         on_epoch: called with the figures of every epoch, where there are epochs.
         **options: fields of `Settings`.
 
@@ -161,7 +161,7 @@ class _Plan:
 def _follow_advice(
     plan: _Plan,
     budget: Budget | None,
-    report: Callable[[Dataset, Scan], None] | None,
+    report: Report | None,
     progress: Progress,
 ) -> _Plan:
     """Measure which strategy to take."""
@@ -178,6 +178,8 @@ def _follow_advice(
     )
     dataset = split_dataset(plan.dataset, val=val, seed=settings.seed)
     advice = advise_for(dataset, backbone, settings, budget.left(), progress)
+    if report is not None:
+        report(dataset, advice)
     chosen = advice.chosen
     return plan.follow(chosen.strategy, chosen.settings, advice.to_json())
 
@@ -254,10 +256,10 @@ def _train(
         task.decisions.record("advice", plan.advised["advice"])
     progress("training the head", 0, 0)
     if budget is None:
-        return task, _train_twice(task, None)
+        return train_and_refit(task, None)
     guarded = dataclasses.replace(task, progress=budget.guard(progress), deadline=budget.deadline)
     try:
-        return guarded, _train_twice(guarded, budget)
+        return train_and_refit(guarded, budget)
     except OutOfTime:
         given = {n: v for n, v in plan.settings.given().items() if n in ADVISABLE}
         settings = make_settings({**given, "strategy": "linear-probe"})
@@ -267,57 +269,6 @@ def _train(
             "this is the linear probe, and what was computed is kept"
         )
         return task, train(task)
-
-
-def _train_twice(task: Task, budget: Budget | None) -> Trained:
-    """Train; where `refit` says so, then train in the same way on the images that were held out too.
-
-    The probabilities, and so all figures, are those of the first training.
-    """
-    began = time.monotonic()
-    trained = train(task)
-    settings, decisions = task.settings, task.decisions
-    if not settings.refit or trained.interrupted:
-        return trained
-    best_epoch = decisions.facts["training"]["best_epoch"]
-    rows = np.sort(np.concatenate([task.rows, task.val_rows]))
-    needed_s = (time.monotonic() - began) * len(rows) / len(task.rows)
-    if best_epoch and budget is not None and budget.left() < REFIT_SHARE * needed_s:
-        decisions.warn(
-            f"there was no time to train once more on all {len(rows):,} images, which takes about "
-            f"{needed_s:.0f} s; a longer --budget does"
-        )
-        return trained
-    folder = None
-    if best_epoch and task.folder is not None:
-        folder = task.folder / WHOLE
-        with _writing(task.folder):
-            folder.mkdir(exist_ok=True)
-    options = {n: v for n, v in settings.given().items() if n not in MEASURING}
-    if best_epoch:
-        names = ["cut", "views", "train_precision", *["flip"][: settings.augment != "none"]]
-        options |= {n: decisions.settled[n].value for n in names if n in decisions.settled}
-    else:  # nothing was better than the probe
-        options = {n: v for n, v in options.items() if n in ADVISABLE}
-        options |= {"strategy": "linear-probe", "cut": "auto"}
-    again = dataclasses.replace(
-        task,
-        settings=make_settings(options),
-        rows=rows,
-        val_rows=rows[:0],
-        folder=folder,
-        on_epoch=lambda entry: None,
-        decisions=Decisions(),
-    )
-    try:
-        whole = train(again)
-    except (KeyboardInterrupt, OutOfTime):
-        whole = None
-    if whole is None or whole.interrupted:
-        decisions.warn("the training on all images was ended early; this is the one before it")
-        return trained
-    decisions.record("refit", {"images": len(rows), "trained": bool(best_epoch)})
-    return dataclasses.replace(whole, probabilities=trained.probabilities)
 
 
 def _check_settings(settings: Settings) -> None:

@@ -12,7 +12,20 @@ from typing import Any
 from headstart.training.costs import PIXELS, Bill, Costs, CutWork
 from headstart.training.facts import Depth, Facts, PowerLaw, fit_power_law
 
-__all__ = ["CASES", "Advice", "Candidate", "Case", "find_case", "give_advice", "list_candidates"]
+__all__ = [
+    "CASES",
+    "MATTERS",
+    "Advice",
+    "Candidate",
+    "Case",
+    "choose_candidate",
+    "choose_network",
+    "expect_ratio",
+    "find_case",
+    "give_advice",
+    "list_candidates",
+    "say_time",
+]
 
 CASES = {
     1: "few images, like those that the network was trained on",
@@ -26,6 +39,9 @@ MANY_IMAGES, MANY_A_CLASS = 1000, 50
 # sure of them, the statistics before its last BatchNorm have moved by this little, in nats, and no cut
 # point before the last is clearly better for a probe.
 SIMILAR_CONFIDENCE, SIMILAR_SHIFT = 0.45, 0.15
+
+# What would be advised with so many times the images, or the time, is looked at.
+MORE = (2, 3, 5, 10, 30)
 
 # What gains less than this is not worth its time.
 MATTERS = 0.005
@@ -254,6 +270,7 @@ class Advice:
         others: what else could be done, the best expectation first.
         sentences: why each of the others was not chosen, in their order.
         changes: what would change the advice, a sentence each.
+        sure: the probability that no other way that fits the budget is clearly better.
         backbone: the network's name.
         budget_s: seconds that the training may take.
         facts, costs: as measured.
@@ -265,6 +282,7 @@ class Advice:
     others: tuple[Candidate, ...]
     sentences: tuple[str, ...]
     changes: tuple[str, ...]
+    sure: float
     backbone: str
     budget_s: float
     facts: Facts
@@ -300,7 +318,7 @@ def give_advice(
             costs.bill_probe(),
             "nothing could be measured",
         )
-        return Advice(case, probe, (), (), (), backbone, budget_s, facts, costs)
+        return Advice(case, probe, (), (), (), 0.0, backbone, budget_s, facts, costs)
     listed = list_candidates(facts, costs, budget_s=budget_s, disk_mb=disk_mb)
     chosen = choose_candidate(listed, budget_s)
     others = sorted((c for c in listed if c is not chosen), key=lambda c: -c.accuracy)
@@ -309,12 +327,55 @@ def give_advice(
         chosen=chosen,
         others=tuple(others),
         sentences=tuple(_say_why_not(c, chosen, budget_s) for c in others),
-        changes=(),
+        changes=_find_changes(facts, costs, chosen, budget_s=budget_s, disk_mb=disk_mb),
+        sure=_how_sure(chosen, [c for c in others if c.bill.seconds <= budget_s]),
         backbone=backbone,
         budget_s=budget_s,
         facts=facts,
         costs=costs,
     )
+
+
+def _how_sure(chosen: Candidate, others: Sequence[Candidate]) -> float:
+    """The probability that no other way is better by more than what matters, taken one at a time."""
+
+    def is_beaten(other: Candidate) -> float:
+        spread = math.hypot(chosen.high - chosen.low, other.high - other.low) / (2 * 1.96)
+        gain = other.accuracy - MATTERS - chosen.accuracy
+        return 0.5 * math.erfc(-gain / max(spread, 1e-9) / math.sqrt(2))
+
+    return 1 - max(map(is_beaten, others), default=0.0)
+
+
+def _find_changes(
+    facts: Facts, costs: Costs, chosen: Candidate, *, budget_s: float, disk_mb: float
+) -> tuple[str, ...]:
+    """Say with how many times the images, and with which time, something else would be advised."""
+    lines = []
+    for times in MORE:
+        more = dataclasses.replace(
+            facts, images=times * facts.images, per_class=tuple(times * n for n in facts.per_class)
+        )
+        listed = list_candidates(more, costs, budget_s=times * budget_s, disk_mb=disk_mb)
+        other = choose_candidate(listed, times * budget_s)
+        if _differs(other, chosen):
+            lines.append(
+                f"with {times} times the images and the time: {other.name}, {other.accuracy:.3f} expected"
+            )
+            break
+    for times in MORE:
+        listed = list_candidates(facts, costs, budget_s=times * budget_s, disk_mb=disk_mb)
+        other = choose_candidate(listed, times * budget_s)
+        if _differs(other, chosen):
+            lines.append(
+                f"with {say_time(times * budget_s)}: {other.name}, {other.accuracy:.3f} expected"
+            )
+            break
+    return tuple(lines)
+
+
+def _differs(one: Candidate, other: Candidate) -> bool:
+    return (one.strategy, one.settings.get("cut")) != (other.strategy, other.settings.get("cut"))
 
 
 def choose_candidate(listed: Sequence[Candidate], budget_s: float) -> Candidate:

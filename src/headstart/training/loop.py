@@ -590,7 +590,8 @@ class _State:
         self.history.append(entry)
         epoch = int(entry["epoch"])
         gain = figures.score(recipe.monitor) - self.best_figures.score(recipe.monitor)
-        if figures.probabilities is None or epoch == 0 or gain > recipe.min_delta:
+        kept = figures.probabilities is None or epoch == 0 or recipe.monitor == "last"
+        if kept or gain > recipe.min_delta:
             weights = self.averaged().state_dict()
             self.best = {k: v.detach().clone() for k, v in weights.items()}
             self.best_figures, self.probabilities = figures, figures.probabilities

@@ -37,7 +37,8 @@ class Recipe(BaseModel):
         clip: largest norm of the gradient; 0 for none.
         ema: decay per step of the averaged weights, which are evaluated and kept; 0 for none.
         wise_ft: average with the starting point, by a fraction chosen on validation (Wortsman et al. 2022).
-        monitor: "loss" or "accuracy" on the validation images, for the best epoch and for stopping.
+        monitor: "loss" or "accuracy" on the validation images, for the best epoch and for stopping; "last"
+            keeps the last epoch, whatever they say.
         min_delta: a smaller gain is no improvement.
         patience: stop after this many epochs without one; 0 never stops early.
         train_precision: "fp32", "bf16", or "auto", found by a short measurement.
@@ -120,8 +121,12 @@ class Recipe(BaseModel):
         ),
     ] = False
     monitor: Annotated[
-        Literal["loss", "accuracy"],
-        Option("Choose the best epoch by this figure on the validation images: {choices}.", PANEL),
+        Literal["loss", "accuracy", "last"],
+        Option(
+            "Keep the best epoch by this figure on the validation images, {choices}; last keeps the last "
+            "one.",
+            PANEL,
+        ),
     ] = "loss"
     min_delta: Annotated[
         float,

@@ -21,6 +21,7 @@ __all__ = [
     "choose_flip",
     "count_folds",
     "count_views",
+    "expect_gain",
     "plan_cut",
 ]
 
@@ -35,6 +36,9 @@ PENALTY_WITHOUT_FOLDS = 1e-2
 # Mirroring is left out if a probe loses more accuracy on mirrored images than this many standard errors of
 # the difference, and than this fraction.
 FLIP_ERRORS, FLIP_LOSS = 2.0, 0.05
+
+# How far the gain of training over a probe may be from none, where nothing is known.
+NO_EXPECTATION = 0.1
 
 # Cached views of a training image; the fraction of the free disk they may take; the minutes of training.
 VIEWS = 8
@@ -55,6 +59,29 @@ def count_folds(rarest: int) -> int:
 def choose_flip(accuracy_lost: float, standard_error: float) -> bool:
     """Decide whether to mirror views, by the accuracy that a probe loses on mirrored images."""
     return not accuracy_lost > max(FLIP_ERRORS * standard_error, FLIP_LOSS)
+
+
+def expect_gain(
+    won: int, lost: int, images: int, *, expected: float = 0.0, spread: float = NO_EXPECTATION
+) -> float:
+    """Expect the gain in accuracy of one classifier over another, from what was known and what was seen.
+
+    The mean of two normal distributions multiplied: that of the expectation before, and that of the
+    difference on the same images, whose variance is that of the images on which only one was right.
+
+    Args:
+        won, lost: of how many images only the first was right, and only the second.
+        images: on which both were tried; may be none.
+        expected, spread: the gain that was expected before, and its standard error.
+    """
+    if images < 1:
+        return expected
+    seen = (won - lost) / images
+    variance = (
+        won + lost + 1
+    ) / images**2  # one more, so that no difference is not taken for certain
+    weight, before = 1 / variance, 1 / spread**2
+    return (weight * seen + before * expected) / (weight + before)
 
 
 def count_views(given: int | None, *, augmented: bool) -> int:

@@ -7,7 +7,7 @@ and Underperform Out-of-Distribution, ICLR 2022: LP-FT).
 
 import dataclasses
 
-from headstart.arrays import FloatC
+from headstart.arrays import FloatC, FloatNC
 from headstart.data.views import AUGMENTATIONS, Augmentation
 from headstart.features.drawing import Drawing
 from headstart.features.pixels import ViewReader
@@ -84,6 +84,9 @@ def tune(
     task: Task, backbone: Backbone, cut: str | None, start: Start, inputs: Inputs, recipe: Recipe
 ) -> Trained:
     """Train a backbone above a cut point, or all of it, and give its backbone and head."""
+    if task.settings.refit and "monitor" not in task.settings.given():
+        # What is kept is trained without validation images; so is what is measured, and unbiased.
+        recipe = recipe.model_copy(update={"monitor": "last"})
     module = module_of_head(start.head, parse_head(task.settings.head))
     batchnorm = "adapt" if start.random else task.settings.batchnorm
     network = TrainableNetwork(backbone, cut, module, batchnorm=batchnorm)
@@ -95,6 +98,8 @@ def tune(
     examples = list_examples(task, inputs, start.weights)
     start_name = f"{backbone.fingerprint} {cut}"
     outcome = train_epochs(task, network, examples, recipe, start_name, scales)
+    if outcome.probabilities is not None and not start.random:
+        _compare_with_probe(task, start, outcome.probabilities)
     settle_recipe(task, recipe)
     if recipe.train_precision == "auto":
         task.decisions.settle("train_precision", outcome.precision, "measured")
@@ -106,6 +111,16 @@ def tune(
     last = (tuned.cuts[-1].name,)
     head = head_of_module(module)
     return Trained(tuned, last, head, outcome.probabilities, outcome.interrupted)
+
+
+def _compare_with_probe(task: Task, start: Start, probabilities: FloatNC) -> None:
+    """Record how many validation images the training has won and lost against the probe it started from."""
+    last = (task.backbone.cuts[-1].name,)
+    labels = task.dataset.labels[task.val_rows]
+    before = start.head.predict_proba(task.matrix(last, task.val_rows)).argmax(axis=1) == labels
+    after = probabilities.argmax(axis=1) == labels
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    task.decisions.record("against_probe", {"images": len(labels), "won": won, "lost": lost})
 
 
 def style_of(task: Task, *, flip: bool) -> Augmentation:
