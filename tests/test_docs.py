@@ -155,7 +155,7 @@ def test_the_guide_names_every_strategy_and_option_of_training():
 
 def test_the_table_of_recipes_is_that_of_the_code():
     """Values of every strategy, and a dash where the option is refused."""
-    kinds = {"MLP head": {"head": "8"}}
+    kinds = {"MLP head": {"strategy": "linear-probe", "head": "8"}}
     kinds |= {name: {"strategy": name} for name, s in STRATEGIES.items() if s.by_gradient}
 
     def cell(options, name):
