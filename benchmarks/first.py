@@ -1,4 +1,4 @@
-"""What the first commands on a machine take: a fit with an empty cache, and the first prediction after it.
+"""What the first commands on a machine take: a linear probe with an empty cache, and the first prediction after it.
 
     python benchmarks/first.py photos                              # a folder of class folders
     python benchmarks/first.py photos --against ../before --rounds 3
@@ -31,7 +31,8 @@ seen = []
 def progress(stage, done, total):
     if stage in ("features", "reading images") and done > 0 and not seen:
         seen.append(time.time() - started)
-headstart.fit(sys.argv[1], sys.argv[2], overwrite=True, progress=progress)
+options = {"strategy": "linear-probe", "overwrite": True, "progress": progress}
+headstart.fit(sys.argv[1], sys.argv[2], **options)
 print(seen[0] if seen else float("nan"))
 """
 

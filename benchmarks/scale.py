@@ -73,6 +73,7 @@ def run(environment: dict[str, str], *arguments: str) -> dict[str, float]:
 def time_fit(environment: dict[str, str], folder: Path, out: Path) -> float:
     code = "import headstart.cli.app; headstart.cli.app.main()"
     command = [sys.executable, "-c", code, "fit", str(folder), "-o", str(out)]
+    command += ["--strategy", "linear-probe"]
     start = time.perf_counter()
     subprocess.run([*command, "--overwrite", "--quiet"], env=environment, check=True, stdout=-3)
     return time.perf_counter() - start

@@ -113,7 +113,7 @@ def measure_whole(mode: str, folder: Path) -> dict[str, float]:
         if mode == "headstart":
             import headstart
 
-            run = headstart.fit(folder, Path(out) / "run")
+            run = headstart.fit(folder, Path(out) / "run", strategy="linear-probe")
             accuracy = run.metrics["accuracy"].value
         elif mode == "tutorial":
             accuracy = _tutorial(folder, Path(out))

@@ -87,18 +87,20 @@ def loose(plant, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Options of `fit` for a network of seeded random weights that sees 1,000 images a second."""
+    """Options of `fit`: a probe on a network of seeded random weights that sees 1,000 images a second."""
     file = tmp_path_factory.mktemp("weights") / "test_vit.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.save(build_network("test_vit", 5).state_dict(), file)
-    return {"backbone": "test_vit", "weights": str(file), "device": "cpu"}
+    network = {"backbone": "test_vit", "weights": str(file), "device": "cpu"}
+    return {"strategy": "linear-probe", **network}
 
 
 @pytest.fixture(scope="session")
 def run(photos, tmp_path_factory):
     """A run of the built-in backbone."""
-    return headstart.fit(photos, tmp_path_factory.mktemp("run") / "lite0", device="cpu")
+    folder = tmp_path_factory.mktemp("run") / "lite0"
+    return headstart.fit(photos, folder, strategy="linear-probe", device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -299,7 +299,8 @@ def test_a_manifest_is_told_of_by_its_own_name(cli, loose, tiny, tmp_path, monke
     manifest = tmp_path / "list.csv"
     rows = [f"{kind}/{n:02}.png,{kind}" for kind in ("blobs", "plain") for n in range(8)]
     manifest.write_text("\n".join(["path,label", *rows]))
-    code, _, err = cli("extract", manifest, "--root", ".", *options(tiny))
+    network = {name: value for name, value in tiny.items() if name != "strategy"}
+    code, _, err = cli("extract", manifest, "--root", ".", *options(network))
     assert code == 0, err
     assert f"16 images in 2 classes at {manifest}, " in err
     manifest.write_text("\n".join(["path,label", *rows[:8]]))
@@ -320,10 +321,11 @@ def test_one_group_for_all_is_refused_from_wherever_it_comes(cli, loose, tiny, t
     rows = [f"{kind}/{n:02}.png,{kind}" for kind in ("blobs", "plain") for n in range(8)]
     manifest = tmp_path / "list.csv"
     manifest.write_text("\n".join(["path,label,group", *(f"{row},g" for row in rows)]))
+    network = {name: value for name, value in tiny.items() if name != "strategy"}
     arguments = ["-o", tmp_path / "run", "--root", loose, *options(tiny)]
     code, _, err = cli("fit", manifest, *arguments)
     assert (code, one_line(err)) == (3, f"error: {manifest}: the column group {whole}")
-    assert cli("extract", manifest, *arguments[2:], "-q")[0] == 0
+    assert cli("extract", manifest, "--root", loose, *options(network), "-q")[0] == 0
     manifest.write_text("\n".join(["path,label", *rows]))
     code, _, err = cli("fit", manifest, *arguments, "--group", "(.)$")
     assert (code, one_line(err)) == (2, f"error: group '(.)$' {whole}")
@@ -410,6 +412,7 @@ def test_a_signal_ends_fit_soon(number, code, photos, tmp_path):
             link.parent.mkdir(parents=True, exist_ok=True)
             os.link(photos / f"train/{kind}/00.png", link)
     command = [*COMMAND, "fit", tmp_path / "data", "-o", tmp_path / "run", "--device", "cpu"]
+    command += ["--strategy", "linear-probe"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300

@@ -20,8 +20,8 @@ from headstart.errors import UsageError
 from headstart.networks.architectures import find_network
 from headstart.networks.catalogue import list_layers
 from headstart.training.recipes import Recipe
-from headstart.training.settings import FIELDS, make_settings
-from headstart.training.strategies.table import STRATEGIES, choose_strategy
+from headstart.training.settings import AUTO, FIELDS, make_settings
+from headstart.training.strategies.table import STRATEGIES, check_advisable, choose_strategy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ GUIDE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
 
 
 def find_commands(text):
-    names = "fit|evaluate|predict|extract|cache|backbones|layers"
+    names = "advise|fit|evaluate|predict|extract|cache|backbones|layers"
     return re.findall(rf"^    (headstart (?:{names}).*)$", text, re.MULTILINE)
 
 
@@ -108,7 +108,7 @@ def test_a_fit_command_is_accepted(monkeypatch, command):
 
     def fit(data, out, *, overwrite, resume, progress, report, on_epoch, **options):
         settings = make_settings(options)
-        choose_strategy(settings)
+        (check_advisable if settings.strategy == AUTO else choose_strategy)(settings)
         taken.append((resume, settings))
         raise UsageError("far enough")
 
@@ -155,7 +155,7 @@ def test_the_guide_names_every_strategy_and_option_of_training():
 
 def test_the_table_of_recipes_is_that_of_the_code():
     """Values of every strategy, and a dash where the option is refused."""
-    kinds = {"MLP head": {"head": "8"}}
+    kinds = {"MLP head": {"strategy": "linear-probe", "head": "8"}}
     kinds |= {name: {"strategy": name} for name, s in STRATEGIES.items() if s.by_gradient}
 
     def cell(options, name):

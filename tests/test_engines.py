@@ -335,6 +335,7 @@ headstart.cli.app.main()
 """
     cache = tmp_path / "cache"
     options = ["--backbone", "test_vit", "--weights", tiny["weights"], "--engine", "openvino"]
+    options += ["--strategy", "linear-probe"]
     words = ["fit", photos, "-o", tmp_path / "run", *options, "--cache-dir", cache]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=300

@@ -491,7 +491,7 @@ def test_a_thousand_classes_of_two_images(tiny, tmp_path, cli):
         for copy in range(2):
             pixels = rng.integers(0, 256, 12 * 12 * 3, dtype=np.uint8).tobytes()
             (folder / f"{copy}.ppm").write_bytes(b"P6 12 12 255\n" + pixels)
-    options = ["--backbone", tiny["backbone"], "--weights", tiny["weights"], "--device", "cpu"]
+    options = [word for name, value in tiny.items() for word in (f"--{name}", value)]
     code, out, stderr = cli("fit", tmp_path / "photos", "-o", tmp_path / "run", *options, "--json")
     assert (code, "Traceback" in stderr) == (0, False)
     assert len(json.loads(out)["metrics"]) > 0

@@ -429,7 +429,7 @@ def test_resume_refuses_what_it_cannot_go_on_from(loose, plant, tmp_path, tiny):
     ):
         headstart.fit(None, tmp_path / "none", resume=True)
     data = plant(tmp_path / "data", dict.fromkeys(("blobs", "plain"), 6))
-    options = {"strategy": "fine-tune", "epochs": 3, "batch": 4, "checkpoint_s": 0.0, **tiny}
+    options = {**tiny, "strategy": "fine-tune", "epochs": 3, "batch": 4, "checkpoint_s": 0.0}
 
     def stop(entry):
         if entry["epoch"] == 1:

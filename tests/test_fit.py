@@ -13,7 +13,9 @@ from PIL import Image
 
 import headstart
 import headstart.data.splits
+import headstart.runs.advising
 import headstart.runs.fitting
+import headstart.runs.sources
 from headstart import Classifier, InputError, ResourceError, UsageError, evaluate, fit, load_dataset
 from headstart.errors import TooManyBadImagesError
 
@@ -180,8 +182,8 @@ def test_a_cache_that_cannot_be_written_is_told_before_any_work(
     def load(*_args, **_options):
         raise AssertionError("work began")
 
-    for name in ("load_backbone", "load_dataset"):  # not headstart.fit, which is the function
-        monkeypatch.setattr(headstart.runs.fitting, name, load)
+    monkeypatch.setattr(headstart.runs.advising, "load_backbone", load)
+    monkeypatch.setattr(headstart.runs.sources, "load_dataset", load)
     monkeypatch.setattr(headstart, "load_dataset", load)
     with pytest.raises(ResourceError, match=r"file: .*[^e]; name another place with --ca"):
         fit(loose, tmp_path / "run", **tiny, **cache)
@@ -363,8 +365,8 @@ def test_an_output_that_is_taken_is_left_alone(loose, tiny, tiny_run, tmp_path):
 
 
 def test_a_run_tells_its_recipe_and_leaves_nothing_of_the_one_before(loose, tiny, tmp_path):
-    options = {**tiny, "epochs": 1, "train_precision": "fp32"}
-    run = fit(loose, tmp_path / "run", strategy="fine-tune", augment="none", **options)
+    options = {**tiny, "strategy": "fine-tune", "epochs": 1, "train_precision": "fp32"}
+    run = fit(loose, tmp_path / "run", augment="none", **options)
     assert run.settings["epochs"] == {"value": 1, "origin": "user"}
     assert run.settings["optimizer"] == {"value": "adamw", "origin": "default"}
     assert run.settings["lr"]["value"] > 0

@@ -409,7 +409,7 @@ def test_suggested_cuts():
 def score(name, losses):
     losses = np.array(losses, dtype=float)
     error = losses.std(ddof=1) / len(losses) ** 0.5
-    return CutScore(tuple(name), losses.mean(), 0.5, error, losses)
+    return CutScore(tuple(name), losses.mean(), 0.5, error, 0.1, losses)
 
 
 def test_the_shallow_cut_is_the_earliest_that_is_about_as_good_on_the_same_images():

@@ -210,7 +210,8 @@ def test_a_cut_within_a_block_is_left_to_the_converter():
 def test_a_first_fit_and_prediction_import_no_pytorch(loose, tmp_path):
     code = f"""
 import json, sys, headstart
-run = headstart.fit({str(loose)!r}, {str(tmp_path / "run")!r}, device="cpu")
+options = {{"strategy": "linear-probe", "device": "cpu"}}
+run = headstart.fit({str(loose)!r}, {str(tmp_path / "run")!r}, **options)
 (first, *_) = headstart.predict({str(tmp_path / "run")!r}, [{str(loose / "plain")!r}], device="cpu")
 headstart.evaluate({str(tmp_path / "run")!r}, {str(loose)!r}, device="cpu")
 print(json.dumps([n for n in ("torch", "timm", "torchvision") if n in sys.modules]))

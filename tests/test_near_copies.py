@@ -208,7 +208,8 @@ def near(run):
 
 @pytest.mark.parametrize("val", [None, 0.4])
 def test_fit_warns_of_copies_across_what_it_measures_on(photographs, tmp_path, val):
-    assert near(headstart.fit(photographs, tmp_path / "plain", val=val, device="cpu")) == []
+    options = {"strategy": "linear-probe", "val": val, "device": "cpu"}
+    assert near(headstart.fit(photographs, tmp_path / "plain", **options)) == []
     copied = tmp_path / "copied"
     for name in ("day", "night"):
         (copied / name).mkdir(parents=True)
@@ -217,12 +218,12 @@ def test_fit_warns_of_copies_across_what_it_measures_on(photographs, tmp_path, v
             image.save(copied / name / f"{(number * 7) % 40:02}a.png")
             if number < 15:
                 retouch(image, number).save(copied / name / f"{(number * 7) % 40:02}b.png")
-    [warning] = near(headstart.fit(copied, tmp_path / "run", val=val, device="cpu"))
+    [warning] = near(headstart.fit(copied, tmp_path / "run", **options))
     where = "on both sides of the split" if val else "in different folds of cross-validation"
     assert "of images " in warning
     assert f"near copies {where}, so figures will flatter (first: '" in warning
     assert "--group" in warning
     assert 1 <= int(warning.split()[0]) <= 30
     group = r"([^/]+/[0-9]+)[ab]\.[^/]*$"
-    grouped = headstart.fit(copied, tmp_path / "whole", val=val, group=group, device="cpu")
+    grouped = headstart.fit(copied, tmp_path / "whole", group=group, **options)
     assert near(grouped) == []

@@ -20,7 +20,7 @@ import sys
 import headstart
 data, run, weights = sys.argv[1:]
 for options in ({}, {"backbone": "test_vit", "weights": weights, "engine": "openvino"}):
-    headstart.fit(data, run, device="cpu", overwrite=True, **options)
+    headstart.fit(data, run, strategy="linear-probe", device="cpu", overwrite=True, **options)
     for prediction in headstart.predict(run, [data], engine="openvino"):
         assert not prediction.error
     backbone = headstart.load_backbone(*list(options.values())[:1], weights=options.get("weights"))

@@ -7,7 +7,7 @@ import pytest
 from headstart.errors import UsageError
 from headstart.training.decisions import Decisions
 from headstart.training.recipes import Recipe
-from headstart.training.settings import FIELDS, Settings, make_settings
+from headstart.training.settings import FIELDS, Settings, make_settings, read_budget
 from headstart.training.strategies.table import STRATEGIES, choose_strategy
 
 NAN, INF = float("nan"), float("inf")
@@ -20,6 +20,7 @@ OUT_OF_RANGE = [
     *(("seed", v) for v in (-1, 2**63, 0.5, "x", None)),
     *(("class_weights", v) for v in ("balance", 1, None)),
     *(("strategy", v) for v in ("linear", "", 1, None)),
+    *(("budget", v) for v in ("10", "5s", "", "m", "-1m", "1e3s", "10 m", "ten m", "0m", 600)),
     *(("backbone", v) for v in (1, None)),
     *(("val", v) for v in (-0.1, 1, 1.5, NAN, INF, [0.2])),
     ("allow_outside", "perhaps"),
@@ -62,6 +63,10 @@ def test_every_setting_says_what_it_takes(name):
         ({"layer_decay": 2}, "layer_decay must be a number above 0 and of at most 1, got 2"),
         ({"flip": "maybe"}, "flip must be auto, yes or no, got maybe"),
         (
+            {"budget": "5s"},
+            "budget must be a time of at least 20s, such as 90s, 10m or 1h, got 5s",
+        ),
+        (
             {"val": 2.0},
             "val must be a fraction in [0, 1), or the path of a folder or manifest, got 2.0",
         ),
@@ -87,6 +92,14 @@ def test_an_unknown_setting_names_the_nearest(name, message):
 def test_an_unknown_strategy_names_the_nearest():
     with pytest.raises(UsageError, match=r"'linear-prob' is unknown \(nearest: linear-probe\)"):
         choose_strategy(make_settings({"strategy": "linear-prob"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20s", 20), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("0.5m", 30)]
+)
+def test_a_budget_is_a_number_and_a_unit(text, seconds):
+    assert make_settings({"budget": text}).budget == text
+    assert read_budget(text) == seconds
 
 
 def test_settings_know_what_the_user_said():
@@ -136,9 +149,11 @@ def test_every_strategy_says_what_it_uses():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 3}, r"'epochs' has no effect on linear-probe; it has on partial-fine-tune, "
-         r"fine-tune, scratch, and with an MLP head"),
-        ({"head": "64", "penalty": 1.0}, "'penalty' has no effect with an MLP --head"),
+        ({"strategy": "linear-probe", "epochs": 3},
+         r"'epochs' has no effect on linear-probe; it has on partial-fine-tune, fine-tune, scratch, and "
+         r"with an MLP head"),
+        ({"strategy": "linear-probe", "head": "64", "penalty": 1.0},
+         "'penalty' has no effect with an MLP --head"),
         ({"strategy": "scratch", "cut": "blocks.4"}, "'cut' has no effect on scratch; it has on linear-"),
         ({"strategy": "scratch", "batchnorm": "frozen"}, "'batchnorm' has no effect on scratch"),
         ({"strategy": "fine-tune", "views": 4}, "'views' has no effect on fine-tune; it has on partial"),
@@ -146,11 +161,9 @@ def test_every_strategy_says_what_it_uses():
         ({"strategy": "fine-tune", "augment": "none", "flip": "yes"}, "no effect without augmentation"),
         ({"strategy": "fine-tune", "augment": "mild"}, r"augment 'mild' is unknown"),
         ({"strategy": "fine-tune", "schedule": "linear"}, "schedule must be cosine, one-cycle or constant"),
-        ({"head": "relu"}, "relu"),
+        ({"strategy": "linear-probe", "head": "relu"}, "relu"),
         ({"strategy": "fine-tune", "head": "64", "penalty": 1.0}, "'penalty' has no effect with an MLP"),
         ({"strategy": "fine-tune", "schedule": "one-cycle", "warmup": 0.1}, "'warmup' has no effect"),
-        ({"strategy": "partial-fine-tune", "cut": "a", "minutes": 2.0},
-         "'minutes' has no effect with cut 'a'"),
     ],
     ids=lambda v: str(v)[:40],
 )  # fmt: skip
@@ -162,9 +175,9 @@ def test_a_setting_without_effect_is_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "fraction"),
     [
-        ({}, 0.0),
-        ({"val": 0.3}, 0.3),
-        ({"head": "64"}, 0.2),
+        ({"strategy": "linear-probe"}, 0.0),
+        ({"strategy": "linear-probe", "val": 0.3}, 0.3),
+        ({"strategy": "linear-probe", "head": "64"}, 0.2),
         ({"strategy": "fine-tune"}, 0.2),
         ({"strategy": "fine-tune", "val": 0}, 0.0),
         ({"strategy": "shallow-probe"}, 0.0),

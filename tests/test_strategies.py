@@ -144,9 +144,8 @@ def test_what_was_validated_is_what_is_saved(loose, tmp_path, strategy, networks
 
 def test_a_run_trained_by_gradient_tells_its_history(loose, tmp_path, tiny):
     told = []
-    run = headstart.fit(
-        loose, tmp_path / "run", strategy="fine-tune", on_epoch=told.append, **SHORT, **tiny
-    )
+    options = {**tiny, **SHORT, "strategy": "fine-tune"}
+    run = headstart.fit(loose, tmp_path / "run", on_epoch=told.append, **options)
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
     assert history == told
@@ -196,7 +195,8 @@ def test_partial_fine_tuning_leaves_what_is_below_the_cut(loose, tmp_path, tiny)
 
 @pytest.mark.parametrize("strategy", ["linear-probe", "shallow-probe"])
 def test_several_cut_points_or_an_early_one(loose, tmp_path, tiny, strategy):
-    run = headstart.fit(loose, tmp_path / "run", strategy=strategy, cut="auto", **tiny)
+    options = {**tiny, "strategy": strategy, "cut": "auto"}
+    run = headstart.fit(loose, tmp_path / "run", **options)
     loaded = Classifier.load(tmp_path / "run")
     assert loaded.cuts == run.classifier.cuts
     assert run.settings["cut"]["origin"] in ("measured", "user")
@@ -299,13 +299,13 @@ def test_only_what_was_measured_is_called_so(loose, plant, tiny, tmp_path, cli):
     few = plant(tmp_path / "few", dict.fromkeys(KINDS, 1))
     run = headstart.fit(few, tmp_path / "probe", **tiny)
     assert run.settings["penalty"] == {"value": 0.01, "origin": "default"}
-    run = headstart.fit(few, tmp_path / "shallow", strategy="shallow-probe", **tiny)
+    run = headstart.fit(few, tmp_path / "shallow", **{**tiny, "strategy": "shallow-probe"})
     assert run.settings["cut"]["origin"] == "default"
     run = headstart.fit(few, tmp_path / "partial", val=0, cut="blocks.4", **short)
     assert run.settings["flip"] == {"value": "yes", "origin": "default"}
     code, out, _ = cli(
-        *("fit", few, "-o", tmp_path / "told", "--backbone", "test_vit"),
-        *("--weights", tiny["weights"], "--device", "cpu"),
+        *("fit", few, "-o", tmp_path / "told"),
+        *(word for name, value in tiny.items() for word in (f"--{name}", value)),
     )
     assert code == 0
     assert "penalty 0.01 (default)" in out
@@ -341,8 +341,8 @@ def test_epochs_tell_the_log_loss_of_the_figures_where_classes_are_weighted(plan
     for weights in ("balanced", "none"):
         histories[weights] = []
         run = headstart.fit(
-            data, tmp_path / weights, strategy="fine-tune", class_weights=weights,
-            on_epoch=histories[weights].append, **SHORT, **tiny,
+            data, tmp_path / weights, class_weights=weights,
+            on_epoch=histories[weights].append, **{**tiny, **SHORT, "strategy": "fine-tune"},
         )  # fmt: skip
         best = histories[weights][run.decisions.facts["training"]["best_epoch"]]
         told = best["val_log_loss" if weights == "balanced" else "val_loss"]
@@ -357,7 +357,8 @@ def test_epochs_tell_the_log_loss_of_the_figures_where_classes_are_weighted(plan
         (r"more than (two) standard errors and more than ([0-9.]+) of accuracy",
          ({"two": FLIP_ERRORS}, FLIP_LOSS)),
         (r"one half of the training images \(([0-9,]+) at most\)", (FLIP_IMAGES,)),
-        (r"whose training takes at most `--minutes` \(([0-9]+) by default\)", (MINUTES,)),
+        (r"whose epochs take at most ([0-9]+) minutes, or most of what is left of `--budget`",
+         (MINUTES,)),
         (r"fit into (a quarter) of the free disk", ({"a quarter": DISK_SHARE},)),
         (r"as many views as fit, ([0-9]+) at most", (VIEWS,)),
         (r"with more than ([0-9,]+) images or groups, on a stratified sample", (COMPARED_UNITS,)),
@@ -381,8 +382,9 @@ def test_the_guide_has_the_numbers_of_the_code(sentence, values):
 
 
 def test_a_cut_that_trains_nothing_is_refused(loose, tmp_path, tiny):
+    options = {**tiny, "strategy": "partial-fine-tune", "cut": "head"}
     with pytest.raises(UsageError, match=r"leaves nothing but the head.*--strategy linear-probe"):
-        headstart.fit(loose, tmp_path / "r", strategy="partial-fine-tune", cut="head", **tiny)
+        headstart.fit(loose, tmp_path / "r", **options)
 
 
 @pytest.mark.parametrize(("axis", "flip"), [(1, "no"), (0, "yes")], ids=["sides", "heights"])

@@ -62,8 +62,8 @@ def stages(text):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
 def test_a_terminal_shows_every_phase_on_one_line(photos, tiny, tmp_path):
-    words = ["--strategy", "fine-tune", "--epochs", "2", "--flip", "yes", "--json"]
-    words += ["--cache-dir", tmp_path / "cache", *options(tiny)]
+    words = ["--epochs", "2", "--flip", "yes", "--json", "--cache-dir", tmp_path / "cache"]
+    words += options({**tiny, "strategy": "fine-tune"})
     code, err, out = in_terminal("fit", photos, "-o", tmp_path / "run", *words)
     assert code == 0
     assert json.loads(out)["run"] == str(tmp_path / "run")  # and nothing else
@@ -205,7 +205,8 @@ def test_fit_ends_with_what_may_come_next(cli, photos, tiny, tmp_path, monkeypat
     assert evaluate == ["evaluate", "a run", "my photos"]
     assert predict == ["predict", "a run", "PHOTOS"]
     assert fit[:4] == ["fit", "my photos", "--strategy", "partial-fine-tune"]
-    assert fit[4:] == ["--val", "0.3", "--device", "cpu", *options(tiny)[:4]]
+    network = options({name: tiny[name] for name in ("backbone", "weights")})
+    assert fit[4:] == ["--val", "0.3", "--device", "cpu", *network]
     code, out, _ = cli(*evaluate, "--json")
     assert (code, json.loads(out)["split"]) == (0, "test")
     for form in ("--quiet", "--json"):

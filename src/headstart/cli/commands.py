@@ -600,8 +600,8 @@ def demo_command(
     written = write_digits(data)
     note(f"wrote {written:,} handwritten digits (scikit-learn's) to {printable(str(data))}")
     some = [next((data / "test" / digit).glob("*.png")) for digit in ("3", "5", "8")]
-    _show_command("fit", data, "-o", run)
-    _fit(data, run, overwrite=True, **options)
+    _show_command("fit", data, "-o", run, "--strategy", "linear-probe")
+    _fit(data, run, overwrite=True, strategy="linear-probe", **options)
     _show_command("evaluate", run, data, "--split", "test")
     _evaluate(run, data, split="test", **options)
     _show_command("predict", run, *some)

@@ -138,8 +138,7 @@ class Settings(BaseModel):
     strategy: Annotated[
         str,
         Option(
-            "Use the backbone in this way: {choices}; auto measures and takes what headstart advise "
-            "names.",
+            "Train in this way: {choices}; auto does what headstart advise names.",
             STRATEGY,
             common=True,
         ),
@@ -147,8 +146,7 @@ class Settings(BaseModel):
     budget: Annotated[
         str | None,
         Option(
-            "Spend at most this long on everything, such as 90s, 10m or 1h; auto spends 5m if nothing "
-            "is said.",
+            "Take at most this long: 90s, 10m, 1h (auto: 5m).",
             STRATEGY,
             common=True,
             unit="time",
