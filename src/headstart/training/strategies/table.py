@@ -6,7 +6,7 @@ from headstart.choices import choose
 from headstart.data.views import AUGMENTATIONS
 from headstart.errors import UsageError
 from headstart.training.heads import parse_head
-from headstart.training.settings import FIELDS, Settings
+from headstart.training.settings import AUTO, FIELDS, Settings
 from headstart.training.strategies.fine_tune import FINE_TUNE
 from headstart.training.strategies.linear_probe import LINEAR_PROBE
 from headstart.training.strategies.partial_fine_tune import PARTIAL_FINE_TUNE
@@ -47,7 +47,9 @@ def choose_strategy(settings: Settings) -> Strategy:
         UsageError: it, the augmentation or the head is unknown, or a setting that the user gave has no
             effect on it.
     """
-    strategy = choose("strategy", settings.strategy, STRATEGIES)
+    if settings.strategy not in STRATEGIES:
+        choose("strategy", settings.strategy, {AUTO: None, **STRATEGIES})
+    strategy = STRATEGIES[settings.strategy]
     if settings.augment is not None:
         choose("augment", settings.augment, AUGMENTATIONS)
     parse_head(settings.head)
