@@ -7,6 +7,7 @@ terminal sees it.
 import contextlib
 import csv
 import json
+import math
 import shlex
 import sys
 import time
@@ -210,7 +211,7 @@ def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
         table.add_row(
             Text("*" if candidate is chosen else ""),
             Text(printable(candidate.name)),
-            f"{candidate.accuracy:.3f}",
+            "" if math.isnan(candidate.accuracy) else f"{candidate.accuracy:.3f}",
             f"{candidate.low:.3f} to {candidate.high:.3f}",
             say_time(bill.seconds),
             f"{bill.memory_mb / 1000:.1f} GB",
@@ -247,6 +248,8 @@ def show_followed(advice: "Advice") -> None:
 
 
 def _expected(candidate: "Candidate") -> str:
+    if math.isnan(candidate.accuracy):
+        return "no accuracy can be expected"
     return (
         f"accuracy {candidate.accuracy:.3f} ({candidate.low:.3f} to {candidate.high:.3f}) expected"
     )

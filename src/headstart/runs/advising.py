@@ -51,9 +51,9 @@ def load_network(settings: Settings, *, random_weights: bool = False) -> Backbon
 
 
 def draw_parts(dataset: Dataset, rows: IntN, size: int, seed: int) -> list[IntN]:
-    """Draw stratified parts of about this size from some rows, units kept whole; together they are all.
+    """Draw stratified parts of about this size from some rows; together they are all.
 
-    The first has images of every class.
+    Units are kept whole, but where a class would have fewer than `LEAST_A_CLASS` images in the first.
     """
     count = max(1, len(rows) // size)
     if count == 1:
@@ -62,10 +62,10 @@ def draw_parts(dataset: Dataset, rows: IntN, size: int, seed: int) -> list[IntN]
     part = assign_folds(some.targets, some.units(), count, seed, problem=some.problem)
     labels = some.labels
     for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
+        own = np.flatnonzero((labels == label) & (part > 0))
+        missing = LEAST_A_CLASS - int(((labels == label) & (part == 0)).sum())
         draws = [draw(seed, "sample", some.ids[i]) for i in own]
-        missing = max(0, LEAST_A_CLASS - int((part[own] == 0).sum()))
-        part[own[np.argsort(draws)[:missing]]] = 0
+        part[own[np.argsort(draws)[: max(0, missing)]]] = 0
     return [rows[part == number] for number in range(count)]
 
 
@@ -101,8 +101,9 @@ def advise(
     if settings.strategy != AUTO:
         raise UsageError("setting 'strategy' has no effect on advise, which chooses it")
     check_advisable(settings)
-    if backbones and "backbone" in settings.given():
-        raise UsageError("backbone and backbones are both given; choose one")
+    for name in ("backbone", "weights"):
+        if backbones and name in settings.given():
+            raise UsageError(f"{name} and backbones are both given; choose one")
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)

@@ -145,14 +145,12 @@ def list_candidates(
         disk_mb: that activations may take.
     """
     law = fit_power_law(facts.curve)
-    best = min(facts.depths, key=lambda d: d.log_loss)
-    shallow = _choose_shallow(facts)
     listed = [
         _of_probe("linear-probe", facts, depth, law, costs)
-        for depth in dict.fromkeys([best, facts.singles[-1]])
+        for depth in dict.fromkeys([facts.best, facts.singles[-1]])
     ]
-    listed.append(_of_probe("shallow-probe", facts, shallow, law, costs))
-    start = _expect(facts, facts.singles[-1], law, facts.images * (1 - HELD_OUT))
+    listed.append(_of_probe("shallow-probe", facts, _choose_shallow(facts), law, costs))
+    start = _expect(facts, facts.singles[-1], law)
     for cut in costs.cuts:
         whole = cut.name == PIXELS
         if not whole and not _may_begin(cut, costs):
@@ -166,7 +164,7 @@ def list_candidates(
 def _of_probe(
     strategy: str, facts: Facts, depth: Depth, law: PowerLaw | None, costs: Costs
 ) -> Candidate:
-    expected = _expect(facts, depth, law, facts.images)
+    expected = _expect(facts, depth, law)
     margin = 1.96 * max(depth.error, 0.5 / facts.measured)
     return Candidate(
         strategy=strategy,
@@ -179,12 +177,17 @@ def _of_probe(
     )
 
 
-def _expect(facts: Facts, depth: Depth, law: PowerLaw | None, images: float) -> float:
-    """Expect of a probe with this many images to train on what the learning curve says."""
+def _expect(facts: Facts, depth: Depth, law: PowerLaw | None) -> float:
+    """Expect the accuracy of a probe on all images.
+
+    Errors are taken to be as the log losses, which tell two depths apart with fewer images than accuracies
+    do; and to fall with the number of images as the learning curve says.
+    """
+    error = (1 - facts.best.accuracy) * depth.log_loss / max(facts.best.log_loss, 1e-9)
     # Cross-validation trains on four fifths of the images.
-    more = max(images, 1) / max(0.8 * facts.measured, 1)
+    more = max(facts.images, 1) / max(0.8 * facts.measured, 1)
     rate = 0.0 if law is None else min(law.rate, 1.0)
-    return 1 - min(1.0, (1 - depth.accuracy) * math.exp(-rate * math.log(more)))
+    return 1 - min(1.0, error * math.exp(-rate * math.log(more)))
 
 
 def _choose_shallow(facts: Facts) -> Depth:
@@ -290,10 +293,20 @@ class Advice:
     networks: tuple[tuple[str, Candidate], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Write it as JSON."""
+        """Write it as JSON; what is not defined is null."""
         value = dataclasses.asdict(self)
         value["case"]["words"] = self.case.words
-        return value
+        cleaned: dict[str, Any] = _clean(value)
+        return cleaned
+
+
+def _clean(value: Any) -> Any:
+    """Replace what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {k: _clean(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_clean(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def give_advice(

@@ -6,6 +6,7 @@ some images through the network again.
 
 import dataclasses
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from headstart.networks.backbones import Backbone
 from headstart.parallel import count_cpus
 from headstart.problem import softmax
 from headstart.training.facts import CurvePoint, Depth, Facts
-from headstart.training.heads import assign_folds, suggest_cuts
+from headstart.training.heads import CutScore, assign_folds, suggest_cuts
 from headstart.training.probes import compare_cuts, units_of, weigh_classes
 from headstart.training.task import Task
 
@@ -52,12 +53,32 @@ def measure_facts(task: Task) -> tuple[Facts, float]:
         images=len(task.rows),
         per_class=tuple(np.bincount(labels, minlength=len(task.dataset.classes)).tolist()),
         measured=len(task.rows),
-        depths=tuple(Depth(s.cuts, s.accuracy, s.accuracy_error, s.log_loss) for s in scores),
+        depths=_list_depths(scores),
         curve=tuple([p for p in curve if p is not None] + whole),
         shift=_measure_shift(task),
         confidence=measure_confidence(task.backbone, task.matrix(last)),
     )
     return facts, probe_s
+
+
+def _list_depths(scores: Sequence[CutScore]) -> tuple[Depth, ...]:
+    best = min(scores, key=lambda s: s.log_loss, default=None)
+    depths = []
+    for score in scores:
+        assert best is not None
+        gaps = score.losses - best.losses
+        error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
+        depths.append(
+            Depth(
+                score.cuts,
+                score.accuracy,
+                score.accuracy_error,
+                score.log_loss,
+                float(gaps.mean()),
+                error,
+            )
+        )
+    return tuple(depths)
 
 
 def _at_point(task: Task, cuts: tuple[str, ...], weights: FloatC, parts: int) -> CurvePoint | None:

@@ -20,12 +20,16 @@ class Depth:
         accuracy: in [0, 1].
         error: standard error of the accuracy.
         log_loss: nats an image.
+        gap: by how much that is above the lowest of all depths.
+        gap_error: standard error of the gap, on the same images.
     """
 
     cuts: tuple[str, ...]
     accuracy: float
     error: float
     log_loss: float
+    gap: float = 0.0
+    gap_error: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,12 @@ class Facts:
     def classes(self) -> int:
         """How many classes there are."""
         return len(self.per_class)
+
+    @property
+    def best(self) -> Depth:
+        """The depth to read: the last where its log loss is about the lowest, else that of the lowest."""
+        last = self.singles[-1]
+        return last if last.gap <= last.gap_error else min(self.depths, key=lambda d: d.log_loss)
 
     @property
     def singles(self) -> tuple[Depth, ...]:

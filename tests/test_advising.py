@@ -1,0 +1,211 @@
+"""Advice on real pictures, and a fit that follows it within its budget."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+import headstart
+from headstart.errors import HeadstartError, InputError, UsageError
+from headstart.runs import fitting, refitting
+from headstart.runs.advising import LEAST_A_CLASS, draw_parts
+from headstart.runs.budget import OutOfTime
+from headstart.training.strategies.table import STRATEGIES
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    return {n: v for n, v in tiny.items() if n != "strategy"}
+
+
+@pytest.fixture(scope="module")
+def advice(loose, network):
+    return headstart.advise(loose, budget="1m", **network)
+
+
+def test_advice_says_what_to_do_what_it_brings_and_why(advice):
+    assert advice.case.number in (1, 3)
+    assert advice.chosen.strategy in STRATEGIES
+    for candidate in (advice.chosen, *advice.others):
+        assert 0 <= candidate.low <= candidate.accuracy <= candidate.high <= 1
+        assert candidate.bill.seconds >= 0
+    assert len(advice.sentences) == len(advice.others)
+    assert advice.facts.images == 24
+    assert advice.facts.per_class == (8, 8, 8)
+    assert advice.budget_s < 60
+    json.dumps(advice.to_json(), allow_nan=False)
+
+
+def test_advice_repeats(advice, loose, network):
+    again = headstart.advise(loose, budget="1m", **network)
+    assert again.facts == advice.facts
+    assert again.case == advice.case
+
+
+def test_test_images_are_not_looked_at(photos, network, plant, tmp_path, monkeypatch):
+    read = []
+    real = headstart.data.dataset.Dataset.image
+    monkeypatch.setattr(
+        headstart.data.dataset.Dataset,
+        "image",
+        lambda s, row: read.append(s.ids[row]) or real(s, row),
+    )
+    headstart.advise(photos, **network)
+    assert read
+    assert not [i for i in read if i.startswith("test/")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "linear-probe"}, "'strategy' has no effect on advise"),
+        ({"cut": "blocks.3"}, "'cut' goes with a strategy that is named"),
+        ({"backbones": ["a"], "backbone": "b"}, "backbone and backbones are both given"),
+        ({"budget": "3"}, "budget must be a time of at least 20s"),
+    ],
+)
+def test_wrong_usage_is_refused(loose, options, message):
+    with pytest.raises(UsageError, match=message):
+        headstart.advise(loose, **options)
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+    with pytest.raises(InputError):
+        headstart.advise(tmp_path / "nowhere")
+
+
+def test_with_one_image_a_class_a_probe_is_all_there_is(plant, tmp_path, network):
+    data = plant(tmp_path / "few", {"blobs": 1, "plain": 1})
+    advice = headstart.advise(data, **network)
+    assert advice.chosen.strategy == "linear-probe"
+    assert advice.case.number == 0
+    run = headstart.fit(data, tmp_path / "run", **network)
+    assert run.strategy == "linear-probe"
+    json.dumps(advice.to_json(), allow_nan=False)
+
+
+def test_several_networks_are_compared(loose):
+    names = ["tf_efficientnet_lite0", "lenet5"]
+    with pytest.raises(HeadstartError, match="lenet5"):  # which has no weights
+        headstart.advise(loose, backbones=names, device="cpu")
+
+
+def test_parts_are_stratified_and_together_all(loose):
+    dataset = headstart.load_dataset(loose)
+    rows = np.arange(len(dataset))
+    assert [len(p) for p in draw_parts(dataset, rows, 100, 0)] == [24]
+    parts = draw_parts(dataset, rows, 8, 0)
+    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
+    assert (np.bincount(dataset.labels[parts[0]]) >= LEAST_A_CLASS).all()
+
+
+# ---------------------------------------------------------------- following it
+
+
+def follow(monkeypatch, strategy, **settings):
+    """Have the advice name this, whatever is measured."""
+    real = fitting.advise_for
+
+    def advise(*args):
+        advice = real(*args)
+        chosen = headstart.Candidate(
+            strategy, settings, 0.9, 0.8, 0.95, advice.chosen.bill, "said so"
+        )
+        object.__setattr__(advice, "chosen", chosen)
+        object.__setattr__(advice, "others", (advice.others or (chosen,)))
+        return advice
+
+    monkeypatch.setattr(fitting, "advise_for", advise)
+
+
+def test_fit_follows_the_advice_and_says_so(loose, network, tmp_path, monkeypatch):
+    follow(monkeypatch, "shallow-probe", cut="blocks.1")
+    told = []
+    run = headstart.fit(
+        loose, tmp_path / "run", report=lambda data, found: told.append(found), **network
+    )
+    assert [type(t).__name__ for t in told] == ["Scan", "Advice"]
+    assert run.strategy == "shallow-probe"
+    assert run.settings["strategy"] == {"value": "shallow-probe", "origin": "advised"}
+    assert run.settings["cut"] == {"value": "blocks.1", "origin": "advised"}
+    assert run.decisions.facts["advice"]["chosen"]["strategy"] == "shallow-probe"
+    assert headstart.Run.load(tmp_path / "run").settings["cut"]["origin"] == "advised"
+
+
+TRAINED = {"cut": "blocks.1", "views": 2, "epochs": 2, "refit": True}
+
+
+def test_what_is_better_than_the_probe_is_trained_again_on_all_images(
+    loose, network, tmp_path, monkeypatch
+):
+    follow(monkeypatch, "partial-fine-tune", **TRAINED)
+    monkeypatch.setattr(refitting, "expect_gain", lambda *a, **k: 0.1)
+    run = headstart.fit(loose, tmp_path / "run", **network)
+    assert run.strategy == "partial-fine-tune"
+    assert run.measured_on == "val"
+    assert run.decisions.facts["refit"] == {"images": 24}
+    assert run.decisions.facts["training"]["best_epoch"] == 2
+    assert not (tmp_path / "run" / "whole").exists()
+
+
+def test_what_is_no_better_than_the_probe_gives_way_to_it(loose, network, tmp_path, monkeypatch):
+    follow(monkeypatch, "partial-fine-tune", **TRAINED)
+    monkeypatch.setattr(refitting, "expect_gain", lambda *a, **k: -0.1)
+    run = headstart.fit(loose, tmp_path / "run", **network)
+    assert run.strategy == "linear-probe"
+    assert run.measured_on == "cross-validation"
+    assert run.images["train"] == 24
+    assert any("no better than a linear probe" in w for w in run.warnings)
+
+
+def test_without_time_for_anything_there_is_a_probe(loose, network, tmp_path, monkeypatch):
+    follow(monkeypatch, "partial-fine-tune", **TRAINED)
+    real = refitting.train
+
+    def train(task):
+        if task.settings.strategy == "partial-fine-tune":
+            raise OutOfTime
+        return real(task)
+
+    monkeypatch.setattr(refitting, "train", train)
+    monkeypatch.setattr(fitting, "train", real, raising=False)
+    run = headstart.fit(loose, tmp_path / "run", **network)
+    assert run.strategy == "linear-probe"
+    assert any("ended before partial-fine-tune had begun" in w for w in run.warnings)
+
+
+def test_an_advised_training_goes_on_where_it_was_interrupted(
+    loose, network, tmp_path, monkeypatch
+):
+    follow(monkeypatch, "partial-fine-tune", **TRAINED)
+    monkeypatch.setattr(refitting, "expect_gain", lambda *a, **k: 0.1)
+    headstart.fit(
+        loose,
+        tmp_path / "whole",
+        checkpoint_s=0,
+        strategy="partial-fine-tune",
+        **TRAINED,
+        **network,
+    )
+
+    def stop(entry):
+        if entry["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        headstart.fit(loose, tmp_path / "run", on_epoch=stop, **network)
+    monkeypatch.setattr(fitting, "advise_for", None)  # what was advised is not asked for again
+    run = headstart.fit(None, tmp_path / "run", resume=True)
+    assert run.settings["strategy"]["origin"] == "advised"
+    assert run.decisions.facts["advice"]["chosen"]["strategy"] == "partial-fine-tune"
+    model = "model.safetensors"
+    assert (tmp_path / "run" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+
+
+def test_a_fit_ends_within_its_budget(loose, network, tmp_path, monkeypatch):
+    follow(monkeypatch, "partial-fine-tune", **{**TRAINED, "epochs": 10_000})
+    began = time.monotonic()
+    run = headstart.fit(loose, tmp_path / "run", budget="20s", **network)
+    assert time.monotonic() - began < 22
+    assert run.metrics
