@@ -100,7 +100,7 @@ def _take_probe(task: Task) -> tuple[Task, Trained]:
 def _fix(task: Task) -> dict[str, object]:
     """Give the options of the same training, with what it has measured as given."""
     settled = task.decisions.settled
-    names = ["cut", "views", "train_precision"]
+    names = ["cut", "views", "epochs", "train_precision"]
     names += ["flip"] if task.settings.augment != "none" else []
     given = {n: v for n, v in task.settings.given().items() if n not in MEASURING}
     return {**given, **{n: settled[n].value for n in names if n in settled}}

@@ -11,6 +11,7 @@ from typing import Any
 
 from headstart.training.costs import PIXELS, Bill, Costs, CutWork
 from headstart.training.facts import Depth, Facts, PowerLaw, fit_power_law
+from headstart.training.rules import count_epochs
 
 __all__ = [
     "CASES",
@@ -47,9 +48,18 @@ MORE = (2, 3, 5, 10, 30)
 MATTERS = 0.005
 # The fraction of the images that is held out to choose the epoch by.
 HELD_OUT = 0.2
-# Epochs of training above a cut point and of everything, as many as there are or fewer that fit; views.
-EPOCHS, LEAST_EPOCHS, WHOLE_EPOCHS, VIEWS = 15, 4, 10, 8
+# The least epochs of training above a cut point and of everything, where they fit; the fewest steps that are
+# worth while; views.
+EPOCHS, WHOLE_EPOCHS, LEAST_STEPS, VIEWS = 15, 10, 100, 8
 BATCH = 32
+
+# What training takes off the logarithm of a probe's error: where the network's head is not sure of the images at
+# all; for each unit of confidence; for each unit of the logarithm by which earlier features lower the log loss.
+GAIN, GAIN_BY_CONFIDENCE, GAIN_BY_DEPTH = -0.85, 1.5, 3.0
+# Half of that takes so many steps; all of it so much of the network above the cut, and its square root less.
+HALF_STEPS, OPEN_SHARE, WHOLE_SHARE = 150, 0.45, 0.9
+# Standard error of the logarithm: of two trainings of one kind, and of what the data have to gain.
+LEAST_SPREAD, SPREAD = 0.1, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,12 +215,15 @@ def _fit_into(
     cut: CutWork, facts: Facts, costs: Costs, budget_s: float, disk_mb: float
 ) -> tuple[int, int]:
     """(epochs, views): as many as time and disk allow, from all to the fewest that make sense."""
-    epochs = WHOLE_EPOCHS if cut.name == PIXELS else EPOCHS
+    least = WHOLE_EPOCHS if cut.name == PIXELS else EPOCHS
+    trained = round((1 - HELD_OUT) * facts.images)
+    epochs = count_epochs(trained, batch=BATCH, least=least)
     while True:
         views = 1 if cut.name == PIXELS else min(VIEWS, epochs)
         while views > 1 and _bill(cut, facts, costs, epochs, views).disk_mb > disk_mb:
             views -= 1
-        if epochs <= LEAST_EPOCHS or _bill(cut, facts, costs, epochs, views).seconds <= budget_s:
+        fits = _bill(cut, facts, costs, epochs, views).seconds <= budget_s
+        if fits or epochs == 1 or (epochs - 1) * trained < LEAST_STEPS * BATCH:
             return epochs, views
         epochs -= 1
 
@@ -231,10 +244,22 @@ def _bill(cut: CutWork, facts: Facts, costs: Costs, epochs: int, views: int) -> 
 def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]:
     """Expect the error after training above a cut point, as a fraction of the linear probe's.
 
+    Its logarithm is a product of three: what these data have to gain, how much of that the steps that are made
+    bring, and how much of it what lies above the cut can take up.
+
     Returns:
         (ratio, standard error of its logarithm).
     """
-    return 0.6, 0.3
+    confidence = facts.confidence
+    if confidence is None or not math.isfinite(confidence):
+        confidence = SIMILAR_CONFIDENCE / 2
+    earlier = math.log(max(facts.best.log_loss, 1e-9) / max(facts.singles[-1].log_loss, 1e-9))
+    gain = GAIN + GAIN_BY_CONFIDENCE * confidence + GAIN_BY_DEPTH * min(0.0, earlier)
+    steps = epochs * facts.images / BATCH
+    made = steps / (steps + HALF_STEPS)
+    taken = min(1.0, ((1 - cut.frozen) / OPEN_SHARE) ** 0.5) if cut.name != PIXELS else WHOLE_SHARE
+    spread = math.hypot(LEAST_SPREAD, SPREAD * made * taken)
+    return math.exp(gain * made * taken), spread
 
 
 def _of_training(

@@ -4,6 +4,7 @@ The rules measure and read nothing; docs/strategies.md has the measurements behi
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "CutCost",
     "choose_class_weights",
     "choose_flip",
+    "count_epochs",
     "count_folds",
     "count_views",
     "expect_gain",
@@ -32,6 +34,10 @@ IMBALANCE = 3.0
 # Cross-validation has as many folds as the rarest class has images, or groups of them, up to this.
 MAX_FOLDS = 5
 PENALTY_WITHOUT_FOLDS = 1e-2
+
+# Steps that a pre-trained network needs to adapt, and the epochs at most that they are made in. From 100 to
+# 300 images, 30 epochs instead of 15 were worth 2 to 7 points on three of five data sets.
+ENOUGH_STEPS, MOST_EPOCHS = 300, 60
 
 # Mirroring is left out if a probe loses more accuracy on mirrored images than this many standard errors of
 # the difference, and than this fraction.
@@ -49,6 +55,12 @@ MINUTES = 5.0
 def choose_class_weights(images: Sequence[int]) -> Literal["balanced", "none"]:
     """Choose how to weight classes that have this many images each, at least one."""
     return "balanced" if max(images) >= IMBALANCE * min(images) else "none"
+
+
+def count_epochs(images: int, *, batch: int, least: int) -> int:
+    """Count the epochs of training a pre-trained network: as many as make enough steps, in bounds."""
+    enough = math.ceil(ENOUGH_STEPS * batch / max(1, images))
+    return max(least, min(MOST_EPOCHS, enough))
 
 
 def count_folds(rarest: int) -> int:

@@ -23,6 +23,7 @@ from headstart.training.heads import Head, parse_head
 from headstart.training.inputs import Inputs, PixelInputs
 from headstart.training.probes import fit_head, weigh_classes
 from headstart.training.recipes import AUGMENT, HEAD, Recipe
+from headstart.training.rules import count_epochs
 from headstart.training.task import Task, Trained
 from headstart.training.trainable import (
     TrainableNetwork,
@@ -34,6 +35,7 @@ from headstart.training.trainable import (
 __all__ = [
     "Start",
     "pixels_of",
+    "recipe_of",
     "start_at_random",
     "start_from_probe",
     "style_of",
@@ -78,6 +80,15 @@ def start_at_random(task: Task) -> Start:
     shape, seed = parse_head(task.settings.head), task.settings.seed
     module = new_head(shape, task.backbone.cuts[-1].channels, len(task.dataset.classes), seed)
     return Start(head_of_module(module), weigh_classes(task), random=True)
+
+
+def recipe_of(task: Task, own: Recipe) -> Recipe:
+    """Give a strategy's own recipe with what the user gave, and with more epochs where images are few."""
+    recipe = task.settings.recipe.over(own)
+    if "epochs" in task.settings.recipe.model_fields_set:
+        return recipe
+    epochs = count_epochs(len(task.rows), batch=recipe.batch, least=own.epochs)
+    return recipe.model_copy(update={"epochs": epochs})
 
 
 def tune(

@@ -19,11 +19,11 @@ RECIPE = Recipe(
 
 def _run(task: Task) -> Trained:
     from headstart.training.mirroring import settle_flip
-    from headstart.training.tuning import pixels_of, start_from_probe, tune
+    from headstart.training.tuning import pixels_of, recipe_of, start_from_probe, tune
 
     start = start_from_probe(task)
     inputs = pixels_of(task, flip=settle_flip(task))
-    return tune(task, task.backbone, None, start, inputs, task.settings.recipe.over(RECIPE))
+    return tune(task, task.backbone, None, start, inputs, recipe_of(task, RECIPE))
 
 
 FINE_TUNE = Strategy(

@@ -50,11 +50,11 @@ RECIPE = Recipe(
 
 def _run(task: Task) -> Trained:
     from headstart.training.mirroring import settle_flip
-    from headstart.training.tuning import start_from_probe, style_of, tune
+    from headstart.training.tuning import recipe_of, start_from_probe, style_of, tune
 
     start = start_from_probe(task)
     style = style_of(task, flip=settle_flip(task))
-    recipe = task.settings.recipe.over(RECIPE)
+    recipe = recipe_of(task, RECIPE)
     backbone, cut, views = _settle_cut(task, recipe)
     make_inputs = _cache_inputs if task.settings.cached else _compute_inputs
     inputs = make_inputs(task, backbone, cut, style, views)
