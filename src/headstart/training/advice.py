@@ -53,8 +53,8 @@ HELD_OUT = 0.2
 EPOCHS, WHOLE_EPOCHS, LEAST_STEPS, VIEWS = 15, 10, 100, 8
 BATCH = 32
 
-# What training takes off the logarithm of a probe's error: where the network's head is not sure of the images at
-# all; for each unit of confidence; for each unit of the logarithm by which earlier features lower the log loss.
+# What training takes off the logarithm of a probe's error: where the network's head is not sure of the images
+# at all; for each unit of confidence; for each unit of the logarithm by which earlier features lower the loss.
 GAIN, GAIN_BY_CONFIDENCE, GAIN_BY_DEPTH = -0.85, 1.5, 3.0
 # Half of that takes so many steps; all of it so much of the network above the cut, and its square root less.
 HALF_STEPS, OPEN_SHARE, WHOLE_SHARE = 150, 0.45, 0.9
@@ -244,8 +244,8 @@ def _bill(cut: CutWork, facts: Facts, costs: Costs, epochs: int, views: int) -> 
 def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]:
     """Expect the error after training above a cut point, as a fraction of the linear probe's.
 
-    Its logarithm is a product of three: what these data have to gain, how much of that the steps that are made
-    bring, and how much of it what lies above the cut can take up.
+    Its logarithm is a product of three: what these data have to gain, how much of that the steps that are
+    made bring, and how much of it what lies above the cut can take up.
 
     Returns:
         (ratio, standard error of its logarithm).
@@ -401,7 +401,7 @@ def _find_changes(
         )
         listed = list_candidates(more, costs, budget_s=times * budget_s, disk_mb=disk_mb)
         other = choose_candidate(listed, times * budget_s)
-        if _differs(other, chosen):
+        if other.strategy != chosen.strategy:
             lines.append(
                 f"with {times} times the images and the time: {other.name}, {other.accuracy:.3f} expected"
             )
@@ -409,16 +409,12 @@ def _find_changes(
     for times in MORE:
         listed = list_candidates(facts, costs, budget_s=times * budget_s, disk_mb=disk_mb)
         other = choose_candidate(listed, times * budget_s)
-        if _differs(other, chosen):
+        if other.accuracy > chosen.accuracy + MATTERS:
             lines.append(
                 f"with {say_time(times * budget_s)}: {other.name}, {other.accuracy:.3f} expected"
             )
             break
     return tuple(lines)
-
-
-def _differs(one: Candidate, other: Candidate) -> bool:
-    return (one.strategy, one.settings.get("cut")) != (other.strategy, other.settings.get("cut"))
 
 
 def choose_candidate(listed: Sequence[Candidate], budget_s: float) -> Candidate:
