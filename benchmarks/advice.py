@@ -9,6 +9,7 @@
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,13 +20,13 @@ RESULTS = Path(__file__).with_name("advice-results.jsonl")
 
 # Every strategy with the settings that it is run in full with.
 ARMS = {
-    "linear-probe": {},
-    "linear-probe auto": {"cut": "auto"},
+    "linear-probe": {"strategy": "linear-probe"},
+    "linear-probe auto": {"strategy": "linear-probe", "cut": "auto"},
     "shallow-probe": {"strategy": "shallow-probe"},
-    "partial blocks.3 whole": {"strategy": "partial-fine-tune", "cut": "blocks.3", "val": 0.0},
-    "partial blocks.5 whole": {"strategy": "partial-fine-tune", "cut": "blocks.5", "val": 0.0},
-    "scratch whole": {"strategy": "scratch", "backbone": "small_cnn", "val": 0.0},
-    "fine-tune whole": {"strategy": "fine-tune", "val": 0.0},
+    "partial blocks.3": {"strategy": "partial-fine-tune", "cut": "blocks.3", "val": 0.0},
+    "partial blocks.5": {"strategy": "partial-fine-tune", "cut": "blocks.5", "val": 0.0},
+    "scratch": {"strategy": "scratch", "backbone": "small_cnn", "val": 0.0},
+    "fine-tune": {"strategy": "fine-tune", "val": 0.0},
 }
 
 
@@ -45,8 +46,15 @@ def run_arm(folder: Path, arm: str, seed: int, keep: Path | None) -> dict:
     import numpy as np
 
     import headstart
+    from headstart.files import default_cache_dir
 
     _, options = read_task(folder)
+    cache = default_cache_dir()
+    for kept in (
+        "features",
+        "files",
+    ):  # every arm begins with an empty store, and a compiled network
+        shutil.rmtree(cache / kept, ignore_errors=True)
     history: list[dict] = []
     with tempfile.TemporaryDirectory() as out:
         began, cpu = time.perf_counter(), time.process_time()

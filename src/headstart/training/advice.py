@@ -54,10 +54,10 @@ EPOCHS, WHOLE_EPOCHS, LEAST_STEPS, VIEWS = 15, 10, 100, 8
 BATCH = 32
 
 # What training takes off the logarithm of a probe's error: where the network's head is not sure of the images
-# at all; for each unit of confidence; for each unit of the logarithm by which earlier features lower the loss.
+# at all; for each unit of confidence; for each unit of the logarithm by which earlier features lower it.
 GAIN, GAIN_BY_CONFIDENCE, GAIN_BY_DEPTH = -0.85, 1.5, 3.0
 # Half of that takes so many steps; all of it so much of the network above the cut, and its square root less.
-HALF_STEPS, OPEN_SHARE, WHOLE_SHARE = 150, 0.45, 0.9
+HALF_STEPS, OPEN_SHARE, WHOLE_SHARE = 200, 0.45, 0.9
 # Standard error of the logarithm: of two trainings of one kind, and of what the data have to gain.
 LEAST_SPREAD, SPREAD = 0.1, 0.5
 

@@ -37,7 +37,7 @@ PENALTY_WITHOUT_FOLDS = 1e-2
 
 # Steps that a pre-trained network needs to adapt, and the epochs at most that they are made in. From 100 to
 # 300 images, 30 epochs instead of 15 were worth 2 to 7 points on three of five data sets.
-ENOUGH_STEPS, MOST_EPOCHS = 300, 60
+ENOUGH_STEPS, MOST_EPOCHS = 400, 60
 
 # Mirroring is left out if a probe loses more accuracy on mirrored images than this many standard errors of
 # the difference, and than this fraction.
