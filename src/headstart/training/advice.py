@@ -344,6 +344,9 @@ def give_advice(
         budget_s: seconds that the training may take, the features being there.
         disk_mb: that activations may take.
     """
+    numbers = [n for d in facts.depths for n in (d.accuracy, d.error, d.log_loss, d.gap)]
+    if not all(map(math.isfinite, numbers)):
+        facts = dataclasses.replace(facts, depths=(), curve=())
     case = find_case(facts)
     if not facts.depths:
         chance = 1 / max(1, facts.classes)
