@@ -11,6 +11,7 @@ import pytest
 from headstart.training.advice import (
     MATTERS,
     Candidate,
+    Limits,
     choose_candidate,
     choose_network,
     expect_ratio,
@@ -63,7 +64,15 @@ def make_facts(
 
 
 def advise(facts, budget_s=280.0, disk_mb=1e5):
-    return give_advice(facts, COSTS, backbone="net", budget_s=budget_s, disk_mb=disk_mb)
+    return give_advice(facts, COSTS, Limits(budget_s, disk_mb), backbone="net")
+
+
+def test_a_validation_split_of_the_data_is_not_trained_on():
+    limits = Limits(280.0, 1e5, val_images=100, refit=False)
+    advice = give_advice(make_facts((0.3, 0.5, 0.75, 0.7)), COSTS, limits, backbone="net")
+    trained = [c for c in (advice.chosen, *advice.others) if "epochs" in c.settings]
+    assert trained
+    assert not any("refit" in c.settings for c in trained)
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,8 @@ def follow(monkeypatch, strategy, **settings):
     """Have the advice name this, whatever is measured."""
     real = fitting.advise_for
 
-    def advise(*args):
-        advice = real(*args)
+    def advise(*args, **options):
+        advice = real(*args, **options)
         chosen = headstart.Candidate(
             strategy, settings, 0.9, 0.8, 0.95, advice.chosen.bill, "said so"
         )
@@ -209,3 +209,23 @@ def test_a_fit_ends_within_its_budget(loose, network, tmp_path, monkeypatch):
     run = headstart.fit(loose, tmp_path / "run", budget="20s", **network)
     assert time.monotonic() - began < 22
     assert run.metrics
+
+
+def test_images_that_were_held_out_and_trained_on_flatter(loose, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(refitting, "expect_gain", lambda *a, **k: 0.1)
+    options = {"strategy": "partial-fine-tune", **TRAINED, **network}
+    for refit, told in ((True, True), (False, False)):
+        run = headstart.fit(loose, tmp_path / f"{refit}", **{**options, "refit": refit})
+        result = headstart.evaluate(run, loose, split="val")
+        assert any("were trained on" in w for w in result.warnings) == told
+
+
+def test_data_with_a_validation_split_are_not_trained_on_as_a_whole(
+    photos, plant, network, tmp_path
+):
+    data = plant(tmp_path / "data", {"train/blobs": 6, "train/plain": 6})
+    plant(data, {"val/blobs": 2, "val/plain": 2}, first=50)
+    options = {"strategy": "partial-fine-tune", **TRAINED, **network}
+    with pytest.raises(UsageError, match="'refit' has no effect on data with a validation split"):
+        headstart.fit(data, tmp_path / "run", **options)
+    assert headstart.advise(data, **network).facts.images == 12

@@ -139,13 +139,18 @@ def show_run(run: "Run") -> None:
         warn(warning)
     images = run.images
     if run.metrics:
-        chosen = ", by which the best epoch was chosen too" if run.history else ""
+        chosen = ""
+        if run.is_refitted():
+            chosen = ", which were trained on too after that"
+        elif run.history and run.settings["monitor"]["value"] != "last":
+            chosen = ", by which the best epoch was chosen too"
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
         show_metrics(run.metrics, run.recall)
+    trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")
         for name, entry in run.settings.items():
@@ -154,7 +159,7 @@ def show_run(run: "Run") -> None:
     out.print(
         Text(
             f"{run.strategy} on {printable(run.backbone)}"
-            f"{_decisions(run)}, {images['train']:,} training images, {run.seconds:.1f} s"
+            f"{_decisions(run)}, {trained:,} training images, {run.seconds:.1f} s"
         )
     )
     reads_features = _strategy_of(run).reads == "features"

@@ -20,7 +20,7 @@ from headstart.networks.backbones import Backbone, load_backbone
 from headstart.parallel import Progress, no_progress
 from headstart.runs.budget import Budget
 from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
-from headstart.training.advice import Advice, choose_network, give_advice
+from headstart.training.advice import Advice, Limits, choose_network, give_advice
 from headstart.training.calibration import measure_costs
 from headstart.training.decisions import Decisions
 from headstart.training.evidence import measure_facts
@@ -30,7 +30,7 @@ from headstart.training.settings import AUTO, Settings, make_settings
 from headstart.training.strategies.table import check_advisable
 from headstart.training.task import Task
 
-__all__ = ["SAMPLE", "advise", "advise_for", "draw_parts", "load_network"]
+__all__ = ["SAMPLE", "advise", "advise_for", "draw_parts", "load_network", "may_refit"]
 
 # The facts are measured on so many images: accuracies are then sure to about one point.
 SAMPLE = 2000
@@ -117,18 +117,33 @@ def advise(
         progress("loading the network", 0, 0)
         own = settings.model_copy(update={"backbone": name})
         backbone = load_network(own)
-        advices.append(advise_for(dataset, backbone, own, budget.left(), progress))
+        refit, left_s = may_refit(dataset, own), budget.left()
+        advices.append(
+            advise_for(dataset, backbone, own, left_s=left_s, refit=refit, progress=progress)
+        )
     return choose_network(advices)
 
 
+def may_refit(dataset: Dataset, settings: Settings) -> bool:
+    """Whether `fit` holds images out itself, which it may train on in the end."""
+    return "val" not in dataset.splits and settings.data.val != 0
+
+
 def advise_for(
-    dataset: Dataset, backbone: Backbone, settings: Settings, left_s: float, progress: Progress
+    dataset: Dataset,
+    backbone: Backbone,
+    settings: Settings,
+    *,
+    left_s: float,
+    refit: bool,
+    progress: Progress,
 ) -> Advice:
     """Advise on a data set, the backbone being known.
 
     Args:
         dataset: its images without a split, or of "train", are measured; no others are looked at.
         left_s: seconds that the training may take.
+        refit: as in `Limits`.
 
     Raises:
         InputError, TooManyBadImagesError, VerificationError, ResourceError: as `extract` and
@@ -156,10 +171,10 @@ def advise_for(
     costs = measure_costs(task, probe_s * len(pool) / max(1, len(task.rows)))
     counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
     facts = dataclasses.replace(facts, images=len(pool), per_class=tuple(counts.tolist()))
-    return give_advice(
-        facts,
-        costs,
-        backbone=backbone.name,
-        budget_s=left_s - (time.monotonic() - began),
+    limits = Limits(
+        seconds=left_s - (time.monotonic() - began),
         disk_mb=DISK_SHARE * shutil.disk_usage(settings.runtime.cache).free / 1e6,
+        val_images=0 if refit else sum(split == "val" for split in dataset.splits),
+        refit=refit,
     )
+    return give_advice(facts, costs, limits, backbone=backbone.name)

@@ -145,7 +145,8 @@ def evaluate(
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]
     ids = tuple(dataset.ids[row] for row in rows)
-    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), members)
+    trained_on = _list_trained(record, members)
+    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), trained_on)
     return Evaluation(
         metrics=problem.measure(targets, probabilities, classes),
         recall=problem.measure_recall(targets, probabilities, classes),
@@ -198,10 +199,8 @@ def _tell_flaws(
     of_rows: list[Classes],
     classes: tuple[str, ...],
     features: Features,
-    members: Members,
+    trained_on: set[str],
 ) -> Iterator[str]:
-    used = zip(members.sha256, members.splits, strict=True)
-    trained_on = {digest for digest, part in used if part == "train" and digest}
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
@@ -212,6 +211,13 @@ def _tell_flaws(
     if absent:
         more = f" and of {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"no image of class '{absent[0]}'{more} here"
+
+
+def _list_trained(run: Run | None, members: Members) -> set[str]:
+    """List the hashes of the images that a classifier was trained on, in the end also those held out."""
+    parts = ("train", "val") if run is not None and run.is_refitted() else ("train",)
+    used = zip(members.sha256, members.splits, strict=True)
+    return {digest for digest, part in used if part in parts and digest}
 
 
 def _list_choices(run: Run | None) -> dict[str, str]:

@@ -28,7 +28,7 @@ from headstart.files import check_cache, to_json_bytes, translate_errors, write_
 from headstart.metrics import Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
-from headstart.runs.advising import SAMPLE, advise_for, draw_parts, load_network
+from headstart.runs.advising import SAMPLE, advise_for, draw_parts, load_network, may_refit
 from headstart.runs.budget import Budget, OutOfTime
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
@@ -177,7 +177,10 @@ def _follow_advice(
         plan, dataset=_read_within(plan.dataset, backbone, settings, budget, progress)
     )
     dataset = split_dataset(plan.dataset, val=val, seed=settings.seed)
-    advice = advise_for(dataset, backbone, settings, budget.left(), progress)
+    refit = may_refit(plan.dataset, settings)
+    advice = advise_for(
+        dataset, backbone, settings, left_s=budget.left(), refit=refit, progress=progress
+    )
     if report is not None:
         report(dataset, advice)
     chosen = advice.chosen

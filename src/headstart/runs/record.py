@@ -171,6 +171,10 @@ class Run:
     interrupted: bool
     parts: Parts = dataclasses.field(repr=False)
 
+    def is_refitted(self) -> bool:
+        """Whether it was trained on the validation images too, after they were measured on."""
+        return "refit" in self.decisions.facts
+
     def __repr__(self) -> str:
         accuracy = self.metrics.get("accuracy")
         figure = "nothing measured" if accuracy is None else f"accuracy {accuracy.value:.3f}"

@@ -19,6 +19,7 @@ __all__ = [
     "Advice",
     "Candidate",
     "Case",
+    "Limits",
     "choose_candidate",
     "choose_network",
     "expect_ratio",
@@ -45,7 +46,7 @@ SIMILAR_CONFIDENCE, SIMILAR_SHIFT = 0.45, 0.15
 MORE = (2, 3, 5, 10, 30)
 
 # What gains less than this is not worth its time.
-MATTERS = 0.005
+MATTERS = 0.003
 # The fraction of the images that is held out to choose the epoch by.
 HELD_OUT = 0.2
 # The least epochs of training above a cut point and of everything, where they fit; the fewest steps that are
@@ -56,8 +57,8 @@ BATCH = 32
 # What training takes off the logarithm of a probe's error: where the network's head is not sure of the images
 # at all; for each unit of confidence; for each unit of the logarithm by which earlier features lower it.
 GAIN, GAIN_BY_CONFIDENCE, GAIN_BY_DEPTH = -0.85, 1.5, 3.0
-# Half of that takes so many steps; all of it so much of the network above the cut, and its square root less.
-HALF_STEPS, OPEN_SHARE, WHOLE_SHARE = 200, 0.45, 0.9
+# Half of that takes so many steps; all of it so much of the network above the cut, and less of it this power.
+HALF_STEPS, OPEN_SHARE, TAKEN_POWER, WHOLE_SHARE = 200, 0.45, 0.75, 0.9
 # Standard error of the logarithm: of two trainings of one kind, and of what the data have to gain.
 LEAST_SPREAD, SPREAD = 0.1, 0.5
 
@@ -78,6 +79,24 @@ class Case:
     def words(self) -> str:
         """The case in words."""
         return CASES.get(self.number, "too few images to measure which of the four cases this is")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What bounds a training.
+
+    Attributes:
+        seconds: that are left, the features being there.
+        disk_mb: that activations may take.
+        val_images: of a validation split that the data have.
+        refit: whether images are held out and trained on in the end; else they have such a split, or
+            nothing is held out.
+    """
+
+    seconds: float
+    disk_mb: float
+    val_images: int = 0
+    refit: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,15 +164,8 @@ def _like(vote: bool) -> str:
     return "like the pre-training" if vote else "unlike it"
 
 
-def list_candidates(
-    facts: Facts, costs: Costs, *, budget_s: float, disk_mb: float
-) -> tuple[Candidate, ...]:
-    """List the ways of training with what each would bring and cost, as large as the budget allows.
-
-    Args:
-        budget_s: seconds that are left, the features being there.
-        disk_mb: that activations may take.
-    """
+def list_candidates(facts: Facts, costs: Costs, limits: Limits) -> tuple[Candidate, ...]:
+    """List the ways of training with what each would bring and cost, as large as the limits allow."""
     law = fit_power_law(facts.curve)
     listed = [
         _of_probe("linear-probe", facts, depth, law, costs)
@@ -165,9 +177,7 @@ def list_candidates(
         whole = cut.name == PIXELS
         if not whole and not _may_begin(cut, costs):
             continue
-        epochs, views = _fit_into(cut, facts, costs, budget_s, disk_mb)
-        ratio, spread = expect_ratio(facts, cut, epochs)
-        listed.append(_of_training(facts, cut, costs, epochs, views, start, ratio, spread))
+        listed.append(_of_training(cut, facts, costs, limits, start))
     return tuple(listed)
 
 
@@ -211,34 +221,33 @@ def _may_begin(cut: CutWork, costs: Costs) -> bool:
     return names.index(cut.name) >= len(names) // 3
 
 
-def _fit_into(
-    cut: CutWork, facts: Facts, costs: Costs, budget_s: float, disk_mb: float
-) -> tuple[int, int]:
-    """(epochs, views): as many as time and disk allow, from all to the fewest that make sense."""
+def _fit_into(cut: CutWork, facts: Facts, costs: Costs, limits: Limits) -> tuple[int, int, Bill]:
+    """(epochs, views, cost): as many as time and disk allow, from all to the fewest that make sense."""
     least = WHOLE_EPOCHS if cut.name == PIXELS else EPOCHS
-    trained = round((1 - HELD_OUT) * facts.images)
+    held = round(HELD_OUT * facts.images) if limits.refit else 0
+    trained = facts.images - held
+
+    def bill(epochs: int, views: int) -> Bill:
+        return costs.bill_training(
+            cut,
+            images=trained,
+            val_images=held or limits.val_images,
+            epochs=epochs,
+            views=views,
+            batch=BATCH,
+            refit=limits.refit,
+        )
+
     epochs = count_epochs(trained, batch=BATCH, least=least)
     while True:
         views = 1 if cut.name == PIXELS else min(VIEWS, epochs)
-        while views > 1 and _bill(cut, facts, costs, epochs, views).disk_mb > disk_mb:
+        while views > 1 and bill(epochs, views).disk_mb > limits.disk_mb:
             views -= 1
-        fits = _bill(cut, facts, costs, epochs, views).seconds <= budget_s
-        if fits or epochs == 1 or (epochs - 1) * trained < LEAST_STEPS * BATCH:
-            return epochs, views
+        cost = bill(epochs, views)
+        fewest = epochs == 1 or (epochs - 1) * trained < LEAST_STEPS * BATCH
+        if fewest or cost.seconds <= limits.seconds:
+            return epochs, views, cost
         epochs -= 1
-
-
-def _bill(cut: CutWork, facts: Facts, costs: Costs, epochs: int, views: int) -> Bill:
-    held = round(HELD_OUT * facts.images)
-    return costs.bill_training(
-        cut,
-        images=facts.images - held,
-        val_images=held,
-        epochs=epochs,
-        views=views,
-        batch=BATCH,
-        refit=True,
-    )
 
 
 def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]:
@@ -257,34 +266,33 @@ def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]
     gain = GAIN + GAIN_BY_CONFIDENCE * confidence + GAIN_BY_DEPTH * min(0.0, earlier)
     steps = epochs * facts.images / BATCH
     made = steps / (steps + HALF_STEPS)
-    taken = min(1.0, ((1 - cut.frozen) / OPEN_SHARE) ** 0.5) if cut.name != PIXELS else WHOLE_SHARE
+    taken = (
+        min(1.0, ((1 - cut.frozen) / OPEN_SHARE) ** TAKEN_POWER)
+        if cut.name != PIXELS
+        else WHOLE_SHARE
+    )
     spread = math.hypot(LEAST_SPREAD, SPREAD * made * taken)
     return math.exp(gain * made * taken), spread
 
 
 def _of_training(
-    facts: Facts,
-    cut: CutWork,
-    costs: Costs,
-    epochs: int,
-    views: int,
-    start: float,
-    ratio: float,
-    spread: float,
+    cut: CutWork, facts: Facts, costs: Costs, limits: Limits, start: float
 ) -> Candidate:
+    """Training above a cut point, from a probe that is expected to have the accuracy `start`."""
+    epochs, views, bill = _fit_into(cut, facts, costs, limits)
+    ratio, spread = expect_ratio(facts, cut, epochs)
     error = (1 - start) * ratio
     whole = cut.name == PIXELS
-    settings: dict[str, Any] = {"epochs": epochs, "refit": True}
-    if not whole:
-        settings |= {"cut": cut.name, "views": views}
+    settings: dict[str, Any] = {} if whole else {"cut": cut.name, "views": views}
+    settings |= {"epochs": epochs, **({"refit": True} if limits.refit else {})}
     return Candidate(
         strategy="fine-tune" if whole else "partial-fine-tune",
         settings=settings,
-        accuracy=1 - error,
+        accuracy=1 - min(1.0, error),
         low=max(0.0, 1 - error * math.exp(1.96 * spread)),
-        high=1 - error * math.exp(-1.96 * spread),
-        bill=_bill(cut, facts, costs, epochs, views),
-        reason=f"{ratio:.2f} of the errors of the probe",
+        high=1 - min(1.0, error * math.exp(-1.96 * spread)),
+        bill=bill,
+        reason=f"{ratio:.2f} of the errors of the probe on the last features",
     )
 
 
@@ -334,16 +342,9 @@ def _clean(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def give_advice(
-    facts: Facts, costs: Costs, *, backbone: str, budget_s: float, disk_mb: float
-) -> Advice:
-    """Decide what to do.
-
-    Args:
-        backbone: the network's name.
-        budget_s: seconds that the training may take, the features being there.
-        disk_mb: that activations may take.
-    """
+def give_advice(facts: Facts, costs: Costs, limits: Limits, *, backbone: str) -> Advice:
+    """Decide what to do with the network of this name."""
+    budget_s = limits.seconds
     numbers = [n for d in facts.depths for n in (d.accuracy, d.error, d.log_loss, d.gap)]
     if not all(map(math.isfinite, numbers)):
         facts = dataclasses.replace(facts, depths=(), curve=())
@@ -360,7 +361,7 @@ def give_advice(
             "nothing could be measured",
         )
         return Advice(case, probe, (), (), (), 0.0, backbone, budget_s, facts, costs)
-    listed = list_candidates(facts, costs, budget_s=budget_s, disk_mb=disk_mb)
+    listed = list_candidates(facts, costs, limits)
     chosen = choose_candidate(listed, budget_s)
     others = sorted((c for c in listed if c is not chosen), key=lambda c: -c.accuracy)
     return Advice(
@@ -368,7 +369,7 @@ def give_advice(
         chosen=chosen,
         others=tuple(others),
         sentences=tuple(_say_why_not(c, chosen, budget_s) for c in others),
-        changes=_find_changes(facts, costs, chosen, budget_s=budget_s, disk_mb=disk_mb),
+        changes=_find_changes(facts, costs, limits, chosen),
         sure=_how_sure(chosen, [c for c in others if c.bill.seconds <= budget_s]),
         backbone=backbone,
         budget_s=budget_s,
@@ -393,31 +394,32 @@ def _how_sure(chosen: Candidate, others: Sequence[Candidate]) -> float:
     return 1 - max(map(is_beaten, others), default=0.0)
 
 
-def _find_changes(
-    facts: Facts, costs: Costs, chosen: Candidate, *, budget_s: float, disk_mb: float
-) -> tuple[str, ...]:
+def _find_changes(facts: Facts, costs: Costs, limits: Limits, chosen: Candidate) -> tuple[str, ...]:
     """Say with how many times the images, and with which time, something else would be advised."""
     lines = []
     for times in MORE:
         more = dataclasses.replace(
             facts, images=times * facts.images, per_class=tuple(times * n for n in facts.per_class)
         )
-        listed = list_candidates(more, costs, budget_s=times * budget_s, disk_mb=disk_mb)
-        other = choose_candidate(listed, times * budget_s)
+        other = _choose_with(more, costs, limits, times)
         if other.strategy != chosen.strategy:
             lines.append(
                 f"with {times} times the images and the time: {other.name}, {other.accuracy:.3f} expected"
             )
             break
     for times in MORE:
-        listed = list_candidates(facts, costs, budget_s=times * budget_s, disk_mb=disk_mb)
-        other = choose_candidate(listed, times * budget_s)
+        other = _choose_with(facts, costs, limits, times)
         if other.accuracy > chosen.accuracy + MATTERS:
-            lines.append(
-                f"with {say_time(times * budget_s)}: {other.name}, {other.accuracy:.3f} expected"
-            )
+            time = say_time(times * limits.seconds)
+            lines.append(f"with {time}: {other.name}, {other.accuracy:.3f} expected")
             break
     return tuple(lines)
+
+
+def _choose_with(facts: Facts, costs: Costs, limits: Limits, times: int) -> Candidate:
+    """Choose as with so many times the time."""
+    more = dataclasses.replace(limits, seconds=times * limits.seconds)
+    return choose_candidate(list_candidates(facts, costs, more), more.seconds)
 
 
 def choose_candidate(listed: Sequence[Candidate], budget_s: float) -> Candidate:
