@@ -91,7 +91,9 @@ def test_the_command_refuses_what_it_cannot_take(loose, cli):
 
 
 def test_fit_says_what_it_follows(loose, network, tmp_path, cli):
-    code, _, err = cli("fit", loose, "-o", tmp_path / "run", *options_of(network), "--budget", "30s")
+    code, _, err = cli(
+        "fit", loose, "-o", tmp_path / "run", *options_of(network), "--budget", "30s"
+    )
     assert code == 0
     assert "following the advice: " in err
     assert "that are left" in err

@@ -3,9 +3,10 @@
 matplotlib draws them, without a screen; the text in them stays text.
 """
 
+import contextlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,15 +141,23 @@ CHARTS: dict[str, Callable[["Axes", Advice], None]] = {
 
 def draw_chart(name: str, advice: Advice) -> "Figure":
     """Draw a chart of `CHARTS`, as a matplotlib figure."""
-    # Where it keeps its list of fonts, which is nothing for the user's home.
-    os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))
-    import matplotlib
-    from matplotlib.figure import Figure
+    with _styled():
+        from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
         figure = Figure(SIZE_INCHES, layout="constrained")
         CHARTS[name](figure.subplots(), advice)
     return figure
+
+
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
+    """Load matplotlib, and draw and write as `STYLE` says."""
+    # Where it keeps its list of fonts, which is nothing for the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        yield
 
 
 def write_advice(advice: Advice, folder: Path) -> list[Path]:
@@ -160,7 +169,9 @@ def write_advice(advice: Advice, folder: Path) -> list[Path]:
     files = {"advice.json": to_json_bytes(advice.to_json())}
     for name in CHARTS if advice.facts.depths else ():
         buffer = io.BytesIO()
-        draw_chart(name, advice).savefig(buffer, format="svg", metadata={"Date": None})
+        figure = draw_chart(name, advice)
+        with _styled():
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
         files[f"{name}.svg"] = buffer.getvalue()
     with translate_errors(folder, advice="choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
