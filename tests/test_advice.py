@@ -133,10 +133,12 @@ def test_nothing_fits_no_time_and_there_is_still_an_answer():
     assert advice.chosen.strategy in ("linear-probe", "shallow-probe")
 
 
-def test_a_full_disk_leaves_one_view():
-    partial = [c for c in advise(make_facts(), disk_mb=0).others if "views" in c.settings]
-    assert partial
-    assert all(c.settings["views"] == 1 for c in partial)
+@pytest.mark.parametrize(("disk_mb", "most"), [(0, 0), (16, 1), (1e5, 8)])
+def test_what_does_not_fit_the_disk_has_fewer_views_or_is_left_out(disk_mb, most):
+    advice = advise(make_facts(), disk_mb=disk_mb)
+    listed = (advice.chosen, *advice.others)
+    assert max((c.settings["views"] for c in listed if "views" in c.settings), default=0) == most
+    assert all(c.bill.disk_mb <= disk_mb for c in listed)
 
 
 def test_a_busy_or_a_large_task_is_not_sent_to_the_cheapest_cut_for_nothing():
@@ -234,6 +236,8 @@ def test_networks_are_compared_by_what_is_best_with_each():
     assert chosen.backbone == "two"
     assert [name for name, _ in chosen.networks] == ["net", "two"]
     assert choose_network([first]) is first
+    nothing = advise(dataclasses.replace(make_facts(), depths=(), curve=()))
+    assert choose_network([nothing, nothing]) is nothing
 
 
 def test_the_rules_need_no_framework():

@@ -94,8 +94,8 @@ def test_several_networks_are_compared(loose):
 def test_parts_are_stratified_and_together_all(loose):
     dataset = headstart.load_dataset(loose)
     rows = np.arange(len(dataset))
-    assert [len(p) for p in draw_parts(dataset, rows, 100, 0)] == [24]
-    parts = draw_parts(dataset, rows, 8, 0)
+    assert [len(p) for p in draw_parts(dataset, rows, 1, 0)] == [24]
+    parts = draw_parts(dataset, rows, 3, 0)
     assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
     assert (np.bincount(dataset.labels[parts[0]]) >= LEAST_A_CLASS).all()
 
@@ -133,6 +133,33 @@ def test_fit_follows_the_advice_and_says_so(loose, network, tmp_path, monkeypatc
     assert headstart.Run.load(tmp_path / "run").settings["cut"]["origin"] == "advised"
 
 
+def test_what_the_budget_does_not_allow_to_be_read_is_left_out_and_told(
+    plant, network, tmp_path, monkeypatch
+):
+    data = plant(tmp_path / "data", dict.fromkeys(("blobs", "plain", "stripes"), 30))
+    monkeypatch.setattr(fitting, "PART", 30)
+    monkeypatch.setattr(fitting.Budget, "may_read", lambda self: False)
+    run = headstart.fit(data, tmp_path / "run", **network, budget="1m")
+    assert 15 <= sum(run.images[part] for part in ("train", "val")) < 60
+    assert any("of 90 images are used" in w for w in run.warnings)
+    named = headstart.fit(data, tmp_path / "named", strategy="linear-probe", budget="1m", **network)
+    assert any("of 90 images are used" in w for w in named.warnings)
+    whole = headstart.fit(data, tmp_path / "whole", strategy="linear-probe", **network)
+    assert whole.images["train"] == 90
+
+
+def test_units_are_kept_whole_and_every_class_can_be_cross_validated(plant, tmp_path):
+    folder = plant(tmp_path / "data", dict.fromkeys(("blobs", "plain"), 40))
+    dataset = headstart.load_dataset(folder, group="(.*)[0-9]\\.png$")  # ten frames a group
+    parts = draw_parts(dataset, np.arange(80), 8, 0)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(80))
+    for part in parts:
+        groups = {dataset.groups[row] for row in part}
+        assert len(part) == 10 * len(groups)
+    first = [dataset.groups[row] for row in parts[0]]
+    assert {len({g for g in first if name in g}) for name in ("blobs", "plain")} == {4}
+
+
 TRAINED = {"cut": "blocks.1", "views": 2, "epochs": 2, "refit": True}
 
 
@@ -144,7 +171,7 @@ def test_what_is_better_than_the_probe_is_trained_again_on_all_images(
     run = headstart.fit(loose, tmp_path / "run", **network)
     assert run.strategy == "partial-fine-tune"
     assert run.measured_on == "val"
-    assert run.decisions.facts["refit"] == {"images": 24}
+    assert run.decisions.facts["refit"] == {"images": 24, "epochs": 2}
     assert run.decisions.facts["training"]["best_epoch"] == 2
     assert not (tmp_path / "run" / "whole").exists()
 
@@ -157,6 +184,13 @@ def test_what_is_no_better_than_the_probe_gives_way_to_it(loose, network, tmp_pa
     assert run.measured_on == "cross-validation"
     assert run.images["train"] == 24
     assert any("no better than a linear probe" in w for w in run.warnings)
+    again = headstart.Run.load(tmp_path / "run")
+    assert again.measured.part == "cross-validation"
+    assert len(again.measured) == 24
+    assert set(again.members.splits) == {"train"}
+    assert any(
+        "were trained on" in w for w in headstart.evaluate(again, loose, split="all").warnings
+    )
 
 
 def test_without_time_for_anything_there_is_a_probe(loose, network, tmp_path, monkeypatch):

@@ -204,9 +204,16 @@ def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
         out.print(Text(f"  {printable(line)}"))
     for name, candidate in advice.networks:
         out.print(Text(f"  {printable(name)}: {_expected(candidate)} by {candidate.name}"))
-    out.print(Text(f"\nadvice: {printable(chosen.name)}", style="bold green"))
+    network = f" on {printable(advice.backbone)}" if advice.networks else ""
+    out.print(Text(f"\nadvice: {printable(chosen.name)}{network}", style="bold green"))
     seconds = say_time(chosen.bill.seconds)
     out.print(Text(f"  {_expected(chosen)}, {seconds}: {printable(chosen.reason)}"))
+    if advice.others:
+        out.print(
+            Text(
+                f"  the probability that no other way in that time is clearly better: {advice.sure:.2f}"
+            )
+        )
     for line in advice.changes:
         out.print(Text(f"  {line}"))
     table = Table("", "what", "expected", "95 % interval", "time", "memory", "disk", "")
@@ -227,8 +234,10 @@ def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
     out.print(table)
     _show_depths(advice)
     words = ["headstart", "fit", data]
+    if advice.networks:
+        options = {**options, "backbone": advice.backbone}
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
 
@@ -369,7 +378,8 @@ def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
         words = ["evaluate", folder, data, *given("root", "allow_outside")]
         steps.append((words, "measures on the test split"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
-    if data is not None and strategy.better is not None:
+    tried = "against_probe" in run.decisions.facts
+    if data is not None and strategy.better is not None and not tried:
         better, why = strategy.better
         network = () if strategy.random_weights else NETWORK
         words = ["fit", data, "--strategy", better, *given(*KEPT, *network)]

@@ -52,6 +52,7 @@ def measure_shift(
     if not layers or not len(rows):
         return ()
     sums: dict[nn.Module, FloatND] = {}  # of the values, and of their squares
+    counts: dict[nn.Module, int] = {}
 
     def add(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         values = inputs[0]
@@ -59,6 +60,7 @@ def measure_shift(
         spread, center = torch.var_mean(values, places, correction=0)
         both = np.stack([center.double().numpy(), (spread.double() + center.double() ** 2).numpy()])
         sums[module] = sums.get(module, 0) + len(values) * both
+        counts[module] = counts.get(module, 0) + len(values)
 
     mean = torch.tensor(backbone.preprocessing.mean).view(1, 3, 1, 1)
     std = torch.tensor(backbone.preprocessing.std).view(1, 3, 1, 1)
@@ -76,7 +78,7 @@ def measure_shift(
             hook.remove()
     result = []
     for module, both in sums.items():  # in the order in which they ran
-        center, square = both / len(rows)
+        center, square = both / counts[module]
         spread = np.maximum(square - center**2, 0)
         own, kept = module.running_mean, module.running_var
         assert isinstance(own, torch.Tensor)

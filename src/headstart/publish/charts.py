@@ -99,9 +99,10 @@ def _draw_cost(axes: "Axes", advice: Advice) -> None:
             str(number + 1), (minutes, candidate.accuracy), (5, 3),
             textcoords="offset points", color=colour, fontsize=9,
         )  # fmt: skip
+        line = 0.97 - min(0.085, 0.95 / len(shown)) * number
         axes.text(
-            1.02, 0.97 - 0.085 * number, f"{number + 1}  {_shorten(candidate)}", color=colour,
-            fontsize=9, va="top", transform=axes.transAxes,
+            1.02, line, f"{number + 1}  {_shorten(candidate)}", color=colour, fontsize=9,
+            va="top", transform=axes.transAxes,
         )  # fmt: skip
     axes.axvline(advice.budget_s / 60, color=FAINT, ls=":")
     axes.text(

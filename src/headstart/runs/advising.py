@@ -34,7 +34,7 @@ __all__ = ["SAMPLE", "advise", "advise_for", "draw_parts", "load_network", "may_
 
 # The facts are measured on so many images: accuracies are then sure to about one point.
 SAMPLE = 2000
-# Of every class there are so many in the sample, where it has them; cross-validation needs them.
+# Of every class there are so many units in the sample, where it has them; cross-validation needs them.
 LEAST_A_CLASS = 5
 
 
@@ -50,22 +50,28 @@ def load_network(settings: Settings, *, random_weights: bool = False) -> Backbon
     )
 
 
-def draw_parts(dataset: Dataset, rows: IntN, size: int, seed: int) -> list[IntN]:
-    """Draw stratified parts of about this size from some rows; together they are all.
+def draw_parts(dataset: Dataset, rows: IntN, count: int, seed: int) -> list[IntN]:
+    """Draw stratified parts of some rows, units kept whole; together they are all.
 
-    Units are kept whole, but where a class would have fewer than `LEAST_A_CLASS` images in the first.
+    The first has `LEAST_A_CLASS` units of every class that has them, so that it can be cross-validated.
     """
-    count = max(1, len(rows) // size)
-    if count == 1:
+    if count < 2:
         return [rows]
     some = dataset.select(rows)
-    part = assign_folds(some.targets, some.units(), count, seed, problem=some.problem)
-    labels = some.labels
-    for label in np.unique(labels):
-        own = np.flatnonzero((labels == label) & (part > 0))
-        missing = LEAST_A_CLASS - int(((labels == label) & (part == 0)).sum())
-        draws = [draw(seed, "sample", some.ids[i]) for i in own]
-        part[own[np.argsort(draws)[: max(0, missing)]]] = 0
+    units = some.units()
+    part = assign_folds(some.targets, units, count, seed, problem=some.problem)
+    members: dict[str, list[int]] = {}
+    of_class: dict[int, dict[str, None]] = {}  # as ordered sets
+    for row, (unit, classes) in enumerate(zip(units, some.classes_of_rows(), strict=True)):
+        members.setdefault(unit, []).append(row)
+        for label in classes:
+            of_class.setdefault(label, {})[unit] = None
+    for own in of_class.values():
+        others = [unit for unit in own if part[members[unit][0]] > 0]
+        missing = LEAST_A_CLASS - (len(own) - len(others))
+        others.sort(key=lambda unit: draw(seed, "sample", unit))
+        for unit in others[: max(0, missing)]:
+            part[members[unit]] = 0
     return [rows[part == number] for number in range(count)]
 
 
@@ -112,15 +118,13 @@ def advise(
         report_scan(dataset, settings, report)
     budget = Budget.of(settings, began)
     assert budget is not None
-    advices = []
+    advices, left_s, refit = [], budget.left(), may_refit(dataset, settings)
     for name in backbones or (settings.backbone,):
         progress("loading the network", 0, 0)
         own = settings.model_copy(update={"backbone": name})
         backbone = load_network(own)
-        refit, left_s = may_refit(dataset, own), budget.left()
-        advices.append(
-            advise_for(dataset, backbone, own, left_s=left_s, refit=refit, progress=progress)
-        )
+        options = {"left_s": left_s, "refit": refit, "is_read": False}
+        advices.append(advise_for(dataset, backbone, own, **options, progress=progress))
     return choose_network(advices)
 
 
@@ -136,6 +140,7 @@ def advise_for(
     *,
     left_s: float,
     refit: bool,
+    is_read: bool,
     progress: Progress,
 ) -> Advice:
     """Advise on a data set, the backbone being known.
@@ -144,6 +149,7 @@ def advise_for(
         dataset: its images without a split, or of "train", are measured; no others are looked at.
         left_s: seconds that the training may take.
         refit: as in `Limits`.
+        is_read: whether all images have been read, and not only those that are measured.
 
     Raises:
         InputError, TooManyBadImagesError, VerificationError, ResourceError: as `extract` and
@@ -152,9 +158,10 @@ def advise_for(
     began = time.monotonic()
     of_train = np.array([split in ("train", "") for split in dataset.splits], dtype=bool)
     pool = np.flatnonzero(of_train & dataset.labelled())
-    some = dataset.select(np.sort(draw_parts(dataset, pool, SAMPLE, settings.seed)[0]))
+    parts = draw_parts(dataset, pool, len(pool) // SAMPLE, settings.seed)
+    some = dataset.select(np.sort(parts[0]))
     features = extract(some, backbone, settings.runtime, progress=progress)
-    check_bad_images(features.unreadable(), len(some), settings.data.max_bad)
+    check_bad_images(features.unreadable(), len(pool), settings.data.max_bad)
     task = Task(
         dataset=some,
         backbone=backbone,
@@ -169,10 +176,11 @@ def advise_for(
     )
     facts, probe_s = measure_facts(task)
     costs = measure_costs(task, probe_s * len(pool) / max(1, len(task.rows)))
+    unread_s = 0.0 if is_read else costs.extraction_s(len(pool) - len(some))
     counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
     facts = dataclasses.replace(facts, images=len(pool), per_class=tuple(counts.tolist()))
     limits = Limits(
-        seconds=left_s - (time.monotonic() - began),
+        seconds=max(0.0, left_s - (time.monotonic() - began) - unread_s),
         disk_mb=DISK_SHARE * shutil.disk_usage(settings.runtime.cache).free / 1e6,
         val_images=0 if refit else sum(split == "val" for split in dataset.splits),
         refit=refit,

@@ -28,8 +28,8 @@ from headstart.files import check_cache, to_json_bytes, translate_errors, write_
 from headstart.metrics import Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
-from headstart.runs.advising import SAMPLE, advise_for, draw_parts, load_network, may_refit
-from headstart.runs.budget import Budget, OutOfTime
+from headstart.runs.advising import advise_for, draw_parts, load_network, may_refit
+from headstart.runs.budget import DEFAULT, Budget, OutOfTime
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
     CARD,
@@ -41,24 +41,25 @@ from headstart.runs.folder import (
     recover,
 )
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
-from headstart.runs.refitting import MEASURING, train_and_refit
+from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
 from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
 from headstart.training.advice import Advice
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
-from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD
+from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
 from headstart.training.strategies.table import (
-    ADVISABLE,
     check_advisable,
     choose_strategy,
-    train,
 )
 from headstart.training.task import Strategy, Task, Trained
 
 __all__ = ["Report", "extract_with", "fit"]
 
 Report = Callable[[Dataset, Scan | Advice], None]
+
+# Where a budget may not allow all images to be read, the clock is looked at after about so many.
+PART = 1000
 
 
 def fit(
@@ -99,9 +100,9 @@ def fit(
     folder = Path(out)
     if resume and overwrite:
         raise UsageError("overwrite has no effect with resume; choose one")
-    advised: dict[str, Any] = {}
+    plan_before: dict[str, Any] = {}
     if resume:
-        data, options, advised = _read_start(folder, data, options)
+        data, options, plan_before = _read_start(folder, data, options)
     elif data is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
     check_data(data)
@@ -112,7 +113,7 @@ def fit(
     check_trainable(dataset)
     replaces = _check_place(folder, data, overwrite, resume)
     budget = Budget.of(settings, began)
-    plan = _Plan(dataset, settings, advised)
+    plan = _Plan(dataset, settings, **plan_before)
     if settings.strategy == AUTO:
         plan = _follow_advice(plan, budget, report, progress)
         report = None
@@ -139,12 +140,16 @@ class _Plan:
         dataset: its images, with their splits once it is complete.
         settings: of a strategy that is named.
         advised: the settings among them that follow the advice, and the advice, as JSON; {} without.
+        parts: of the images that are read, where the budget does not allow all; 0 for all.
+        is_read: whether they have been read.
         backbone: None until it is complete.
     """
 
     dataset: Dataset
     settings: Settings
-    advised: dict[str, Any]
+    advised: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parts: int = 0
+    is_read: bool = False
     backbone: Backbone | None = None
 
     @property
@@ -154,8 +159,11 @@ class _Plan:
     def follow(self, strategy: str, values: Mapping[str, Any], advice: dict[str, Any]) -> "_Plan":
         """Give the plan for the strategy that was advised."""
         chosen = {"strategy": strategy, **values}
+        if self.settings.budget is None:  # which bounds a resumed training, too
+            chosen["budget"] = DEFAULT
         settings = make_settings({**self.settings.given(), **chosen})
-        return _Plan(self.dataset, settings, {"settings": chosen, "advice": advice})
+        advised = {"settings": chosen, "advice": advice}
+        return dataclasses.replace(self, settings=settings, advised=advised)
 
 
 def _follow_advice(
@@ -173,13 +181,17 @@ def _follow_advice(
     progress("loading the network", 0, 0)
     backbone = load_network(settings)
     assert budget is not None
-    plan = dataclasses.replace(
-        plan, dataset=_read_within(plan.dataset, backbone, settings, budget, progress)
-    )
+    plan = _read_within(plan, backbone, budget, progress)
     dataset = split_dataset(plan.dataset, val=val, seed=settings.seed)
     refit = may_refit(plan.dataset, settings)
     advice = advise_for(
-        dataset, backbone, settings, left_s=budget.left(), refit=refit, progress=progress
+        dataset,
+        backbone,
+        settings,
+        left_s=budget.left(),
+        refit=refit,
+        is_read=True,
+        progress=progress,
     )
     if report is not None:
         report(dataset, advice)
@@ -194,9 +206,9 @@ def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
     backbone = load_network(settings, random_weights=strategy.random_weights)
     if strategy.check_cut is not None:
         strategy.check_cut(settings, backbone)
+    if budget is not None and strategy.reads == "features":
+        plan = _read_within(plan, backbone, budget, progress)
     dataset = plan.dataset
-    if budget is not None and strategy.reads == "features" and not plan.advised:
-        dataset = _read_within(dataset, backbone, settings, budget, progress)
     if settings.refit and "val" in dataset.splits:
         raise UsageError(
             "setting 'refit' has no effect on data with a validation split, which stays apart; leave "
@@ -209,34 +221,43 @@ def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
     return dataclasses.replace(plan, dataset=dataset, backbone=backbone)
 
 
-def _read_within(
-    dataset: Dataset, backbone: Backbone, settings: Settings, budget: Budget, progress: Progress
-) -> Dataset:
-    """Read images for features, part by part, while the budget allows; the others are left out."""
+def _read_within(plan: _Plan, backbone: Backbone, budget: Budget, progress: Progress) -> _Plan:
+    """Read images for features, part by part, while the budget allows; the others are left out.
+
+    A plan that says how many parts, as that of a resumed training does, has those and no others.
+    """
+    dataset, settings = plan.dataset, plan.settings
     used = np.flatnonzero([s != "test" for s in dataset.splits])
-    if len(used) <= 2 * SAMPLE:
-        return dataset
-    parts = draw_parts(dataset, used, SAMPLE, settings.seed)
+    count = len(used) // PART
+    if count < 2 or plan.is_read:
+        return plan
+    of_split = [
+        draw_parts(
+            dataset, np.flatnonzero([s == name for s in dataset.splits]), count, settings.seed
+        )
+        for name in sorted(set(dataset.splits) - {"test"})
+    ]
+    parts = [np.sort(np.concatenate(rows)) for rows in zip(*of_split, strict=True)]
     read: list[IntN] = []
 
     def tell(stage: str, done: int, total: int) -> None:
         before = sum(map(len, read)) if total else 0
         progress(stage, before + done, len(used) if total else 0)
 
-    for part in parts:
+    for part in parts[: plan.parts or count]:
         extract_with(settings, dataset.select(part), backbone, tell)
         read.append(part)
-        if not budget.may_read():
+        if not (plan.parts or budget.may_read()):
             break
-    kept = np.sort(np.concatenate(read))
-    if len(kept) == len(used):
-        return dataset
-    reduced = dataset.select(kept)
+    if len(read) == count:
+        return dataclasses.replace(plan, is_read=True)
+    kept = dataset.select(np.sort(np.concatenate(read)))
     warning = (
         f"{len(kept):,} of {len(used):,} images are used, which is what the budget of {budget.text} "
         "allows; a longer --budget reads more, and those that are read are kept"
     )
-    return dataclasses.replace(reduced, warnings=(*reduced.warnings, warning))
+    kept = dataclasses.replace(kept, warnings=(*kept.warnings, warning))
+    return dataclasses.replace(plan, dataset=kept, parts=len(read), is_read=True)
 
 
 def _train(
@@ -264,14 +285,11 @@ def _train(
     try:
         return train_and_refit(guarded, budget)
     except OutOfTime:
-        given = {n: v for n, v in plan.settings.given().items() if n in ADVISABLE}
-        settings = make_settings({**given, "strategy": "linear-probe"})
-        task = dataclasses.replace(task, settings=settings, folder=None, decisions=Decisions())
-        task.decisions.warn(
+        return take_probe(
+            task,
             f"the budget of {budget.text} ended before {plan.settings.strategy} had begun to train; "
-            "this is the linear probe, and what was computed is kept"
+            "this is a linear probe, and what was computed is kept",
         )
-        return task, train(task)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -479,7 +497,7 @@ def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
     if isinstance(settings.data.val, str):
         options["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
-    start = Start(data=path, options=options, advised=plan.advised)
+    start = Start(data=path, options=options, advised=plan.advised, parts=plan.parts)
     write_atomically(place / START, to_json_bytes(start.model_dump()))
 
 
@@ -512,7 +530,7 @@ def _read_start(
                 f"{folder}: was started with {name} {stored.get(name, default)!r}, which is not taken "
                 "from a file; give it again"
             )
-    return data, {**stored, **options}, dict(start.advised)
+    return data, {**stored, **options}, {"advised": dict(start.advised), "parts": start.parts}
 
 
 def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
@@ -639,5 +657,5 @@ def _list_kept(run: Run) -> list[str]:
     if run.settings["tensorboard"]["value"]:
         keep.append(TENSORBOARD)
     if run.interrupted:  # the state that --resume continues
-        keep += [START, PLAN, CHECKPOINT]
+        keep += [START, PLAN, CHECKPOINT, WHOLE]
     return keep

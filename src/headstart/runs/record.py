@@ -385,11 +385,13 @@ class Start(_Document):
         data: absolute path of its folder or manifest; None for a `Dataset` in memory.
         options: fields of `Settings` that were given, or advised.
         advised: the "settings" among them that follow the "advice"; {} without.
+        parts: how many parts of the images a budget allowed; 0 for all.
     """
 
     data: str | None
     options: dict[str, Any]
-    advised: dict[str, Any] = {}
+    advised: dict[str, dict[str, Any]] = {}
+    parts: Annotated[int, Field(ge=0)] = 0
 
 
 Document = TypeVar("Document", bound=BaseModel)

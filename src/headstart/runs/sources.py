@@ -88,6 +88,6 @@ def report_scan(
     scan = scan_images(dataset, max_pixels=settings.runtime.max_pixels)
     report(dataset, scan)
     parts = zip(dataset.ids, dataset.splits, strict=True)
-    used = {image_id for image_id, part in parts if part in ("train", "val")}
+    used = {image_id for image_id, part in parts if part != "test"}
     bad = [(image_id, reason) for image_id, reason in scan.unreadable if image_id in used]
     check_bad_images(bad, len(used), settings.data.max_bad)

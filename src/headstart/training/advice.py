@@ -124,7 +124,11 @@ class Candidate:
     def name(self) -> str:
         """The strategy, and the cut point where there is one."""
         cut = self.settings.get("cut")
-        return f"{self.strategy} at {cut}" if cut else self.strategy
+        if not cut:
+            return self.strategy
+        several = 1 + str(cut).count(",")
+        place = cut if several < 3 else f"{several} cut points"
+        return f"{self.strategy} at {place}"
 
 
 def find_case(facts: Facts) -> Case:
@@ -171,13 +175,16 @@ def list_candidates(facts: Facts, costs: Costs, limits: Limits) -> tuple[Candida
         _of_probe("linear-probe", facts, depth, law, costs)
         for depth in dict.fromkeys([facts.best, facts.singles[-1]])
     ]
-    listed.append(_of_probe("shallow-probe", facts, _choose_shallow(facts), law, costs))
+    if len(facts.singles) > 1:
+        listed.append(_of_probe("shallow-probe", facts, _choose_shallow(facts), law, costs))
     start = _expect(facts, facts.singles[-1], law)
     for cut in costs.cuts:
         whole = cut.name == PIXELS
         if not whole and not _may_begin(cut, costs):
             continue
-        listed.append(_of_training(cut, facts, costs, limits, start))
+        trained = _of_training(cut, facts, costs, limits, start)
+        if trained.bill.disk_mb <= limits.disk_mb:
+            listed.append(trained)
     return tuple(listed)
 
 
@@ -212,13 +219,13 @@ def _expect(facts: Facts, depth: Depth, law: PowerLaw | None) -> float:
 
 def _choose_shallow(facts: Facts) -> Depth:
     """The best cut point before the last; that network is smaller, and not more accurate."""
-    return min(facts.singles[:-1] or facts.singles, key=lambda d: d.log_loss)
+    return min(facts.singles[:-1], key=lambda d: d.log_loss)
 
 
 def _may_begin(cut: CutWork, costs: Costs) -> bool:
     """Whether the cut point is in the upper two thirds of the network: below them nothing was gained."""
     names = [c.name for c in costs.cuts if c.name != PIXELS]
-    return names.index(cut.name) >= len(names) // 3
+    return names.index(cut.name) >= (len(names) + 1) // 3
 
 
 def _fit_into(cut: CutWork, facts: Facts, costs: Costs, limits: Limits) -> tuple[int, int, Bill]:
@@ -434,7 +441,7 @@ def choose_candidate(listed: Sequence[Candidate], budget_s: float) -> Candidate:
 
 def choose_network(advices: Sequence[Advice]) -> Advice:
     """Choose among the advices for several networks as among candidates; the first of those alike."""
-    if len(advices) == 1:
+    if len(advices) == 1 or not all(a.facts.depths for a in advices):
         return advices[0]
     by_candidate = {id(a.chosen): a for a in advices}
     chosen = choose_candidate([a.chosen for a in advices], advices[0].budget_s)

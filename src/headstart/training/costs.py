@@ -22,6 +22,8 @@ FORWARD_SHARE = 0.33
 
 # Seconds of loading PyTorch and building the network; of compiling the frozen part.
 START_S, COMPILE_S = 4.0, 2.0
+# Seconds of splitting, measuring and writing, which a probe takes too.
+PROBE_START_S = 1.0
 # Megabytes that the libraries take, and copies of each weight: itself, the best, gradient, two moments.
 LIBRARIES_MB, COPIES = 700.0, 5
 # Mirroring is measured on so many images at most, each seen twice.
@@ -88,7 +90,7 @@ class Costs:
 
     def bill_probe(self) -> Bill:
         """Give the cost of the linear probe on features that are there already."""
-        return Bill(self.probe_s, LIBRARIES_MB / 2, 0.0)
+        return Bill(PROBE_START_S + self.probe_s, LIBRARIES_MB / 2, 0.0)
 
     def bill_training(
         self,

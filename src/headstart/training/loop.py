@@ -247,6 +247,8 @@ def train_network(
                 if state.step < batches:
                     checkpoint.save_if_due(state, recipe.checkpoint_s)
             if state.step < batches:
+                if not interrupted.is_set():  # the time is up
+                    state.epochs = state.epoch - 1
                 break
             if len(val_rows):
                 watch.progress("validating", 0, 0)

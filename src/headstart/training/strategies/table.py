@@ -66,6 +66,12 @@ def choose_strategy(settings: Settings) -> Strategy:
         raise UsageError("setting 'warmup' has no effect on the one-cycle schedule; leave it out")
     if {"freeze_until", "cut"} <= given.keys():
         raise UsageError("settings 'freeze_until' and 'cut' exclude each other; choose one")
+    unused = [n for n in ("wise_ft", "patience", "min_delta") if n in given]
+    if unused and (settings.refit or settings.recipe.monitor == "last"):
+        raise UsageError(
+            f"setting '{unused[0]}' has no effect with refit or monitor last, which keep the last epoch; "
+            "leave it out"
+        )
     if settings.augment == "none":
         unused = [n for n in ("flip", "views") if n in given]
         if unused:
