@@ -27,7 +27,7 @@ MEASURING = frozenset({"wise_ft", "monitor", "min_delta", "patience", "refit"})
 # A training on all images is begun where this share of its time is there; it ends with what it has then.
 REFIT_SHARE = 0.7
 # The share of the time that the first training may take.
-FIRST_SHARE = 0.45
+FIRST_SHARE = 0.55
 
 
 def train_and_refit(task: Task, budget: Budget | None) -> tuple[Task, Trained]:
