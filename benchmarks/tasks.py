@@ -3,7 +3,8 @@
     python benchmarks/tasks.py FOLDER --data ../shared/data --fashion FILES
 
 A task is a folder with train/ and test/, each of class folders, and a file TASK: a line that describes it,
-then, if need be, settings of `fit` a line, such as `group: REGEX`. Whoever makes such a folder has added a task.
+then, if need be, settings of `fit` a line, such as `group: REGEX`. Whoever makes such a folder has added a
+task.
 
 From these sources, each where it is at hand: the data sets of --data (a folder with hymenoptera, cifar10-100,
 gtsrb-small and signdigits), scikit-learn's digits, the solar cells of the package elpv-dataset, and the
@@ -45,8 +46,9 @@ def split(images: Images, tested: int) -> tuple[Images, Images]:
     of_class = defaultdict(list)
     for entry in sorted(images, key=lambda e: rank(e[1])):
         of_class[entry[0]].append(entry)
-    parts = [(entries[tested:], entries[:tested]) for entries in of_class.values()]
-    return sum((p[0] for p in parts), []), sum((p[1] for p in parts), [])
+    entries = list(of_class.values())
+    kept = [entry for own in entries for entry in own[tested:]]
+    return kept, [entry for own in entries for entry in own[:tested]]
 
 
 def some(images: Images, count: int, unit: Callable[[str], str] = str) -> Images:
@@ -54,7 +56,7 @@ def some(images: Images, count: int, unit: Callable[[str], str] = str) -> Images
     of_class = defaultdict(list)
     for entry in sorted(images, key=lambda e: (rank(unit(e[1])), rank(e[1]))):
         of_class[entry[0]].append(entry)
-    return sum((entries[:count] for entries in of_class.values()), [])
+    return [entry for own in of_class.values() for entry in own[:count]]
 
 
 def noisy(picture: Image.Image) -> Image.Image:
