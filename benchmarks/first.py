@@ -1,4 +1,4 @@
-"""What the first commands on a machine take: a linear probe with an empty cache, and the first prediction after it.
+"""The first commands on a machine: a linear probe with an empty cache, and the first prediction after it.
 
     python benchmarks/first.py photos                              # a folder of class folders
     python benchmarks/first.py photos --against ../before --rounds 3
