@@ -8,7 +8,7 @@ import pytest
 
 import headstart
 from headstart.errors import HeadstartError, InputError, UsageError
-from headstart.runs import fitting, refitting
+from headstart.runs import advising, fitting, refitting
 from headstart.runs.advising import LEAST_A_CLASS, draw_parts
 from headstart.runs.budget import OutOfTime
 from headstart.training.strategies.table import STRATEGIES
@@ -41,6 +41,25 @@ def test_advice_repeats(advice, loose, network):
     again = headstart.advise(loose, budget="1m", **network)
     assert again.facts == advice.facts
     assert again.case == advice.case
+
+
+def test_what_was_measured_is_kept_and_another_image_is_measured_anew(
+    plant, network, tmp_path, monkeypatch
+):
+    data = plant(tmp_path / "data", dict.fromkeys(("blobs", "plain"), 6))
+    options = {**network, "cache_dir": str(tmp_path / "cache")}
+    first = headstart.advise(data, **options)
+    real, measured = advising.measure_facts, []
+    monkeypatch.setattr(advising, "measure_facts", lambda task: measured.append(1) or real(task))
+    assert headstart.advise(data, **options).facts == first.facts
+    assert not measured
+    plant(data, {"blobs": 1}, first=90)
+    assert headstart.advise(data, **options).facts.images == 13
+    assert len(measured) == 1
+    for path in (tmp_path / "cache" / "advice").iterdir():
+        path.write_text("{}")  # damaged
+    headstart.advise(data, **options)
+    assert len(measured) == 2
 
 
 def test_test_images_are_not_looked_at(photos, network, plant, tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """Takes data, gives the `Advice`: measures the facts and the costs on a sample, and has the rules decide."""
 
 import dataclasses
+import hashlib
+import importlib.metadata
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +15,10 @@ from headstart.arrays import IntN
 from headstart.data.dataset import Dataset
 from headstart.data.scan import Scan
 from headstart.draws import draw
-from headstart.errors import UsageError
+from headstart.errors import InputError, UsageError
 from headstart.features.extraction import extract
 from headstart.features.reading import check_bad_images
-from headstart.files import check_cache
+from headstart.files import check_cache, read_json, write_quietly
 from headstart.networks.backbones import Backbone, load_backbone
 from headstart.parallel import Progress, no_progress
 from headstart.runs.budget import Budget
@@ -24,7 +27,9 @@ from headstart.training.advice import Advice, Limits, choose_network, give_advic
 from headstart.training.calibration import measure_costs
 from headstart.training.decisions import Decisions
 from headstart.training.evidence import measure_facts
+from headstart.training.facts import Facts
 from headstart.training.heads import assign_folds
+from headstart.training.probes import units_of
 from headstart.training.rules import DISK_SHARE
 from headstart.training.settings import AUTO, Settings, make_settings
 from headstart.training.strategies.table import check_advisable
@@ -174,7 +179,7 @@ def advise_for(
         on_epoch=lambda entry: None,
         decisions=Decisions(),
     )
-    facts, probe_s = measure_facts(task)
+    facts, probe_s = _find_facts(task)
     costs = measure_costs(task, probe_s * len(pool) / max(1, len(task.rows)))
     unread_s = 0.0 if is_read else costs.extraction_s(len(pool) - len(some))
     counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
@@ -186,3 +191,31 @@ def advise_for(
         refit=refit,
     )
     return give_advice(facts, costs, limits, backbone=backbone.name)
+
+
+def _find_facts(task: Task) -> tuple[Facts, float]:
+    """Take the facts from the cache, where they lie under all that they depend on; else measure them."""
+    dataset, features, settings = task.dataset, task.features, task.settings
+    units = units_of(task, task.rows)
+    images = [
+        (dataset.ids[row], features.sha256[row], int(dataset.labels[row]), unit)
+        for row, unit in zip(task.rows.tolist(), units, strict=True)
+    ]
+    described = [
+        importlib.metadata.version("headstart"),
+        task.backbone.fingerprint,
+        features.engine.key(),
+        settings.seed,
+        settings.class_weights,
+        len(dataset.classes),
+        images,
+    ]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    path = settings.runtime.cache / "advice" / f"{key}.json"
+    try:
+        kept = read_json(path)
+        return Facts.from_json(kept["facts"]), float(kept["probe_s"])
+    except (InputError, KeyError, TypeError, ValueError):
+        facts, probe_s = measure_facts(task)
+    write_quietly(path, json.dumps({"facts": facts.to_json(), "probe_s": probe_s}).encode())
+    return facts, probe_s
