@@ -97,6 +97,18 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def network(tiny):
+    """The options of `tiny` that leave the strategy to the advice."""
+    return {n: v for n, v in tiny.items() if n != "strategy"}
+
+
+@pytest.fixture(scope="session")
+def advice(loose, network):
+    """The advice on `loose` with five minutes."""
+    return headstart.advise(loose, budget="5m", **network)
+
+
+@pytest.fixture(scope="session")
 def run(photos, tmp_path_factory):
     """A run of the built-in backbone."""
     folder = tmp_path_factory.mktemp("run") / "lite0"

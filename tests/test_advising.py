@@ -14,16 +14,6 @@ from headstart.runs.budget import OutOfTime
 from headstart.training.strategies.table import STRATEGIES
 
 
-@pytest.fixture(scope="module")
-def network(tiny):
-    return {n: v for n, v in tiny.items() if n != "strategy"}
-
-
-@pytest.fixture(scope="module")
-def advice(loose, network):
-    return headstart.advise(loose, budget="1m", **network)
-
-
 def test_advice_says_what_to_do_what_it_brings_and_why(advice):
     assert advice.case.number in (1, 3)
     assert advice.chosen.strategy in STRATEGIES
@@ -33,12 +23,12 @@ def test_advice_says_what_to_do_what_it_brings_and_why(advice):
     assert len(advice.sentences) == len(advice.others)
     assert advice.facts.images == 24
     assert advice.facts.per_class == (8, 8, 8)
-    assert advice.budget_s < 60
+    assert advice.budget_s < 300
     json.dumps(advice.to_json(), allow_nan=False)
 
 
 def test_advice_repeats(advice, loose, network):
-    again = headstart.advise(loose, budget="1m", **network)
+    again = headstart.advise(loose, budget="5m", **network)
     assert again.facts == advice.facts
     assert again.case == advice.case
 

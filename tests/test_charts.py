@@ -9,16 +9,6 @@ import headstart
 from headstart.publish.charts import CHARTS, draw_chart, write_advice
 
 
-@pytest.fixture(scope="module")
-def network(tiny):
-    return {n: v for n, v in tiny.items() if n != "strategy"}
-
-
-@pytest.fixture(scope="module")
-def advice(loose, network):
-    return headstart.advise(loose, budget="5m", **network)
-
-
 def test_every_picture_is_drawn_with_its_figures_as_text(advice, tmp_path):
     paths = write_advice(advice, tmp_path / "advice")
     assert [p.name for p in paths] == ["advice.json", *(f"{name}.svg" for name in CHARTS)]

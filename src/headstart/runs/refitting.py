@@ -2,7 +2,7 @@
 
 What was held out tells whether the training is better than the linear probe that it started from, and how
 good it is. After that those images would be wasted: with 10 images a class, training on all instead of
-four fifths was worth 3 to 7 points (docs/advice.md).
+four fifths was worth 5 and 7 points on two data sets (docs/decisions/0025-refit.md).
 """
 
 import dataclasses
