@@ -203,7 +203,6 @@ def _find_facts(task: Task) -> tuple[Facts, float]:
     ]
     described = [
         importlib.metadata.version("headstart"),
-        task.backbone.fingerprint,
         features.engine.key(),
         settings.seed,
         settings.class_weights,
@@ -211,7 +210,8 @@ def _find_facts(task: Task) -> tuple[Facts, float]:
         images,
     ]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-    path = settings.runtime.cache / "advice" / f"{key}.json"
+    folder = settings.runtime.cache / "backbones" / task.backbone.fingerprint
+    path = folder / f"facts-{key[:32]}.json"
     try:
         kept = read_json(path)
         return Facts.from_json(kept["facts"]), float(kept["probe_s"])
