@@ -62,6 +62,14 @@ def test_the_command_shows_what_is_advised_and_why(loose, network, tmp_path, cli
     assert (output / "cost.svg").exists()
 
 
+def test_the_command_finds_out_first_whether_it_can_write(loose, tmp_path, cli, monkeypatch):
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setattr(headstart, "advise", lambda *args, **options: pytest.fail("too late"))
+    code, _, err = cli("advise", loose, "-o", tmp_path / "taken")
+    assert code == 5
+    assert "choose another folder" in err
+
+
 def test_the_command_prints_json_for_programs(loose, network, cli):
     code, out, _ = cli("advise", loose, *options_of(network), "--json")
     assert code == 0

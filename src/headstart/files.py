@@ -20,6 +20,7 @@ from headstart.errors import InputError, ResourceError
 
 __all__ = [
     "check_cache",
+    "check_writable",
     "default_cache_dir",
     "fail_point",
     "hash_file",
@@ -31,6 +32,8 @@ __all__ = [
     "write_atomically",
     "write_quietly",
 ]
+
+CACHE_ADVICE = "name another place with --cache-dir"
 
 
 def default_cache_dir() -> Path:
@@ -49,8 +52,16 @@ def check_cache(cache_dir: str | os.PathLike[str] | None) -> None:
     Raises:
         ResourceError: it cannot be made or written.
     """
-    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    with translate_errors(folder):
+    check_writable(Path(cache_dir) if cache_dir is not None else default_cache_dir())
+
+
+def check_writable(folder: Path, *, advice: str = CACHE_ADVICE) -> None:
+    """Make a folder where there is none, and find out whether it can be written.
+
+    Raises:
+        ResourceError: it cannot be made or written.
+    """
+    with translate_errors(folder, advice=advice):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
@@ -110,9 +121,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def translate_errors(
-    folder: Path, *, advice: str = "name another place with --cache-dir"
-) -> Iterator[None]:
+def translate_errors(folder: Path, *, advice: str = CACHE_ADVICE) -> Iterator[None]:
     """The system's errors as one line that says what to do: free space on a full disk, or as advised."""
     try:
         yield

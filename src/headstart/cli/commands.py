@@ -223,6 +223,10 @@ def advise_command(
     headstart advise photos --backbones tf_efficientnet_lite0,resnet50
     """
     names = [name.strip() for name in backbones.split(",")] if backbones else []
+    if output is not None:
+        from headstart.files import check_writable
+
+        check_writable(output, advice="choose another folder")
     with show_progress() as progress:
         advice = headstart.advise(
             data,
