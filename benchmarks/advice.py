@@ -216,12 +216,20 @@ def by_fine_size(facts: Facts, costs: Costs, own: Results) -> str:
     return "partial blocks.5" if facts.images < 500 else "partial blocks.3"
 
 
+def by_probes(facts: Facts, errors: float) -> str:
+    """A probe: on the last features where their log loss is within so many standard errors of the lowest."""
+    last = facts.singles[-1]
+    return "linear-probe" if last.gap <= errors * last.gap_error else "linear-probe auto"
+
+
 Rule = Callable[[Facts, Costs, Results], str]
 RULES: dict[str, Rule] = {
     "the advice": by_advice,
     "textbook's table": by_textbook,
     "size: probe, else partial": by_size,
     "size: three steps": by_fine_size,
+    "a probe, by one error": lambda facts, costs, own: by_probes(facts, 1),
+    "a probe, by two errors": lambda facts, costs, own: by_probes(facts, 2),
     **{f"always {arm}": lambda facts, costs, own, arm=arm: arm for arm in ARMS},
 }
 
@@ -266,7 +274,9 @@ def judge(*, details: bool) -> None:
         tasks = [
             task
             for task, own in sorted(results.items())
-            if is_set_aside(task) == aside and set(NEEDED) <= own.accuracy.keys() and task in facts
+            if is_set_aside(task) == aside and set(NEEDED) <= own.accuracy.keys()
+            # With too few images to measure anything there is nothing to judge.
+            if task in facts and facts[task][0].depths
         ]
         whole = sum("fine-tune" in results[t].accuracy for t in tasks)
         print(f"\n{'set aside' if aside else 'to make rules on'}: {len(tasks)} tasks run", end="")
