@@ -1,6 +1,6 @@
 """Makes the tasks that `advice.py` judges on: small data sets of all four cases, in folders of one form.
 
-    python benchmarks/tasks.py FOLDER --data ../shared/data --fashion FILES
+    python benchmarks/tasks.py FOLDER --data ../shared/data --fashion FILES --art FILES
 
 A task is a folder with train/ and test/, each of class folders, and a file TASK: a line that describes it,
 then, if need be, settings of `fit` a line, such as `group: REGEX`. Whoever makes such a folder has added a
@@ -11,6 +11,10 @@ gtsrb-small and signdigits), scikit-learn's digits, the solar cells of the packa
 IDX files of Fashion-MNIST (Debian has them: dataset-fashion-mnist). Of each there are parts of 10, 30 and 100
 images a class and all, and versions that are recoloured, noisy, or shrunken. Everything is drawn by a hash of
 the image's name, so the same sources give the same tasks.
+
+The tasks of --art came later, to judge rules on that were made with the others in sight: drawings that were
+made to be drawings. FILES holds, unpacked, openclipart-png, tuxpaint-stamps-default and wesnoth-1.16-data of
+Debian, and emoji-datasource-apple of npm.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import gzip
 import hashlib
 import io
 import json
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,14 +46,15 @@ def of_folder(folder: Path) -> Images:
     return [(p.parent.name, p.stem, lambda p=p: Image.open(p).convert("RGB")) for p in paths]
 
 
-def split(images: Images, tested: int) -> tuple[Images, Images]:
-    """Hold out this many images of every class to test on."""
+def split(images: Images, tested: int, unit: Callable[[str], str] = str) -> tuple[Images, Images]:
+    """Hold out this many images of every class to test on; what is left of their units is left out."""
     of_class = defaultdict(list)
-    for entry in sorted(images, key=lambda e: rank(e[1])):
+    for entry in sorted(images, key=lambda e: (rank(unit(e[1])), rank(e[1]))):
         of_class[entry[0]].append(entry)
     entries = list(of_class.values())
-    kept = [entry for own in entries for entry in own[tested:]]
-    return kept, [entry for own in entries for entry in own[:tested]]
+    held = [entry for own in entries for entry in own[:tested]]
+    units = {(c, unit(name)) for c, name, _ in held}
+    return [e for own in entries for e in own if (e[0], unit(e[1])) not in units], held
 
 
 def some(images: Images, count: int, unit: Callable[[str], str] = str) -> Images:
@@ -89,7 +95,7 @@ def false_coloured(picture: Image.Image) -> Image.Image:
 
 
 def make_tasks(
-    data: Path | None, fashion: Path | None
+    data: Path | None, fashion: Path | None, art: Path | None
 ) -> Iterator[tuple[str, str, Images, Images]]:
     """Yield (name, lines of TASK, training images, test images) of every task whose source is there."""
     if data is not None:
@@ -137,6 +143,8 @@ def make_tasks(
         text = "Fashion-MNIST, 28 x 28"
         for count in (10, 30, 100, 300):
             yield f"fashion-{count}", f"{text}, {count} a class", some(train, count), tested
+    if art is not None:
+        yield from make_art(art)
 
 
 def make_digits() -> Iterator[tuple[str, str, Images, Images]]:
@@ -185,6 +193,93 @@ def make_cells() -> Iterator[tuple[str, str, Images, Images]]:
     yield "cells-false-100", f"{text}, 100 a class, false colours", *both
 
 
+def on_white(path: Path) -> Image.Image:
+    """A drawing as a page shows it, and no larger than 500 pixels: clip art has 2,000."""
+    picture = Image.open(path).convert("RGBA")
+    picture.thumbnail((500, 500))
+    page = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(page, picture).convert("RGB")
+
+
+def is_usual(path: Path) -> bool:
+    """Whether a PNG has at most 20 megapixels; some clip art has 600."""
+    with path.open("rb") as file:
+        width, height = struct.unpack(">II", file.read(24)[16:])
+    return width * height <= 20e6
+
+
+def drawings(root: Path, folders: dict[str, str], words: str = "*.png") -> Images:
+    """The drawings under some folders, each a class."""
+    return [
+        (
+            name,
+            "-".join(path.relative_to(root / folder).with_suffix("").parts),
+            lambda p=path: on_white(p),
+        )
+        for name, folder in folders.items()
+        for path in sorted(
+            p for p in (root / folder).rglob(words) if not p.is_symlink() and is_usual(p)
+        )
+    ]
+
+
+def make_art(files: Path) -> Iterator[tuple[str, str, Images, Images]]:
+    """Yield tasks of drawings, as `make_tasks` does."""
+    for root in files.rglob("openclipart/png"):
+        names = "animals food people transportation recreation plants tools buildings"
+        train, tested = split(drawings(root, {n: n for n in names.split()}), 20)
+        text = "clip art by subject"
+        for count in (10, 30):
+            yield f"clip-{count}", f"{text}, {count} a class", some(train, count), tested
+        both = changed(some(train, 30), shrunken), changed(tested, shrunken)
+        yield "clip-shrunken-30", f"{text}, 30 a class, shrunken to 24 pixels", *both
+    for root in files.rglob("tuxpaint/stamps"):
+        names = "animals/mammals animals/birds food/fruit plants/flowers town/houses"
+        images = drawings(root, {n.split("/")[1]: n for n in names.split()})
+        train, tested = split(images, 12)
+        yield "stamps-12", "stamps for children, 12 a class", some(train, 12), tested
+    for root in files.rglob("images/units"):
+        names = "dwarves human-loyalists monsters saurians undead drakes elves-wood orcs"
+
+        def unit(name: str) -> str:
+            return name.split("-")[0]
+
+        train, tested = split(drawings(root, {n: n for n in names.split()}), 40, unit)
+        text = "figures of a game by their people, frames of moves"
+        figures = "group: ([^/]+/[^-/]+)[^/]*$"
+        for count in (10, 30):
+            yield (
+                f"units-{count}",
+                f"{text}, {count} a class\n{figures}",
+                some(train, count),
+                tested,
+            )
+        few = some(train, 100)
+        yield "units-100", f"{text}, 100 a class\n{figures}", few, tested
+    for root in files.rglob("images/terrain"):
+        names = "castle water forest flat village cave mountains unwalkable"
+        train, tested = split(drawings(root, {n: n for n in names.split()}), 30)
+        text = "ground of a game"
+        yield "terrain-10", f"{text}, 10 a class", some(train, 10), tested
+        yield "terrain-30", f"{text}, 30 a class", some(train, 30), tested
+    for path in files.rglob("emoji-datasource-apple/emoji.json"):
+        signs = [
+            (
+                e["category"],
+                e["unified"],
+                lambda p=path.parent / "img/apple/64" / e["image"]: on_white(p),
+            )
+            for e in json.loads(path.read_text())
+            if e["category"] != "Component" and e["has_img_apple"]
+        ]
+        train, tested = split(signs, 25)
+        text = "emoji by category"
+        for count in (10, 30):
+            yield f"emoji-{count}", f"{text}, {count} a class", some(train, count), tested
+        both = changed(some(train, 30), false_coloured), changed(tested, false_coloured)
+        yield "emoji-false-30", f"{text}, 30 a class, false colours", *both
+
+
 def read_idx(folder: Path, part: str, count: int) -> Images:
     """The first images of every class of an IDX pair."""
 
@@ -215,9 +310,10 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="Folder with hymenoptera, cifar10-100, …")
     parser.add_argument("--fashion", type=Path, help="Folder with the IDX files of Fashion-MNIST.")
+    parser.add_argument("--art", type=Path, help="Folder with drawings, unpacked packages.")
     args = parser.parse_args()
     made = []
-    for name, lines, train, tested in make_tasks(args.data, args.fashion):
+    for name, lines, train, tested in make_tasks(args.data, args.fashion, args.art):
         folder = args.folder / name
         made.append({"task": name, "train": len(train), "test": len(tested)})
         if (folder / "TASK").exists():
