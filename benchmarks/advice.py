@@ -182,7 +182,7 @@ def arm_of(candidate: Candidate, facts: Facts) -> str:
     """Name the arm that does what a candidate says."""
     cut = candidate.settings.get("cut")
     if candidate.strategy == "linear-probe":
-        last = cut == facts.singles[-1].cuts[0]
+        last = cut == facts.singles[-1].cut
         return "linear-probe" if last else "linear-probe auto"
     return f"partial {cut}" if candidate.strategy == "partial-fine-tune" else candidate.strategy
 

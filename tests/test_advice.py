@@ -45,7 +45,7 @@ def make_facts(
     best = max(accuracies)
     error = math.sqrt(0.2 / images)
     depths = [
-        Depth((n,), a, error, 1 - a, gap=best - a, gap_error=gaps)
+        Depth(n, a, error, 1 - a, gap=best - a, gap_error=gaps)
         for n, a in zip(names, accuracies, strict=True)
     ]
     return Facts(
@@ -116,7 +116,7 @@ def test_images_unlike_those_of_the_network_are_worth_training_it():
 
 def test_earlier_features_are_read_where_they_are_clearly_better():
     facts = make_facts((0.3, 0.5, 0.8, 0.7), gaps=0.01)
-    assert facts.best.cuts == ("c",)
+    assert facts.best.cut == "c"
     unsure = make_facts((0.3, 0.5, 0.8, 0.7), gaps=0.2)
     assert unsure.best.cuts == ("last",)
 

@@ -16,7 +16,7 @@ def test_every_picture_is_drawn_with_its_figures_as_text(advice, tmp_path):
         root = xml.etree.ElementTree.parse(path).getroot()
         assert root.tag.endswith("svg")
     depth, images, cost = (p.read_text(encoding="utf-8") for p in paths[1:])
-    assert all(d.cuts[0] in depth for d in advice.facts.singles)
+    assert all(d.cut in depth for d in advice.facts.singles)
     assert "these 24 images" in images
     assert advice.chosen.strategy.replace("partial-fine-tune", "partial") in cost
 

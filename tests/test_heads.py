@@ -21,6 +21,8 @@ from headstart.training.heads import (
     LinearHead,
     MlpHead,
     assign_folds,
+    average_heads,
+    average_probabilities,
     choose_cuts,
     choose_penalty,
     choose_shallow,
@@ -328,23 +330,66 @@ def test_cut_points_together_win_where_each_knows_a_part():
         candidates=suggest_cuts(list(values)),
         progress=lambda *s: steps.append(s),
     )
-    assert {"first", "second"} <= set(found.cuts)
-    assert [s.cuts for s in found.scores] == list(suggest_cuts(list(values)))
-    scores = {s.cuts: s for s in found.scores}
-    assert scores["noise",].log_loss == pytest.approx(np.log(3), abs=0.03)
-    assert scores["noise",].accuracy < 0.5
-    assert scores[found.cuts].log_loss == min(s.log_loss for s in found.scores)
-    assert scores[found.cuts].log_loss < scores["first",].log_loss
-    matrix = np.concatenate([values[name] for name in found.cuts], axis=1)
-    alone = choose_penalty(matrix, labels, units(300), 3)
-    assert found.penalty.value == alone.value
-    losses = -np.log(alone.probabilities[np.arange(300), labels])
-    assert scores[found.cuts].log_loss == pytest.approx(losses.mean(), abs=1e-5)
-    assert scores[found.cuts].losses == pytest.approx(losses, abs=1e-5)
-    assert scores[found.cuts].error == pytest.approx(losses.std(ddof=1) / 300**0.5, rel=1e-3)
-    right = (alone.probabilities.argmax(axis=1) == labels).mean()
-    assert scores[found.cuts].accuracy == pytest.approx(right)
-    assert steps[-1] == ("choice of cut points", len(found.scores), len(found.scores))
+    best, *others = found.heads
+    assert {"first", "second"} <= set(best)
+    candidates = suggest_cuts(list(values))
+    assert [s.heads for s in found.scores[: len(candidates)]] == [(cuts,) for cuts in candidates]
+    scores = {s.heads: s for s in found.scores}
+    noise, alone = scores[("noise",),], scores[best,]
+    assert noise.log_loss == pytest.approx(np.log(3), abs=0.03)
+    assert noise.accuracy < 0.5
+    assert alone.log_loss == min(scores[cuts,].log_loss for cuts in candidates)
+    assert alone.log_loss < scores[("first",),].log_loss
+    matrix = np.concatenate([values[name] for name in best], axis=1)
+    penalty = choose_penalty(matrix, labels, units(300), 3)
+    assert found.penalties[0].value == penalty.value
+    losses = -np.log(penalty.probabilities[np.arange(300), labels])
+    assert alone.log_loss == pytest.approx(losses.mean(), abs=1e-5)
+    assert alone.losses == pytest.approx(losses, abs=1e-5)
+    assert alone.error == pytest.approx(losses.std(ddof=1) / 300**0.5, rel=1e-3)
+    right = (penalty.probabilities.argmax(axis=1) == labels).mean()
+    assert alone.accuracy == pytest.approx(right)
+    if others:
+        assert scores[found.heads].log_loss < alone.log_loss - 0.001
+    assert steps[-1] == ("choice of cut points", len(candidates), len(candidates))
+
+
+def test_heads_that_know_different_parts_are_averaged():
+    values, labels = layers()
+    del values["last"]
+    found = choose_cuts(values, labels, units(300), 3, candidates=[(n,) for n in values])
+    assert set(found.heads) == {("first",), ("second",)}
+    mean = found.scores[-1]
+    assert mean.heads == found.heads
+    held_out = average_probabilities([p.probabilities for p in found.penalties])
+    losses = -np.log(held_out[np.arange(300), labels])
+    assert mean.log_loss == pytest.approx(losses.mean(), abs=1e-5)
+    alone = [s for s in found.scores if s.heads in [(cuts,) for cuts in found.heads]]
+    assert mean.log_loss < 0.7 * min(s.log_loss for s in alone)
+
+
+def test_the_mean_of_heads_is_one_head_on_their_cut_points():
+    values, labels = layers()
+    widths = {name: matrix.shape[1] for name, matrix in values.items()}
+    parts = [("first",), ("noise", "second"), ("first", "last")]
+    heads = {
+        cuts: fit_linear(np.concatenate([values[n] for n in cuts], axis=1), labels, 3, penalty=0.1)
+        for cuts in parts
+    }
+    names, mean = average_heads(heads, widths)
+    assert names == ("noise", "first", "second", "last")
+    each = [
+        head.predict_proba(np.concatenate([values[n] for n in cuts], axis=1))
+        for cuts, head in heads.items()
+    ]
+    joined = mean.predict_proba(np.concatenate([values[n] for n in names], axis=1))
+    assert joined == pytest.approx(average_probabilities(each), abs=1e-6)
+    assert joined.dtype == mean.weight.dtype == mean.bias.dtype == np.float32
+
+
+def test_a_probability_of_zero_is_averaged_without_infinity():
+    sure = np.array([[1.0, 0.0]], dtype=np.float32)
+    assert np.isfinite(average_probabilities([sure, 1 - sure])).all()
 
 
 def test_images_of_a_unit_are_one_observation_and_weights_count():
@@ -358,7 +403,7 @@ def test_images_of_a_unit_are_one_observation_and_weights_count():
     assert two.error == pytest.approx(one.error, rel=0.01)
     weights = np.where(labels == 0, 5.0, 1.0)
     heavy = choose_cuts(values, labels, units(100), 3, candidates=cuts, weights=weights)
-    shares = heavy.penalty.probabilities
+    shares = heavy.penalties[0].probabilities
     losses = -np.log(shares[np.arange(100), labels])
     assert heavy.scores[0].log_loss == pytest.approx(np.average(losses, weights=weights), abs=1e-5)
 
@@ -367,9 +412,9 @@ def test_many_images_are_compared_on_a_sample_and_the_penalty_is_of_all():
     values, labels = layers(9000)
     cuts = [("noise",), ("first",), ("first", "second")]
     found = choose_cuts(values, labels, units(9000), 3, candidates=cuts, seed=3)
-    assert found.cuts == ("first", "second")
+    assert found.heads[0] == ("first", "second")
     assert {len(s.losses) for s in found.scores} == {2250}
-    assert found.penalty.probabilities.shape == (9000, 3)
+    assert {p.probabilities.shape for p in found.penalties} == {(9000, 3)}
     again = choose_cuts(values, labels, units(9000), 3, candidates=cuts, seed=3)
     assert [s.losses.tobytes() for s in again.scores] == [s.losses.tobytes() for s in found.scores]
 
@@ -378,7 +423,7 @@ def test_too_few_images_to_compare_cut_points():
     values = {"early": np.eye(3, dtype=np.float32), "late": np.eye(3, dtype=np.float32)}
     names = suggest_cuts(["early", "late"])
     found = choose_cuts(values, np.array([0, 0, 1]), units(3), 2, candidates=names)
-    assert (found.cuts, found.scores, found.penalty.folds) == (("late",), (), 0)
+    assert (found.heads, found.scores, found.penalties[0].folds) == ((("late",),), (), 0)
     with pytest.raises(UsageError, match="at least two single cut points"):
         choose_shallow(found.scores)
 
@@ -409,7 +454,7 @@ def test_suggested_cuts():
 def score(name, losses):
     losses = np.array(losses, dtype=float)
     error = losses.std(ddof=1) / len(losses) ** 0.5
-    return CutScore(tuple(name), losses.mean(), 0.5, error, 0.1, losses)
+    return CutScore((tuple(name),), losses.mean(), 0.5, error, 0.1, losses)
 
 
 def test_the_shallow_cut_is_the_earliest_that_is_about_as_good_on_the_same_images():

@@ -277,7 +277,7 @@ def _show_depths(advice: "Advice") -> None:
     for depth in advice.facts.singles:
         bar = "█" * round(BAR_WIDTH * depth.accuracy)
         shown = f"{depth.accuracy:.3f} ± {1.96 * depth.error:.3f}"
-        table.add_row(Text(printable(depth.cuts[0])), shown, Text(bar, style="blue"))
+        table.add_row(Text(printable(depth.cut)), shown, Text(bar, style="blue"))
     out.print()
     out.print(table)
     if advice.facts.curve:

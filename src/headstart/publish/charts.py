@@ -54,7 +54,7 @@ def _draw_depth(axes: "Axes", advice: Advice) -> None:
         f"best: {best.accuracy:.3f}", (place, best.accuracy + margins[place]), (0, 6),
         textcoords="offset points", ha="center", color=CHOSEN,
     )  # fmt: skip
-    axes.set_xticks(list(places), [d.cuts[0] for d in singles], rotation=30, ha="right")
+    axes.set_xticks(list(places), [d.cut for d in singles], rotation=30, ha="right")
     axes.set_xlabel("cut point, from the pixels to the classifier")
     axes.set_ylabel("accuracy in cross-validation")
     axes.set_title("How deep to read the network", loc="left", weight="bold")
@@ -116,8 +116,8 @@ def _draw_cost(axes: "Axes", advice: Advice) -> None:
 
 
 def _shorten(candidate: Candidate) -> str:
-    cuts = str(candidate.settings.get("cut", "")).split(",")
-    place = cuts[0] if len(cuts) == 1 else f"{len(cuts)} cut points"
+    cuts = candidate.cuts
+    place = f"{len(cuts)} cut points" if len(cuts) > 1 else "".join(cuts)
     strategy = candidate.strategy.replace("partial-fine-tune", "partial")
     return f"{strategy} {place}".strip()
 

@@ -6,6 +6,7 @@ Pure arithmetic, without PyTorch and without images: the rules are tested on tab
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,13 +122,16 @@ class Candidate:
     reason: str
 
     @property
+    def cuts(self) -> tuple[str, ...]:
+        """The cut points that it reads or begins at, each once; () where there is none."""
+        return tuple(dict.fromkeys(re.findall("[^,+]+", self.settings.get("cut", ""))))
+
+    @property
     def name(self) -> str:
         """The strategy, and the cut point where there is one."""
-        cut = self.settings.get("cut")
-        if not cut:
+        if not self.cuts:
             return self.strategy
-        several = 1 + str(cut).count(",")
-        place = cut if several < 3 else f"{several} cut points"
+        place = self.settings["cut"] if len(self.cuts) < 3 else f"{len(self.cuts)} cut points"
         return f"{self.strategy} at {place}"
 
 
@@ -158,7 +162,7 @@ def find_case(facts: Facts) -> Case:
     votes.append(last.accuracy >= best.accuracy - last.error)
     lines.append(
         f"a probe on the last features has {last.accuracy:.3f}, the best cut point "
-        f"({best.cuts[0]}) {best.accuracy:.3f}: {_like(votes[-1])} (like: within {last.error:.3f})"
+        f"({best.cut}) {best.accuracy:.3f}: {_like(votes[-1])} (like: within {last.error:.3f})"
     )
     like = 2 * sum(votes) > len(votes)
     return Case(1 + many + 2 * (not like), tuple(lines))
@@ -195,7 +199,7 @@ def _of_probe(
     margin = 1.96 * max(depth.error, 0.5 / facts.measured)
     return Candidate(
         strategy=strategy,
-        settings={"cut": ",".join(depth.cuts)},
+        settings={"cut": depth.cut},
         accuracy=expected,
         low=max(0.0, expected - margin),
         high=min(1.0, expected + margin),
@@ -269,7 +273,8 @@ def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]
     confidence = facts.confidence
     if confidence is None or not math.isfinite(confidence):
         confidence = SIMILAR_CONFIDENCE / 2
-    earlier = math.log(max(facts.best.log_loss, 1e-9) / max(facts.singles[-1].log_loss, 1e-9))
+    lowest = min(d.log_loss for d in facts.depths if "+" not in d.cut)
+    earlier = math.log(max(lowest, 1e-9) / max(facts.singles[-1].log_loss, 1e-9))
     gain = GAIN + GAIN_BY_CONFIDENCE * confidence + GAIN_BY_DEPTH * min(0.0, earlier)
     steps = epochs * facts.images / BATCH
     made = steps / (steps + HALF_STEPS)
@@ -385,11 +390,6 @@ def give_advice(facts: Facts, costs: Costs, limits: Limits, *, backbone: str) ->
     )
 
 
-def _count_cuts(candidate: Candidate) -> int:
-    """Of how many cut points a head reads the features; one makes a smaller and faster classifier."""
-    return 1 + str(candidate.settings.get("cut", "")).count(",")
-
-
 def _how_sure(chosen: Candidate, others: Sequence[Candidate]) -> float:
     """The probability that no other way is better by more than what matters, taken one at a time."""
 
@@ -436,7 +436,7 @@ def choose_candidate(listed: Sequence[Candidate], budget_s: float) -> Candidate:
     ]
     best = max(c.accuracy for c in fitting)
     alike = [c for c in fitting if c.accuracy >= best - MATTERS]
-    return min(alike, key=lambda c: (c.bill.seconds, _count_cuts(c), -c.accuracy))
+    return min(alike, key=lambda c: (c.bill.seconds, len(c.cuts), -c.accuracy))
 
 
 def choose_network(advices: Sequence[Advice]) -> Advice:

@@ -17,7 +17,7 @@ from headstart.networks.backbones import Backbone
 from headstart.parallel import count_cpus
 from headstart.problem import softmax
 from headstart.training.facts import CurvePoint, Depth, Facts
-from headstart.training.heads import CutScore, assign_folds, suggest_cuts
+from headstart.training.heads import CutScore, assign_folds, name_cuts, suggest_cuts
 from headstart.training.probes import compare_cuts, units_of, weigh_classes
 from headstart.training.task import Task
 
@@ -47,7 +47,9 @@ def measure_facts(task: Task) -> tuple[Facts, float]:
     probe_s = (time.process_time() - began) / len(candidates) / count_cpus()
     curve = [_at_point(task, last, weights, parts) for parts in (1, 2)] if scores else []
     whole = [
-        CurvePoint(len(task.rows), s.accuracy, s.accuracy_error) for s in scores if s.cuts == last
+        CurvePoint(len(task.rows), s.accuracy, s.accuracy_error)
+        for s in scores
+        if s.heads == (last,)
     ]
     facts = Facts(
         images=len(task.rows),
@@ -70,7 +72,7 @@ def _list_depths(scores: Sequence[CutScore]) -> tuple[Depth, ...]:
         error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
         depths.append(
             Depth(
-                score.cuts,
+                name_cuts(score.heads),
                 score.accuracy,
                 score.accuracy_error,
                 score.log_loss,

@@ -16,7 +16,7 @@ class Depth:
     """A linear probe on the features at some cut points, measured by cross-validation.
 
     Attributes:
-        cuts: names of the cut points, whose features it reads side by side.
+        cut: a cut point; or several, in the notation of the setting `cut`.
         accuracy: in [0, 1].
         error: standard error of the accuracy.
         log_loss: nats an image.
@@ -24,12 +24,17 @@ class Depth:
         gap_error: standard error of the gap, on the same images.
     """
 
-    cuts: tuple[str, ...]
+    cut: str
     accuracy: float
     error: float
     log_loss: float
     gap: float = 0.0
     gap_error: float = 0.0
+
+    @property
+    def is_of_several(self) -> bool:
+        """Whether it reads the features of more than one cut point."""
+        return "," in self.cut or "+" in self.cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Facts:
     @property
     def singles(self) -> tuple[Depth, ...]:
         """The depths of one cut point each."""
-        return tuple(d for d in self.depths if len(d.cuts) == 1)
+        return tuple(d for d in self.depths if not d.is_of_several)
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON, which `from_json` reads."""
@@ -89,7 +94,7 @@ class Facts:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Facts":
         """Read what `to_json` wrote."""
-        depths = tuple(Depth(**{**d, "cuts": tuple(d["cuts"])}) for d in value["depths"])
+        depths = tuple(Depth(**d) for d in value["depths"])
         curve = tuple(CurvePoint(**p) for p in value["curve"])
         lists = {name: tuple(value[name]) for name in ("per_class", "shift")}
         return cls(**{**value, **lists, "depths": depths, "curve": curve})

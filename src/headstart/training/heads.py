@@ -20,7 +20,7 @@ from headstart.draws import draw
 from headstart.errors import InputError, UsageError
 from headstart.metrics import image_losses
 from headstart.parallel import Progress, no_progress
-from headstart.problem import SINGLE_LABEL, Problem
+from headstart.problem import SINGLE_LABEL, Problem, softmax
 from headstart.training.logistic import CV_GAP, GAP, SoftmaxRegression, side_by_side
 from headstart.training.rules import MAX_FOLDS, PENALTY_WITHOUT_FOLDS, count_folds
 
@@ -33,11 +33,14 @@ __all__ = [
     "MlpHead",
     "Penalty",
     "assign_folds",
+    "average_heads",
+    "average_probabilities",
     "choose_cuts",
     "choose_penalty",
     "choose_shallow",
     "fit_linear",
     "head_of_arrays",
+    "name_cuts",
     "parse_head",
     "suggest_cuts",
 ]
@@ -263,10 +266,10 @@ class Penalty:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CutScore:
-    """A head on the features of some cut points together, measured by cross-validation.
+    """A head on the features of some cut points, or the mean of several, measured by cross-validation.
 
     Attributes:
-        cuts: names of the cut points.
+        heads: of each head, the names of the cut points whose features it reads side by side.
         log_loss: mean over the images, by their weights.
         accuracy: fraction of the images that are right, by their weights.
         error: standard error of the log loss, over independent units: images of one unit are not.
@@ -275,7 +278,7 @@ class CutScore:
             the scores of a choice, for paired comparisons.
     """
 
-    cuts: tuple[str, ...]
+    heads: tuple[tuple[str, ...], ...]
     log_loss: float
     accuracy: float
     error: float
@@ -288,13 +291,15 @@ class CutChoice:
     """The outcome of choosing among cut points.
 
     Attributes:
-        cuts: the chosen ones; the matrix to train on has their features side by side in this order.
-        penalty: for a head on them, chosen on all images.
-        scores: of all candidates, in their order; empty where there were too few images a class.
+        heads: the chosen ones, each by the cut points whose features it reads side by side in this order;
+            the best alone comes first.
+        penalties: of each head, chosen on all images.
+        scores: of all candidates, in their order, then of the mean of several where that is better than
+            any; empty where there were too few images a class.
     """
 
-    cuts: tuple[str, ...]
-    penalty: Penalty
+    heads: tuple[tuple[str, ...], ...]
+    penalties: tuple[Penalty, ...]
     scores: tuple[CutScore, ...]
 
 
@@ -424,6 +429,42 @@ def choose_penalty(
     return Penalty(PENALTIES[best], path, folds, probabilities)
 
 
+def name_cuts(heads: Sequence[tuple[str, ...]]) -> str:
+    """Give the notation of the setting `cut` for heads: "a,b" reads side by side, "a+b" is two's mean."""
+    return "+".join(",".join(cuts) for cuts in heads)
+
+
+def average_heads(
+    heads: Mapping[tuple[str, ...], LinearHead], widths: Mapping[str, int]
+) -> tuple[tuple[str, ...], LinearHead]:
+    """Make one linear head of several, whose logits are the mean of theirs.
+
+    Args:
+        heads: {names of the cut points that it reads side by side: the head}.
+        widths: {name: number of features} of all cut points, in the order of the network.
+
+    Returns:
+        (names of the cut points that the head reads, side by side; the head).
+    """
+    first = next(iter(heads.values()))
+    names = tuple(n for n in widths if any(n in cuts for cuts in heads))
+    weights = {n: np.zeros((first.classes, widths[n])) for n in names}
+    for cuts, head in heads.items():
+        ends = np.cumsum([widths[n] for n in cuts])[:-1]
+        for name, part in zip(cuts, np.split(head.weight, ends, axis=1), strict=True):
+            weights[name] += part / len(heads)
+    weight = np.concatenate([weights[n] for n in names], axis=1).astype(np.float32)
+    bias = np.mean([head.bias for head in heads.values()], axis=0).astype(np.float32)
+    return names, LinearHead(weight, bias, first.problem)
+
+
+def average_probabilities(parts: Sequence[FloatNC]) -> FloatNC:
+    """Give the probabilities, float32 (N, C), of the mean of the logits that these came from."""
+    least = np.finfo(np.float32).tiny
+    logs = [np.log(np.maximum(part, least, dtype=np.float64)) for part in parts]
+    return softmax(np.mean(logs, axis=0)).astype(np.float32)
+
+
 def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """List candidates for `choose_cuts`, of cut points in the order of the network.
 
@@ -445,7 +486,11 @@ def choose_cuts(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> CutChoice:
-    """Choose the candidate with the lowest cross-validated log loss, each at its best penalty.
+    """Choose the candidates whose mean has the lowest cross-validated log loss, each at its best penalty.
+
+    The best one is joined by whichever lowers the loss of the mean most, for as long as one does (ensemble
+    selection: Caruana et al., ICML 2004). Which depth is best is chance with few images, and their mean is
+    better than most (docs/strategies.md).
 
     All are judged on the same folds: those of all images, or of a stratified sample of units where there are
     many thousands. The penalty of the chosen one comes from all images in either case.
@@ -477,22 +522,42 @@ def choose_cuts(
     rarest = min(_units_per_class(labels, units, classes))
     if rarest < 2:
         last = max(candidates, key=lambda cuts: (len(cuts) == 1, candidates.index(cuts)))
-        return CutChoice(last, penalty_of(last, everything), ())
+        return CutChoice((last,), (penalty_of(last, everything),), ())
     # A fold is a stratified sample that keeps units together.
     parts = max(1, min(len(set(units)) // COMPARED_UNITS, rarest // (2 * MAX_FOLDS)))
     rows = np.flatnonzero(assign_folds(labels, units, parts, seed) == 0)
-    scores, penalties = [], []
+    some = tuple(units[row] for row in rows)
+    penalties: dict[tuple[str, ...], Penalty] = {}
+
+    def score(*heads: tuple[str, ...]) -> CutScore:
+        held_out = [penalties[cuts].probabilities for cuts in heads]
+        mean = average_probabilities([part for part in held_out if part is not None])
+        return _score(heads, mean, labels[rows], some, weights[rows])
+
     for step, cuts in enumerate(candidates):
         progress("choice of cut points", step, len(candidates))
-        penalty = penalty_of(cuts, rows)
-        assert penalty.probabilities is not None
-        some = tuple(units[row] for row in rows)
-        scores.append(_score(cuts, penalty.probabilities, labels[rows], some, weights[rows]))
-        penalties.append(penalty)
-    best = min(range(len(scores)), key=lambda i: scores[i].log_loss)
-    penalty = penalties[best] if parts == 1 else penalty_of(candidates[best], everything)
+        penalties[cuts] = penalty_of(cuts, rows)
+    scores = [score(cuts) for cuts in candidates]
+    best = _select(min(scores, key=lambda s: s.log_loss), candidates, score)
+    if len(best.heads) > 1:
+        scores.append(best)
+    chosen = [
+        penalties[cuts] if parts == 1 else penalty_of(cuts, everything) for cuts in best.heads
+    ]
     progress("choice of cut points", len(candidates), len(candidates))
-    return CutChoice(candidates[best], penalty, tuple(scores))
+    return CutChoice(best.heads, tuple(chosen), tuple(scores))
+
+
+def _select(
+    best: CutScore, candidates: Sequence[tuple[str, ...]], score: Callable[..., CutScore]
+) -> CutScore:
+    """Add to the best head whichever lowers the log loss of the mean most, while one does."""
+    while others := [cuts for cuts in candidates if cuts not in best.heads]:
+        joined = min((score(*best.heads, cuts) for cuts in others), key=lambda s: s.log_loss)
+        if joined.log_loss > best.log_loss - RESOLUTION:
+            break
+        best = joined
+    return best
 
 
 def choose_shallow(scores: Sequence[CutScore]) -> str:
@@ -508,7 +573,7 @@ def choose_shallow(scores: Sequence[CutScore]) -> str:
     Raises:
         UsageError: fewer than two single cut points.
     """
-    early = [score for score in scores if len(score.cuts) == 1][:-1]
+    early = [score for score in scores if sum(map(len, score.heads)) == 1][:-1]
     if not early:
         raise UsageError(
             "a shallow head needs the scores of at least two single cut points: those of a network "
@@ -518,12 +583,12 @@ def choose_shallow(scores: Sequence[CutScore]) -> str:
     for score in early:
         worse = score.losses - best.losses
         if worse.mean() <= _standard_error(worse):
-            return score.cuts[0]
-    return best.cuts[0]
+            return name_cuts(score.heads)
+    return name_cuts(best.heads)
 
 
 def _score(
-    cuts: tuple[str, ...],
+    heads: tuple[tuple[str, ...], ...],
     probabilities: FloatNC,
     labels: IntN,
     units: tuple[str, ...],
@@ -540,7 +605,7 @@ def _score(
     losses = add_up(image_losses(labels, probabilities))
     right = add_up((probabilities.argmax(axis=1) == labels).astype(np.float64))
     return CutScore(
-        cuts,
+        heads,
         float(losses.mean()),
         float(right.mean()),
         _standard_error(losses),

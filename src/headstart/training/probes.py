@@ -12,11 +12,14 @@ from headstart.data.splits import join_units
 from headstart.training.decisions import Origin
 from headstart.training.heads import (
     CutChoice,
-    Head,
+    LinearHead,
     Penalty,
+    average_heads,
+    average_probabilities,
     choose_cuts,
     choose_penalty,
     fit_linear,
+    name_cuts,
 )
 from headstart.training.recipes import HEAD
 from headstart.training.rules import choose_class_weights
@@ -58,41 +61,59 @@ def compare_cuts(task: Task, candidates: Sequence[tuple[str, ...]], weights: Flo
     )
 
 
-def settle_cut(task: Task, cuts: tuple[str, ...], choice: CutChoice) -> None:
-    """Record the chosen cut points, and the scores of all where there are any."""
-    names = ("cuts", "log_loss", "accuracy", "error")
-    scores = [{n: getattr(score, n) for n in names} for score in choice.scores]
+def settle_cut(task: Task, heads: Sequence[tuple[str, ...]], choice: CutChoice) -> None:
+    """Record the cut points of the chosen heads, and the scores of all where there are any."""
+    names = ("log_loss", "accuracy", "error")
+    scores = [
+        {"cut": name_cuts(score.heads), **{n: getattr(score, n) for n in names}}
+        for score in choice.scores
+    ]
     origin: Origin = "measured" if scores else "default"
-    task.decisions.settle("cut", ",".join(cuts), origin, scores=scores)
+    task.decisions.settle("cut", name_cuts(heads), origin, scores=scores)
 
 
 def probe(
-    task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None = None
+    task: Task,
+    heads: Sequence[tuple[str, ...]],
+    weights: FloatC,
+    penalties: Sequence[Penalty | None] = (None,),
 ) -> Trained:
-    """Train a head on the features at these cut points side by side.
+    """Train a head on the features at some cut points side by side; or several linear ones, for their mean.
 
     Args:
+        heads: of each, the names of the cut points.
         weights: float (C,), of the classes.
-        penalty: of a linear head, where it is known already.
+        penalties: of linear heads, where they are known already.
     """
     if task.settings.head == "linear":
-        head, penalty = fit_head(task, cuts, weights, penalty)
-        probabilities = penalty.probabilities
+        known = list(penalties) + [None] * (len(heads) - len(penalties))
+        # The best head is the last to be fitted, so that its penalty is the one that is recorded.
+        fitted = {
+            cuts: fit_head(task, cuts, weights, penalty)
+            for cuts, penalty in reversed(list(zip(heads, known, strict=True)))
+        }
+        cuts, head = next((cuts, head) for cuts, (head, _) in fitted.items())
+        if len(fitted) > 1:
+            widths = {c.name: c.channels for c in task.backbone.cuts}
+            cuts, head = average_heads({c: h for c, (h, _) in fitted.items()}, widths)
+        held_out = [p.probabilities for _, p in fitted.values() if p.probabilities is not None]
+        probabilities = average_probabilities(held_out) if held_out else None
         if len(task.val_rows):
             probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
         return Trained(task.backbone, cuts, head, probabilities)
     from headstart.training.epochs import settle_recipe, tell_unlearned, train_mlp
 
+    [cuts] = heads
     recipe = task.settings.recipe.over(HEAD)
-    head, outcome = train_mlp(task, cuts, weights, recipe, kept=True)
+    mlp, outcome = train_mlp(task, cuts, weights, recipe, kept=True)
     settle_recipe(task, recipe)
     tell_unlearned(task, outcome, "head")
-    return Trained(task.backbone, cuts, head, outcome.probabilities, outcome.interrupted)
+    return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted)
 
 
 def fit_head(
     task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None = None
-) -> tuple[Head, Penalty]:
+) -> tuple[LinearHead, Penalty]:
     """Fit a linear head with the penalty that the user gave, that is known already, or that is chosen now."""
     matrix, classes = task.matrix(cuts), len(task.dataset.classes)
     image_weights = weights[task.labels]

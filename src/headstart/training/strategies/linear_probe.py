@@ -3,6 +3,7 @@
 By default the head is linear and reads the last features; else it reads those at the cut points chosen.
 """
 
+from headstart.errors import UsageError
 from headstart.networks.backbones import Backbone
 from headstart.training.heads import suggest_cuts
 from headstart.training.probes import compare_cuts, probe, settle_cut, weigh_classes
@@ -13,26 +14,36 @@ from headstart.training.task import FEATURES, Strategy, Task, Trained
 __all__ = ["LINEAR_PROBE"]
 
 
-def _list_cuts(settings: Settings, backbone: Backbone) -> list[tuple[str, ...]]:
-    """The candidates, each of the cut points that a head reads together."""
+def _read_cut(settings: Settings, backbone: Backbone) -> list[tuple[str, ...]]:
+    """Give the heads that the settings name, each by the cut points it reads together; none for auto."""
     names = tuple(c.name for c in backbone.cuts)
     wanted = settings.cut or "last"
-    if wanted == "auto":
-        return list(suggest_cuts(names))
-    if wanted in ("last", "all"):
-        return [names[-1:] if wanted == "last" else names]
-    given = [backbone.cut(part.strip()).name for part in wanted.split(",")]
-    return [tuple(n for n in names if n in given)]
+    if wanted == "auto" and len(names) > 1:
+        return []
+    if wanted in ("auto", "last", "all"):
+        return [names if wanted == "all" else names[-1:]]
+    heads = []
+    for words in wanted.split("+"):
+        given = [backbone.cut(word.strip()).name for word in words.split(",")]
+        heads.append(tuple(n for n in names if n in given))
+    if len(heads) > 1 and settings.head != "linear":
+        raise UsageError(
+            f"cut '{wanted}' is the mean of linear heads, and the head is {settings.head}; join cut "
+            "points by commas, which one head reads side by side"
+        )
+    return list(dict.fromkeys(heads))
 
 
 def _run(task: Task) -> Trained:
-    candidates = _list_cuts(task.settings, task.backbone)
+    heads = _read_cut(task.settings, task.backbone)
     weights = weigh_classes(task)
-    if len(candidates) == 1:
-        return probe(task, candidates[0], weights)
-    choice = compare_cuts(task, candidates, weights)
-    settle_cut(task, choice.cuts, choice)
-    return probe(task, choice.cuts, weights, choice.penalty)
+    if heads:
+        return probe(task, heads, weights)
+    choice = compare_cuts(task, suggest_cuts(tuple(c.name for c in task.backbone.cuts)), weights)
+    several = task.settings.head == "linear"
+    heads = list(choice.heads if several else choice.heads[:1])
+    settle_cut(task, heads, choice)
+    return probe(task, heads, weights, choice.penalties)
 
 
 LINEAR_PROBE = Strategy(
@@ -42,6 +53,6 @@ LINEAR_PROBE = Strategy(
     uses=FEATURES | {"cut", "penalty"},
     recipe=HEAD,
     by_gradient=False,
-    check_cut=_list_cuts,
+    check_cut=_read_cut,
     better=("partial-fine-tune", "trains the network too, in minutes"),
 )
