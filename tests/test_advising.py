@@ -11,6 +11,8 @@ from headstart.errors import HeadstartError, InputError, UsageError
 from headstart.runs import advising, fitting, refitting
 from headstart.runs.advising import LEAST_A_CLASS, draw_parts
 from headstart.runs.budget import OutOfTime
+from headstart.training.advice import MATTERS
+from headstart.training.settings import make_settings
 from headstart.training.strategies.table import STRATEGIES
 
 
@@ -98,6 +100,45 @@ def test_several_networks_are_compared(loose):
     names = ["tf_efficientnet_lite0", "lenet5"]
     with pytest.raises(HeadstartError, match="lenet5"):  # which has no weights
         headstart.advise(loose, backbones=names, device="cpu")
+
+
+LITE = "tf_efficientnet_lite0"
+
+
+@pytest.fixture
+def two_networks(network, monkeypatch):
+    """Have two networks at hand: the built-in one, and one of random weights."""
+    real = advising.load_network
+
+    def load(settings, **options):
+        random = settings.backbone == network["backbone"]
+        return real(make_settings(network) if random else settings, **options)
+
+    monkeypatch.setattr(advising, "list_packaged", lambda: (LITE, network["backbone"]))
+    for module in (advising, fitting):
+        monkeypatch.setattr(module, "load_network", load)
+
+
+def test_with_none_named_the_networks_at_hand_are_compared(loose, two_networks, monkeypatch):
+    advice = headstart.advise(loose, device="cpu")
+    assert [name for name, _ in advice.networks] == [LITE, "test_vit"]
+    best = max(advice.networks, key=lambda entry: entry[1].accuracy)
+    assert advice.chosen.accuracy >= best[1].accuracy - MATTERS
+    monkeypatch.setattr(advising, "COMPARING_SHARE", 0.0)  # no time for a second one
+    assert headstart.advise(loose, device="cpu").networks == ()
+    named = headstart.advise(loose, backbone=LITE, device="cpu")
+    assert named.networks == ()
+
+
+def test_fit_takes_the_network_that_is_advised(loose, two_networks, tmp_path):
+    told = []
+    run = headstart.fit(
+        loose, tmp_path / "run", device="cpu", report=lambda data, found: told.append(found)
+    )
+    advice = told[-1]
+    assert len(advice.networks) == 2
+    assert run.settings["backbone"] == {"value": advice.backbone, "origin": "advised"}
+    assert len(run.decisions.facts["advice"]["networks"]) == 2
 
 
 def test_parts_are_stratified_and_together_all(loose):

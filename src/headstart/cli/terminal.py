@@ -249,8 +249,11 @@ def show_followed(advice: "Advice") -> None:
     case, chosen = advice.case, advice.chosen
     if case.number:
         note(f"case {case.number}: {case.words}")
+    for name, candidate in advice.networks:
+        note(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
+    network = f" on {printable(advice.backbone)}" if advice.networks else ""
     note(
-        f"following the advice: {printable(chosen.name)}, {_expected(chosen)}, "
+        f"following the advice: {printable(chosen.name)}{network}, {_expected(chosen)}, "
         f"{say_time(chosen.bill.seconds)} of the {say_time(advice.budget_s)} that are left"
     )
     better = [c for c in advice.others if c.accuracy > chosen.accuracy + MATTERS]

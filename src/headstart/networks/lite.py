@@ -36,6 +36,7 @@ __all__ = [
     "find_packaged_file",
     "list_lite_cuts",
     "list_lite_tensors",
+    "list_packaged",
     "make_lite_config",
     "read_lite",
 ]
@@ -215,6 +216,11 @@ def make_lite_config(name: str, input_px: tuple[int, int] | None = None) -> dict
         "classifier": CLASSIFIER,
         "license": "apache-2.0",
     }
+
+
+def list_packaged() -> tuple[str, ...]:
+    """Names of the networks whose packages are installed, from the smallest to the largest."""
+    return tuple(name for name, v in LITE.items() if importlib.util.find_spec(v.package))
 
 
 def find_packaged_file(name: str) -> tuple[Path, str]:

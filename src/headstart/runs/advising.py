@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from headstart.features.extraction import extract
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, read_json, write_quietly
 from headstart.networks.backbones import Backbone, load_backbone
-from headstart.parallel import Progress, no_progress
+from headstart.networks.lite import list_packaged
+from headstart.parallel import Progress, count_cpus, no_progress
 from headstart.runs.budget import Budget
 from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
 from headstart.training.advice import Advice, Limits, choose_network, give_advice
@@ -35,12 +37,24 @@ from headstart.training.settings import AUTO, Settings, make_settings
 from headstart.training.strategies.table import check_advisable
 from headstart.training.task import Task
 
-__all__ = ["SAMPLE", "advise", "advise_for", "draw_parts", "load_network", "may_refit"]
+__all__ = [
+    "COMPARING_SHARE",
+    "SAMPLE",
+    "advise",
+    "advise_for",
+    "compare_networks",
+    "draw_parts",
+    "list_networks",
+    "load_network",
+    "may_refit",
+]
 
 # The facts are measured on so many images: accuracies are then sure to about one point.
 SAMPLE = 2000
 # Of every class there are so many units in the sample, where it has them; cross-validation needs them.
 LEAST_A_CLASS = 5
+# The share of a budget in which a further network may be begun, where the user named none.
+COMPARING_SHARE = 0.1
 
 
 def load_network(settings: Settings, *, random_weights: bool = False) -> Backbone:
@@ -95,7 +109,7 @@ def advise(
 
     Args:
         data: a folder of class folders, a manifest, or a `Dataset`.
-        backbones: names of networks to choose among; by default the option `backbone` alone.
+        backbones: names of networks to choose among; by default those that `list_networks` gives.
         progress: called with how far the work is.
         report: called with the data set and its scan, before any work.
         **options: fields of `Settings` that leave the strategy open: `budget`, `seed`, `group`, …
@@ -123,12 +137,54 @@ def advise(
         report_scan(dataset, settings, report)
     budget = Budget.of(settings, began)
     assert budget is not None
-    advices, left_s, refit = [], budget.left(), may_refit(dataset, settings)
-    for name in backbones or (settings.backbone,):
+    names = backbones or list_networks(settings)
+    refit = may_refit(dataset, settings)
+    bound_s = math.inf if backbones else COMPARING_SHARE * budget.seconds
+    return compare_networks(
+        dataset,
+        settings,
+        names,
+        left_s=budget.left(),
+        refit=refit,
+        bound_s=bound_s,
+        progress=progress,
+    )
+
+
+def list_networks(settings: Settings) -> tuple[str, ...]:
+    """Name the networks to choose among: the one that is given, else all that are installed with weights."""
+    named = {"backbone", "weights", "input_px"} & settings.given().keys()
+    return (settings.backbone,) if named else list_packaged() or (settings.backbone,)
+
+
+def compare_networks(
+    dataset: Dataset,
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    left_s: float,
+    refit: bool,
+    bound_s: float,
+    progress: Progress,
+) -> Advice:
+    """Advise with each of some networks, give the best advice.
+
+    Args:
+        left_s, refit: as in `advise_for`.
+        bound_s: after so many seconds of work, on all cores, no further network is begun.
+
+    Raises:
+        As `load_network` and `advise_for` say.
+    """
+    began = time.process_time()  # the clock would count what other programs take
+    advices: list[Advice] = []
+    for name in names:
+        if advices and time.process_time() - began > bound_s * count_cpus():
+            break
         progress("loading the network", 0, 0)
         own = settings.model_copy(update={"backbone": name})
         backbone = load_network(own)
-        options = {"left_s": left_s, "refit": refit, "is_read": False}
+        options: dict[str, Any] = {"left_s": left_s, "refit": refit, "is_read": False}
         advices.append(advise_for(dataset, backbone, own, **options, progress=progress))
     return choose_network(advices)
 

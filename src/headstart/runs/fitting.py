@@ -28,7 +28,15 @@ from headstart.files import check_cache, to_json_bytes, translate_errors, write_
 from headstart.metrics import Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
-from headstart.runs.advising import advise_for, draw_parts, load_network, may_refit
+from headstart.runs.advising import (
+    COMPARING_SHARE,
+    advise_for,
+    compare_networks,
+    draw_parts,
+    list_networks,
+    load_network,
+    may_refit,
+)
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
@@ -43,7 +51,7 @@ from headstart.runs.folder import (
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
 from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
-from headstart.training.advice import Advice
+from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
 from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
@@ -178,12 +186,25 @@ def _follow_advice(
     if report is not None:
         progress("reading the images' headers", 0, 0)
         report_scan(split_dataset(plan.dataset, val=val, seed=settings.seed), settings, report)
+    assert budget is not None
+    refit, names = may_refit(plan.dataset, settings), list_networks(settings)
+    networks: tuple[tuple[str, Candidate], ...] = ()
+    if len(names) > 1:
+        first = compare_networks(
+            split_dataset(plan.dataset, val=val, seed=settings.seed),
+            settings,
+            names,
+            left_s=budget.left(),
+            refit=refit,
+            bound_s=COMPARING_SHARE * budget.seconds,
+            progress=progress,
+        )
+        networks = first.networks
+        settings = settings.model_copy(update={"backbone": first.backbone})
     progress("loading the network", 0, 0)
     backbone = load_network(settings)
-    assert budget is not None
     plan = _read_within(plan, backbone, budget, progress)
     dataset = split_dataset(plan.dataset, val=val, seed=settings.seed)
-    refit = may_refit(plan.dataset, settings)
     advice = advise_for(
         dataset,
         backbone,
@@ -193,10 +214,13 @@ def _follow_advice(
         is_read=True,
         progress=progress,
     )
+    advice = dataclasses.replace(advice, networks=networks)
     if report is not None:
         report(dataset, advice)
-    chosen = advice.chosen
-    return plan.follow(chosen.strategy, chosen.settings, advice.to_json())
+    chosen = dict(advice.chosen.settings)
+    if len(names) > 1:
+        chosen["backbone"] = advice.backbone
+    return plan.follow(advice.chosen.strategy, chosen, advice.to_json())
 
 
 def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
