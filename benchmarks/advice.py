@@ -254,7 +254,7 @@ def replay_fit(facts: Facts, costs: Costs, own: Results) -> float:
             int((probe & ~trained).sum()),
             held,
             expected=chosen.accuracy - last.accuracy,
-            spread=(chosen.high - chosen.low) / 4,
+            spread=chosen.spread,
         )
         total += own.accuracy[arm if gain > best.accuracy - last.accuracy else kept]
     return total / REPLAYS

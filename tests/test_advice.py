@@ -121,6 +121,20 @@ def test_earlier_features_are_read_where_they_are_clearly_better():
     assert unsure.best.cut == "last"
 
 
+def test_where_the_network_knows_the_images_its_last_features_are_left_for_more():
+    for gaps, confidence, best in ((0.04, 0.2, "c"), (0.04, 0.8, "last"), (0.03, 0.8, "c")):
+        facts = make_facts((0.3, 0.5, 0.8, 0.7), gaps=gaps, confidence=confidence)
+        assert facts.best.cut == best
+        shallow = [c for c in advise(facts).others if c.strategy == "shallow-probe"]
+        assert facts.best.cut == "c" or shallow[0].accuracy <= 0.75
+
+
+def test_no_mistakes_in_few_images_are_not_none_ever():
+    facts = make_facts((1.0, 1.0, 1.0, 1.0), images=20)
+    for candidate in (advise(facts).chosen, *advise(facts).others):
+        assert candidate.accuracy < 1
+
+
 @pytest.mark.parametrize("budget_s", [15, 60, 280, 3000])
 def test_what_is_advised_fits_the_budget_and_more_time_brings_no_less(budget_s):
     advice = advise(make_facts(), budget_s)

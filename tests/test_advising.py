@@ -160,7 +160,7 @@ def follow(monkeypatch, strategy, **settings):
     def advise(*args, **options):
         advice = real(*args, **options)
         chosen = headstart.Candidate(
-            strategy, settings, 0.9, 0.8, 0.95, advice.chosen.bill, "said so"
+            strategy, settings, 0.9, 0.8, 0.95, advice.chosen.bill, "said so", spread=0.04
         )
         object.__setattr__(advice, "chosen", chosen)
         object.__setattr__(advice, "others", (advice.others or (chosen,)))

@@ -94,7 +94,7 @@ def _is_better(task: Task) -> bool:
         last = probes.get(task.backbone.cuts[-1].name, max(probes.values()))
         expectation = {
             "expected": chosen["accuracy"] - last,
-            "spread": (chosen["high"] - chosen["low"]) / 4,
+            "spread": chosen["spread"],
         }
         # The training began with the probe on the last features, and the best one would take its place.
         needed = max(probes.values()) - last

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.training.costs import PIXELS, Bill, Costs, CutWork
-from headstart.training.facts import Depth, Facts, PowerLaw, fit_power_law
+from headstart.training.facts import (
+    SIMILAR_CONFIDENCE,
+    Depth,
+    Facts,
+    PowerLaw,
+    fit_power_law,
+)
 from headstart.training.rules import count_epochs
 
 __all__ = [
@@ -38,10 +44,10 @@ CASES = {
 }
 # From so many images, and so many in the middle one of the classes, they are many.
 MANY_IMAGES, MANY_A_CLASS = 1000, 50
-# The images are like those of the pre-training if two of three say so: the network's own head is this
-# sure of them, the statistics before its last BatchNorm have moved by this little, in nats, and no cut
-# point before the last is clearly better for a probe.
-SIMILAR_CONFIDENCE, SIMILAR_SHIFT = 0.45, 0.15
+# The images are like those of the pre-training if two of three say so: the network's own head is sure of
+# them, the statistics before its last BatchNorm have moved by this little, in nats, and no cut point before
+# the last is clearly better for a probe.
+SIMILAR_SHIFT = 0.15
 
 # What would be advised with so many times the images, or the time, is looked at.
 MORE = (2, 3, 5, 10, 30)
@@ -111,6 +117,7 @@ class Candidate:
         low, high: its 95 % interval.
         bill: what it costs beyond the features, which are there.
         reason: a sentence on where the expectation comes from.
+        spread: standard error of the gain that is expected over a probe on the last features; 0 for probes.
     """
 
     strategy: str
@@ -120,6 +127,7 @@ class Candidate:
     high: float
     bill: Bill
     reason: str
+    spread: float = 0.0
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -147,7 +155,7 @@ def find_case(facts: Facts) -> Case:
     ]
     votes = []
     if facts.confidence is not None and math.isfinite(facts.confidence):
-        votes.append(facts.confidence >= SIMILAR_CONFIDENCE)
+        votes.append(facts.is_known)
         lines.append(
             f"the network's own head gives its first guess {facts.confidence:.2f} on average: "
             f"{_like(votes[-1])} (like: from {SIMILAR_CONFIDENCE})"
@@ -212,9 +220,12 @@ def _expect(facts: Facts, depth: Depth, law: PowerLaw | None) -> float:
     """Expect the accuracy of a probe on all images.
 
     Errors are taken to be as the log losses, which tell two depths apart with fewer images than accuracies
-    do; and to fall with the number of images as the learning curve says.
+    do, none lower than that of the depth to read; and to fall with the number of images as the learning curve
+    says.
     """
-    error = (1 - facts.best.accuracy) * depth.log_loss / max(facts.best.log_loss, 1e-9)
+    # Half an image more is wrong, so that no mistakes at all do not count as none ever.
+    error = max(1 - facts.best.accuracy, 0.5 / facts.measured)
+    error *= max(1.0, depth.log_loss / max(facts.best.log_loss, 1e-9))
     # Cross-validation trains on four fifths of the images.
     more = max(facts.images, 1) / max(0.8 * facts.measured, 1)
     rate = 0.0 if law is None else min(law.rate, 1.0)
@@ -273,8 +284,10 @@ def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]
     confidence = facts.confidence
     if confidence is None or not math.isfinite(confidence):
         confidence = SIMILAR_CONFIDENCE / 2
-    lowest = min(d.log_loss for d in facts.depths if "+" not in d.cut)
-    earlier = math.log(max(lowest, 1e-9) / max(facts.singles[-1].log_loss, 1e-9))
+    last, lowest = facts.singles[-1], min(d.log_loss for d in facts.depths if "+" not in d.cut)
+    earlier = 0.0
+    if facts.best is not last:
+        earlier = math.log(max(lowest, 1e-9) / max(last.log_loss, 1e-9))
     gain = GAIN + GAIN_BY_CONFIDENCE * confidence + GAIN_BY_DEPTH * min(0.0, earlier)
     steps = epochs * facts.images / BATCH
     made = steps / (steps + HALF_STEPS)
@@ -294,6 +307,9 @@ def _of_training(
     epochs, views, bill = _fit_into(cut, facts, costs, limits)
     ratio, spread = expect_ratio(facts, cut, epochs)
     error = (1 - start) * ratio
+    # The probe's own error is not known better than it was measured.
+    measured = max(facts.singles[-1].error, 0.5 / facts.measured)
+    both = math.hypot(spread, measured / max(1 - start, measured))
     whole = cut.name == PIXELS
     settings: dict[str, Any] = {} if whole else {"cut": cut.name, "views": views}
     settings |= {"epochs": epochs, **({"refit": True} if limits.refit else {})}
@@ -301,10 +317,11 @@ def _of_training(
         strategy="fine-tune" if whole else "partial-fine-tune",
         settings=settings,
         accuracy=1 - min(1.0, error),
-        low=max(0.0, 1 - error * math.exp(1.96 * spread)),
-        high=1 - min(1.0, error * math.exp(-1.96 * spread)),
+        low=max(0.0, 1 - error * math.exp(1.96 * both)),
+        high=1 - min(1.0, error * math.exp(-1.96 * both)),
         bill=bill,
         reason=f"{ratio:.2f} of the errors of the probe on the last features",
+        spread=error * spread,
     )
 
 

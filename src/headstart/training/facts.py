@@ -8,7 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["CurvePoint", "Depth", "Facts", "PowerLaw", "fit_power_law"]
+__all__ = ["SIMILAR_CONFIDENCE", "CurvePoint", "Depth", "Facts", "PowerLaw", "fit_power_law"]
+
+# Images are like those of the pre-training where the network's own head is this sure of them.
+SIMILAR_CONFIDENCE = 0.45
+# By how many standard errors the lowest log loss must be below that of the last features, to read others
+# instead: the last features are made for images that are like those of the pre-training, and a dozen
+# depths are compared, of which one is lucky.
+ERRORS, ERRORS_WHERE_SIMILAR = 1.0, 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,14 @@ class Facts:
     def best(self) -> Depth:
         """The depth to read: the last where its log loss is about the lowest, else that of the lowest."""
         last = self.singles[-1]
-        return last if last.gap <= last.gap_error else min(self.depths, key=lambda d: d.log_loss)
+        errors = ERRORS_WHERE_SIMILAR if self.is_known else ERRORS
+        is_alike = last.gap <= errors * last.gap_error
+        return last if is_alike else min(self.depths, key=lambda d: d.log_loss)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the network's own head is sure of the images."""
+        return self.confidence is not None and self.confidence >= SIMILAR_CONFIDENCE
 
     @property
     def singles(self) -> tuple[Depth, ...]:

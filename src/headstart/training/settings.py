@@ -111,7 +111,7 @@ class Settings(BaseModel):
         backbone: a network by name.
         weights: file with the backbone's weights; None for the package, cache or download.
         input_px: side of the square input; None for the network's own size.
-        cut: where the head reads or the training begins: a cut point, several with commas (linear
+        cut: where the head reads or the training begins: a cut point, several with commas or + (linear
             probe), "all" (likewise), "last", or "auto" for a choice by measurement.
         freeze_until: any layer that `headstart layers` prints, instead of `cut`.
         head: "linear", or hidden layers and dropouts of an MLP: "d0.5-480-d0.5".
@@ -173,8 +173,9 @@ class Settings(BaseModel):
         str | None,
         Option(
             "Read features, or begin training, at this cut point (headstart layers "
-            "lists them). A linear probe takes last, all, auto, or several with commas; a "
-            "shallow probe and partial fine-tuning take auto or one.",
+            "lists them). A linear probe takes last, all, auto, several with commas, or the "
+            "mean of heads joined by +; a shallow probe and partial fine-tuning take auto or "
+            "one.",
             STRATEGY,
         ),
     ] = None
