@@ -20,6 +20,7 @@ on the other half, where the advice is judged for comparison.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import shutil
@@ -34,15 +35,18 @@ from pathlib import Path
 import numpy as np
 
 from headstart.training.advice import (
+    BATCH,
+    EPOCHS,
+    WHOLE_EPOCHS,
     Candidate,
     Limits,
     choose_candidate,
     find_case,
     list_candidates,
 )
-from headstart.training.costs import Costs
+from headstart.training.costs import PIXELS, Costs
 from headstart.training.facts import Facts
-from headstart.training.rules import expect_gain
+from headstart.training.rules import count_epochs, expect_gain
 
 RESULTS = Path(__file__).with_name("advice-results.jsonl")
 FACTS = Path(__file__).with_name("advice-facts.jsonl")
@@ -295,6 +299,7 @@ def judge(*, details: bool) -> None:
         if details:
             for task in tasks:
                 print_task(task, *facts[task], results[task])
+    print_times([entry for own in entries.values() for entry in own], facts)
 
 
 def print_row(
@@ -336,6 +341,32 @@ def print_halves(tasks: dict[str, tuple[str, Results]]) -> None:
         cheat, advice = 100 * np.mean(lost, axis=0)
         print(f"  on halves of the test images: the best on the other half {cheat:.2f}, ", end="")
         print(f"the advice {advice:.2f}")
+
+
+def print_times(entries: list[dict], facts: dict[str, tuple[Facts, Costs]]) -> None:
+    """Print the predicted time of training above a cut as a share of the measured, in CPU seconds."""
+    ratios = defaultdict(list)
+    for entry in entries:
+        cut = {"fine-tune": PIXELS}.get(entry["arm"], entry["arm"].removeprefix("partial "))
+        if entry["task"] not in facts:
+            continue
+        known, costs = facts[entry["task"]]
+        for work in [c for c in costs.cuts if c.name == cut]:
+            least = WHOLE_EPOCHS if cut == PIXELS else EPOCHS
+            bill = dataclasses.replace(costs, threads=1).bill_training(
+                work,
+                images=known.images,
+                val_images=0,
+                epochs=count_epochs(known.images, batch=BATCH, least=least),
+                views=1 if cut == PIXELS else int(entry["settings"]["views"]),
+                batch=BATCH,
+            )
+            ratios[entry["arm"]].append(bill.seconds / entry["cpu_s"])
+    print("\npredicted time as a share of the measured: median, lowest, highest")
+    for arm, own in ratios.items():
+        print(
+            f"  {arm:<18} {len(own):3} runs  {np.median(own):.2f}  {min(own):.2f}  {max(own):.2f}"
+        )
 
 
 def print_task(task: str, facts: Facts, costs: Costs, own: Results) -> None:
