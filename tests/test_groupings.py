@@ -1,0 +1,112 @@
+"""Groupings that names suggest, and the measurement that tells which of them matters."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstart.data.groupings import suggest_groupings
+from headstart.training.grouping import GroupingScore, choose_grouping, measure_groupings
+
+
+def names(pattern, classes=3, groups=4, frames=5):
+    """Ids by a pattern of class c, group g and frame f; and their labels."""
+    rows = [
+        (pattern.format(c=c, g=g, f=f), c)
+        for c in range(classes)
+        for g in range(groups)
+        for f in range(frames)
+    ]
+    return [i for i, _ in rows], np.array([c for _, c in rows])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("c{c}/{g:05}_{f:05}.ppm", "the name before its last number"),
+        ("c{c}/patient{g} slice ({f}).png", "the name before its last number"),
+        ("c{c}/film{g}/{f}.png", "their folder"),
+        ("c{c}/film{g}-{f}-left.png", "the first part of the name"),
+        ("c{c}/2024.{g}.{f}x.png", "the first 2 parts of the name"),
+    ],
+)
+def test_the_usual_ways_of_naming_frames(pattern, what):
+    ids, labels = names(pattern)
+    suggested = suggest_groupings(ids, labels)
+    assert what in suggested
+    groups = suggested[what]
+    assert len(set(groups)) == 12
+    assert all(len(set(groups[i : i + 5])) == 1 for i in range(0, 60, 5))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "c{c}/IMG_{c}{f}.JPG",  # numbered through
+        "c{c}/c{c} ({f}).png",  # by its class
+        "c{c}/{f}{c}a{f}{g}b{c}.png",  # a hash
+        "c{c}/part/{f}{c}x.png",
+    ],
+)
+def test_names_that_say_nothing(pattern):
+    ids, labels = names(pattern, groups=1, frames=9)
+    assert suggest_groupings(ids, labels) == {}
+
+
+def test_the_same_name_in_two_folders_is_one_group_only_where_the_key_says_so():
+    ids, labels = names("c{c}/patient{g}_{f}.png")
+    suggested = suggest_groupings(ids, labels)
+    assert len(set(suggested["the name before its last number"])) == 12
+    assert len(set(suggested["the name before its last number, in any folder"])) == 4
+    sizes = [len(set(groups)) for groups in suggested.values()]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), max_size=30))
+def test_any_names_are_taken(ids):
+    for groups in suggest_groupings(ids, np.arange(len(ids)) % 2).values():
+        assert len(groups) == len(ids)
+
+
+def tracks(spread, seed=0, classes=3, count=10, frames=6):
+    """Features of classes and, within them, of tracks this far apart."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), count * frames)
+    track = np.repeat(np.arange(classes * count), frames)
+    centres = random.normal(size=(classes, 16)) * 0.5
+    own = random.normal(size=(classes * count, 16)) * spread
+    features = centres[labels] + own[track] + 0.3 * random.normal(size=(len(labels), 16))
+    return features.astype(np.float32), labels, [f"t{t}" for t in track]
+
+
+def test_tracks_that_are_alike_matter_and_names_alone_do_not():
+    features, labels, of_track = tracks(1.0)
+    random = [f"r{n}" for n in np.random.default_rng(1).permutation(len(labels)) // 6]
+    scores = measure_groupings(features, labels, {"random": random, "track": of_track}, 3)
+    assert [s.name for s in scores] == ["random", "track"]
+    assert [s.matters for s in scores] == [False, True]
+    assert scores[1].groups == 30
+    assert scores[1].apart > scores[1].together + 0.2
+    assert choose_grouping(scores) == scores[1]
+
+
+def test_groups_that_are_independent_images_hardly_ever_matter():
+    found = 0
+    for seed in range(20):
+        features, labels, of_track = tracks(0.0, seed=seed, count=8, frames=4)
+        scores = measure_groupings(features, labels, {"track": of_track}, 3, seed=seed)
+        found += choose_grouping(scores) is not None
+    assert found <= 1
+
+
+def test_of_groupings_that_matter_the_finest_that_is_as_low_is_chosen():
+    fine = GroupingScore("fine", 100, 0.9, 0.70, 0.02)
+    coarse = GroupingScore("coarse", 20, 0.9, 0.68, 0.04)
+    finest = GroupingScore("finest", 200, 0.9, 0.85, 0.01)
+    assert choose_grouping([finest, fine, coarse]) == fine
+    assert choose_grouping([]) is None
+
+
+def test_a_class_of_one_group_has_no_folds():
+    features, labels, _ = tracks(1.0)
+    assert measure_groupings(features, labels, {"class": [f"c{c}" for c in labels]}, 3) == ()
