@@ -4,7 +4,9 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +29,8 @@ SPLIT_NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What a loader knows of one image.
+class Row(NamedTuple):
+    """What a loader knows of one image; a tuple, since a manifest may have millions.
 
     Attributes:
         id: its path below the root, with `/`.
@@ -237,11 +238,16 @@ def dataset_of_rows(
     problem: Problem = SINGLE_LABEL,
 ) -> Dataset:
     """The rows sorted by id; classes in natural order."""
-    rows = sorted(rows, key=lambda row: row.id)
-    names = {name for row in rows for name in row.labels or ()}
+    rows = sorted(rows, key=attrgetter("id"))
+    distinct = {row.labels for row in rows}
+    names = {name for labels in distinct for name in labels or ()}
     classes = tuple(sorted(names, key=natural_key))
     index = {name: i for i, name in enumerate(classes)}
-    indices = [None if r.labels is None else tuple(index[n] for n in r.labels) for r in rows]
+    encoded = {
+        labels: None if labels is None else tuple(index[name] for name in labels)
+        for labels in distinct
+    }
+    indices = [encoded[row.labels] for row in rows]
     return Dataset(
         root=root,
         classes=classes,

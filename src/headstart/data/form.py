@@ -20,11 +20,15 @@ class LoadOptions:
         root: the folder that paths inside of the data are relative to; None for their own.
         group: a regular expression that captures an image's group in its id; None for none.
         allow_outside: whether links and paths may lead out of the root.
+        path_column: the column of a table that has the images' paths; None for one with a usual name.
+        label_column: likewise of their labels.
     """
 
     root: Path | None = None
     group: str | None = None
     allow_outside: bool = False
+    path_column: str | None = None
+    label_column: str | None = None
 
     def given(self) -> list[str]:
         """Names of those that differ from their default."""

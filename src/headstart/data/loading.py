@@ -7,11 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.class_names import name_classes
 from headstart.data.dataset import Dataset
 from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
+from headstart.data.gtsrb import GTSRB
 from headstart.data.manifests import MANIFEST
+from headstart.data.metadata import METADATA
 from headstart.errors import InputError, UsageError
 
 __all__ = ["FORMS", "load_dataset"]
@@ -26,6 +29,8 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 FORMS = {
     form.name: form
     for form in (
+        GTSRB,
+        METADATA,
         FOLDER,
         MANIFEST,
     )
@@ -39,6 +44,9 @@ def load_dataset(
     root: str | os.PathLike[str] | None = None,
     group: str | None = None,
     allow_outside: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    class_names: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read labelled images in any of the known forms of data, which is found by looking.
 
@@ -50,6 +58,10 @@ def load_dataset(
         group: a regular expression searched in each image id; images with the same captured text
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
         allow_outside: let links and manifest paths lead out of the root.
+        path_column: the column of a manifest that has the paths; by default one with a usual name.
+        label_column: likewise of the labels.
+        class_names: a file with the names of classes that are numbers: a table of numbers and names, or
+            one name a line from number 0 on, as text or as a JSON list, or a JSON object.
 
     Raises:
         InputError: nothing usable there; the message names the element and the next step.
@@ -66,7 +78,9 @@ def load_dataset(
             raise
         reason = "no such file or folder" if not isinstance(exc, PermissionError) else "no access"
         raise InputError(f"{path}: {reason}") from exc
-    options = LoadOptions(None if root is None else Path(root), group, allow_outside)
+    options = LoadOptions(
+        None if root is None else Path(root), group, allow_outside, path_column, label_column
+    )
     form = _find_form(path, format)
     unused = [name for name in options.given() if name not in form.uses]
     if unused:
@@ -75,6 +89,8 @@ def load_dataset(
             f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
         )
     dataset = dataclasses.replace(form.load(path, options), source=path)
+    if class_names is not None:
+        dataset = name_classes(dataset, Path(class_names))
     if group is not None:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)

@@ -14,7 +14,6 @@ import numpy as np
 from headstart.arrays import BoolN, IntCC, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes
-from headstart.data.loading import load_dataset
 from headstart.errors import BadImageError, InputError, UsageError
 from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
@@ -27,14 +26,15 @@ from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
-from headstart.runs.sources import Data, check_data
-from headstart.training.settings import make_settings
+from headstart.runs.sources import Data, check_data, read_data
+from headstart.training.settings import READING, make_settings
 
 __all__ = ["Evaluation", "evaluate"]
 
 # The settings that `evaluate` uses; the others concern training.
 EVALUATE_SETTINGS = (
-    "root allow_outside max_bad max_pixels engine precision device workers cache_dir rehash".split()
+    *READING,
+    *"max_bad max_pixels engine precision device workers cache_dir rehash".split(),
 )
 
 FEW = 5  # images that are compared to know a run's own data
@@ -122,10 +122,7 @@ def evaluate(
     settings = make_settings({**_list_choices(record), **options})
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    if not isinstance(data, Dataset):
-        bounds = settings.data
-        data = load_dataset(data, root=bounds.root, allow_outside=bounds.allow_outside)
-    dataset, chosen = _choose_split(data, split, members)
+    dataset, chosen = _choose_split(read_data(data, settings), split, members)
     problem, known = dataset.problem, len(classifier.classes)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
     features = extract_with(settings, dataset, classifier.backbone, progress)

@@ -491,7 +491,7 @@ def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
     settings = plan.settings
     path = None if isinstance(data, Dataset) else os.path.abspath(str(data))
     options = dict(sorted(settings.given().items()))
-    for name in ("root", "weights", "cache_dir"):
+    for name in ("root", "class_names", "weights", "cache_dir"):
         if options.get(name) is not None:
             options[name] = os.path.abspath(options[name])
     if isinstance(settings.data.val, str):
