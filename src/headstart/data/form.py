@@ -6,6 +6,7 @@ A form is one file with one `Form`, and its line in `loading`.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from headstart.data.dataset import Dataset
 
@@ -46,10 +47,12 @@ class Form:
         uses: names of the options that have an effect on it; any other is refused.
         recognises: whether what lies at a path, which exists, is of this form; opens no image.
         load: reads it; raises InputError that names the element and the next step.
+        is_object: whether it is an object in memory; both functions get this instead of a path then.
     """
 
     name: str
     looks: str
     uses: frozenset[str]
-    recognises: Callable[[Path], bool]
-    load: Callable[[Path, LoadOptions], Dataset]
+    recognises: Callable[[Any], bool]
+    load: Callable[[Any, LoadOptions], Dataset]
+    is_object: bool = False

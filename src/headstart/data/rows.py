@@ -15,7 +15,7 @@ from headstart.data.paths import HALVES, Resolver
 from headstart.data.tables import Batch, read_batches
 from headstart.errors import InputError
 
-__all__ = ["Listing", "find_columns"]
+__all__ = ["Listing", "find_columns", "list_texts", "read_cells", "tell_guesses"]
 
 # What columns are called. The first name of each is the documented one; the next ones are usual and are told
 # when they are taken; the last are taken where there is no better. Compared as `_fold` gives them.
@@ -102,7 +102,7 @@ class Listing:
 
         def choose(where: str, given: list[str]) -> dict[str, str]:
             found = find_columns(where, given, self._options)
-            told = _tell_guesses(found, self._options)
+            told = tell_guesses(found, self._options)
             if told and len(self._guesses) < MAX_GUESSES:
                 self._guesses[told] = None
             return found
@@ -111,12 +111,12 @@ class Listing:
         for batch in read_batches(path, choose):
             if not self._places or self._places[-1][1] != batch.place:
                 self._places.append((len(self.rows), batch.place))
-            columns = [_list_texts(batch, column) for column in COLUMNS]
+            columns = [list_texts(batch, column) for column in COLUMNS]
             for number, (text, *key) in enumerate(zip(*columns, strict=True)):
                 try:
                     image_id = self._find_image(prefix, text)
                     if tuple(key) not in cells:  # most recur
-                        cells[tuple(key)] = _read_cells(text, *key)
+                        cells[tuple(key)] = read_cells(text, *key)
                     labels, own, group = cells[tuple(key)]
                     row = read(Row(image_id, labels, own or split, group))
                 except InputError as exc:
@@ -214,7 +214,7 @@ def _show(names: list[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN]))
 
 
-def _tell_guesses(found: Mapping[str, str], options: LoadOptions) -> str:
+def tell_guesses(found: Mapping[str, str], options: LoadOptions) -> str:
     """Say which columns are taken for what, where neither an option nor their name says so; "" for none."""
     asked = _list_asked(options)
     guesses = {
@@ -230,8 +230,8 @@ def _tell_guesses(found: Mapping[str, str], options: LoadOptions) -> str:
     return f"columns by their usual names: {told}{advice}"
 
 
-def _list_texts(batch: Batch, column: str) -> list[str | None]:
-    """The cells of a column as text; whole numbers are written out.
+def list_texts(batch: Batch, column: str) -> list[str | None]:
+    """List the cells of a column as text, None where there is none; whole numbers are written out.
 
     Raises:
         InputError: a cell is something else.
@@ -253,10 +253,14 @@ def _list_texts(batch: Batch, column: str) -> list[str | None]:
     return texts
 
 
-def _read_cells(
+def read_cells(
     text: str | None, label: str | None, split: str | None, group: str | None
 ) -> tuple[tuple[str], str, str]:
-    """What the cells say of the image at a path: labels, split and group."""
+    """Read what cells say of an image, which is called `text`: its labels, split and group.
+
+    Raises:
+        InputError: it has no label, or a split that is not known.
+    """
     name = _clean("label", label)
     if not name:
         raise InputError(f"the image '{text}' has no label; remove the row or fill it")

@@ -3,19 +3,33 @@
 import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from headstart.data.dataset import Dataset, add_validation
 from headstart.data.groups import say_why_whole
-from headstart.data.loading import load_dataset
+from headstart.data.loading import is_loadable, load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
 from headstart.training.settings import READING, Settings
 
-__all__ = ["Data", "check_data", "check_trainable", "load_data", "read_data", "report_scan"]
+__all__ = [
+    "Data",
+    "check_data",
+    "check_trainable",
+    "load_data",
+    "path_of",
+    "read_data",
+    "report_scan",
+]
 
-# A folder, a manifest, or a data set that was loaded before.
-Data = str | os.PathLike[str] | Dataset
+# A folder, a manifest, another object that `load_dataset` takes, or a data set that was loaded before.
+Data = object
+
+
+def path_of(data: Data) -> Path | None:
+    """Give the path of a folder or manifest; None for what is in memory."""
+    return Path(data) if isinstance(data, str | os.PathLike) else None
 
 
 def load_data(data: Data, settings: Settings) -> Dataset:
@@ -77,7 +91,7 @@ def check_data(data: object) -> None:
     Raises:
         UsageError: names its type.
     """
-    if not isinstance(data, str | os.PathLike | Dataset):
+    if not isinstance(data, Dataset) and not is_loadable(data):
         raise UsageError(
             f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
         )
