@@ -527,7 +527,7 @@ def test_groups_of_a_manifest(tmp_path):
     dataset = manifest(tmp_path, text)
     assert dataset.groups == ("g", "g", "7")
     assert "1 group has images in more than one split" in dataset.warnings[0]
-    with pytest.raises(UsageError, match="the manifest has a column group already"):
+    with pytest.raises(UsageError, match="the data have a column group already"):
         manifest(tmp_path, text, group="(a)")
 
 

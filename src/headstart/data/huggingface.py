@@ -101,8 +101,8 @@ def _load(source: Any, options: LoadOptions) -> Dataset:
         if name and str(name).lower() not in SPLIT_NAMES:
             raise InputError(f"{NAME}: split '{name}' is unknown; give train, val and test alone")
         where = f"{NAME} of {name}" if name else NAME
-        found = _find_columns(where, part, options)
-        if told := tell_guesses(found, options):
+        found, told = _find_columns(where, part, options)
+        if told:
             warnings[told] = None
         images = part.with_format(None).select_columns([found["path"]])
         feature = dataclasses.replace(images.features[found["path"]], decode=False)
@@ -118,8 +118,8 @@ def _load(source: Any, options: LoadOptions) -> Dataset:
     return dataclasses.replace(dataset, reader=_RowReader(parts))
 
 
-def _find_columns(where: str, part: Any, options: LoadOptions) -> dict[str, str]:
-    """Those of images, labels, and perhaps splits and groups."""
+def _find_columns(where: str, part: Any, options: LoadOptions) -> tuple[dict[str, str], str]:
+    """Those of images, labels, and perhaps splits and groups; and which of them are guesses."""
     if not _offers(part) or not part.features:
         raise InputError(f"{where}: streams its images; load them without streaming=True")
     kinds = {name: type(feature).__name__ for name, feature in part.features.items()}
@@ -142,7 +142,8 @@ def _find_columns(where: str, part: Any, options: LoadOptions) -> dict[str, str]
         [label] = labels
     others = [name for name, kind in kinds.items() if kind in ("Value", "ClassLabel")]
     chosen = dataclasses.replace(options, path_column=image, label_column=label)
-    return find_columns(where, [image, *others], chosen)
+    found = find_columns(where, [image, *others], chosen)
+    return found, tell_guesses(found, chosen)
 
 
 def _list_rows(where: str, name: str, part: Any, found: Mapping[str, str]) -> list[Row]:

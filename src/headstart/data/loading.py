@@ -136,7 +136,7 @@ def _find_form(source: object, name: str | None) -> Form:
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
     if any(dataset.groups):
-        raise UsageError("the manifest has a column group already; leave --group out")
+        raise UsageError("the data have a column group already; leave --group out")
     groups = capture_groups(pattern, dataset.ids)
     named = sum(map(bool, groups))
     if why := say_why_whole(groups):

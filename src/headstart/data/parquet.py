@@ -20,6 +20,7 @@ MAX_ROWS = 20_000_000
 MAX_CHUNK_BYTES = 2**29  # of one column in a row group: five millions of 100 bytes
 MAX_BATCH_BYTES = 2**28
 MAX_PAGES = 100_000
+MAX_FOOTER_BYTES = 2**21
 MAX_HEADER_BYTES = 2**16
 MAX_NESTING = 16
 THRIFT = {"thrift_string_size_limit": 2**24, "thrift_container_size_limit": 2**20}
@@ -62,7 +63,7 @@ def read_parquet(path: Path, names: list[str], rows: int) -> Iterator[list[list[
         texts = [name for name in names if _check_type(path, schema.field(name))]
         if plain.metadata.num_rows > MAX_ROWS:
             raise InputError(f"{path}: more than {MAX_ROWS:,} rows; split the file")
-        _bound_pages(path, plain.metadata, names)
+        _bound_pages(path, names)
         file = _open(path, read_dictionary=texts)
         for batch in file.iter_batches(rows, columns=names, use_threads=False):
             yield [_list_cells(path, name, batch.column(name)) for name in names]
@@ -116,94 +117,120 @@ def _list_cells(path: Path, name: str, column: Any) -> list[Any]:
     return list(column.dictionary_decode().to_pylist())
 
 
-def _bound_pages(path: Path, metadata: Any, names: list[str]) -> None:
+def _bound_pages(path: Path, names: list[str]) -> None:
     """Refuse a file whose pages would inflate to too much."""
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        for group in range(metadata.num_row_groups):
-            row_group = metadata.row_group(group)
-            for index in range(row_group.num_columns):
-                chunk = row_group.column(index)
-                if chunk.path_in_schema in names:
-                    offsets = (chunk.data_page_offset, chunk.dictionary_page_offset)
-                    start = min(offset for offset in offsets if offset is not None)
-                    end = min(start + chunk.total_compressed_size, size)
-                    inflated = _sum_pages(path, file, max(start, 0), end)
+        size = file.seek(0, os.SEEK_END)
+        for group in _read_footer(file, size)[ROW_GROUPS]:
+            for chunk in group[COLUMNS]:
+                told = chunk[META_DATA]
+                name = b".".join(told[PATH_IN_SCHEMA]).decode(errors="replace")
+                if name in names:
+                    start = min(told[DATA_PAGE], told.get(DICTIONARY_PAGE, told[DATA_PAGE]))
+                    end = min(start + told[COMPRESSED_BYTES], size)
+                    inflated = _sum_pages(file, start, end)
                     if inflated > MAX_CHUNK_BYTES:
                         raise InputError(
-                            f"{path}: the column '{chunk.path_in_schema}' would take "
-                            f"{inflated >> 20} MiB; write it in smaller row groups"
+                            f"{path}: the column '{name}' would take {inflated >> 20} MiB at once; write "
+                            "smaller row groups"
                         )
 
 
-def _sum_pages(path: Path, file: BinaryIO, start: int, end: int) -> int:
+# Not through pyarrow's objects of metadata: what they raise on some damaged files ends the process (seen with
+# 26.0). The fields, by their numbers in https://github.com/apache/parquet-format/blob/master/src/main/thrift/.
+ROW_GROUPS, COLUMNS, META_DATA = 4, 1, 3
+PATH_IN_SCHEMA, COMPRESSED_BYTES, DATA_PAGE, DICTIONARY_PAGE = 3, 7, 9, 11
+PAGE_INFLATED_BYTES, PAGE_BYTES = 2, 3
+
+
+def _read_footer(file: BinaryIO, size: int) -> dict[int, Any]:
+    file.seek(max(0, size - 8))
+    length = int.from_bytes(file.read(4), "little")
+    if length > min(MAX_FOOTER_BYTES, size):
+        raise ValueError(f"a footer of {length:,} bytes")
+    file.seek(max(0, size - 8 - length))
+    return _Compact(file.read(length)).read_struct()
+
+
+def _sum_pages(file: BinaryIO, start: int, end: int) -> int:
+    """What the pages of a column take, in bytes, as their headers say."""
     total = 0
     for _ in range(MAX_PAGES):
         if start >= end:
             return total
         file.seek(start)
-        header = _Compact(file.read(MAX_HEADER_BYTES))
-        sizes = header.read_numbers()
-        inflated, packed = sizes.get(2, -1), sizes.get(3, -1)
-        if inflated < 0 or packed < 0:
-            raise InputError(f"{path}: no readable Parquet: a page without a size")
-        total += inflated
-        start += header.at + packed
-    raise InputError(f"{path}: a column of more than {MAX_PAGES:,} pages; write larger ones")
+        reader = _Compact(file.read(MAX_HEADER_BYTES))
+        header = reader.read_struct()
+        if min(header[PAGE_INFLATED_BYTES], header[PAGE_BYTES]) < 0:
+            raise ValueError("a page of less than no bytes")
+        total += header[PAGE_INFLATED_BYTES]
+        start += reader.at + header[PAGE_BYTES]
+    raise ValueError(f"a column of more than {MAX_PAGES:,} pages")
 
 
 class _Compact:
-    """A struct in Thrift's compact protocol, as page headers are.
+    """Structs in Thrift's compact protocol, as Parquet's footer and page headers are.
 
     https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
     """
 
-    _BOOLEANS, _INTEGERS, _BINARY, _STRUCT = (1, 2), (4, 5, 6), 8, 12
+    _TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = (
+        1, 2, 3, (4, 5, 6), 7, 8, (9, 10), 12,
+    )  # fmt: skip
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
 
-    def read_numbers(self) -> dict[int, int]:
-        """Give {field: value} of the fields that are whole numbers, and go over the others.
+    def read_struct(self, depth: int = 0) -> dict[int, Any]:
+        """Give {number of the field: value}; a value is a bool, int, bytes, list or dict.
 
         Raises:
             ValueError: it is damaged.
         """
-        return self._read_struct(0)
-
-    def _read_struct(self, depth: int) -> dict[int, int]:
-        numbers, field = {}, 0
-        if depth > MAX_NESTING:
-            raise ValueError("a page header is nested too deeply")
-        while (head := self._byte()) != 0:
+        values: dict[int, Any] = {}
+        field = 0
+        while (head := self._take(1)[0]) != 0:
             step, kind = head >> 4, head & 15
             field = field + step if step else self._integer()
-            if kind in self._INTEGERS:
-                numbers[field] = self._integer()
-            elif kind == self._BINARY:
-                length = self._varint()
-                self.at += length
-            elif kind == self._STRUCT:
-                self._read_struct(depth + 1)
-            elif kind not in self._BOOLEANS:  # whose value is their kind
-                raise ValueError("a page header has a field that none has")
-        return numbers
+            is_bool = kind in (self._TRUE, self._FALSE)
+            values[field] = kind == self._TRUE if is_bool else self._read(kind, depth)
+        return values
 
-    def _byte(self) -> int:
-        if not self.at < len(self._data):
-            raise ValueError("a page header is cut off")
-        self.at += 1
-        return self._data[self.at - 1]
+    def _read(self, kind: int, depth: int) -> Any:
+        if depth > MAX_NESTING:
+            raise ValueError("nested too deeply")
+        if kind in self._INTEGERS:
+            return self._integer()
+        if kind == self._BINARY:
+            return self._take(self._varint())
+        if kind == self._STRUCT:
+            return self.read_struct(depth + 1)
+        if kind in self._LISTS:
+            head = self._take(1)[0]
+            count = head >> 4 if head >> 4 < 15 else self._varint()
+            return [self._read(head & 15, depth + 1) for _ in range(count)]
+        if kind in (self._TRUE, self._FALSE, self._BYTE):
+            return self._take(1)[0]
+        if kind == self._DOUBLE:
+            return self._take(8)
+        raise ValueError("a field of an unknown type")
+
+    def _take(self, count: int) -> bytes:
+        taken = self._data[self.at : self.at + count]
+        if len(taken) < count:
+            raise ValueError("cut off")
+        self.at += count
+        return taken
 
     def _varint(self) -> int:
         value = 0
         for shift in range(0, 70, 7):
-            byte = self._byte()
+            byte = self._take(1)[0]
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("a page header has a number that is too large")
+        raise ValueError("a number that is too large")
 
     def _integer(self) -> int:
         value = self._varint()
