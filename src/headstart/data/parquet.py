@@ -125,7 +125,7 @@ def _bound_pages(path: Path, names: list[str]) -> None:
             for chunk in group[COLUMNS]:
                 told = chunk[META_DATA]
                 name = b".".join(told[PATH_IN_SCHEMA]).decode(errors="replace")
-                if name in names:
+                if name in names and told[VALUES] > 0:
                     start = min(told[DATA_PAGE], told.get(DICTIONARY_PAGE, told[DATA_PAGE]))
                     end = min(start + told[COMPRESSED_BYTES], size)
                     inflated = _sum_pages(file, start, end)
@@ -139,7 +139,7 @@ def _bound_pages(path: Path, names: list[str]) -> None:
 # Not through pyarrow's objects of metadata: what they raise on some damaged files ends the process (seen with
 # 26.0). The fields, by their numbers in https://github.com/apache/parquet-format/blob/master/src/main/thrift/.
 ROW_GROUPS, COLUMNS, META_DATA = 4, 1, 3
-PATH_IN_SCHEMA, COMPRESSED_BYTES, DATA_PAGE, DICTIONARY_PAGE = 3, 7, 9, 11
+PATH_IN_SCHEMA, VALUES, COMPRESSED_BYTES, DATA_PAGE, DICTIONARY_PAGE = 3, 5, 7, 9, 11
 PAGE_INFLATED_BYTES, PAGE_BYTES = 2, 3
 
 
