@@ -630,6 +630,13 @@ def test_bad_gtsrb(place, old, new, message, tmp_path):
     assert message in refused(tmp_path)
 
 
+def test_answers_of_gtsrb_behind_a_link_are_not_read(tmp_path):
+    answers = plant_signs(tmp_path) / "GT-final_test.csv"
+    (tmp_path / "GTSRB/Final_Test" / answers.name).symlink_to("../../GT-final_test.csv")
+    assert "is a link that leads outside of" in refused(tmp_path / "GTSRB")
+    assert len(load_dataset(tmp_path)) == 14
+
+
 def test_gtsrb_with_a_class_that_lacks_its_table(tmp_path):
     plant_signs(tmp_path)
     (tmp_path / "GTSRB/Final_Training/Images/00014/GT-00014.csv").unlink()
@@ -809,6 +816,7 @@ def test_options_go_through_every_command(signs, loose, tiny, network, tmp_path,
     run, data = tmp_path / "run", signs / "odd.csv"
     code, _, err = cli("fit", data, "-o", run, "--strategy", "linear-probe", *options, *reading)
     assert (code, headstart.Run.load(run).classes) == (0, ("a blobs", "a plain", "a stripes"))
+    assert "--label-column what --class-names" in err
     kept = json.loads((run / "settings.json").read_text())
     assert kept["label_column"] == {"value": "what", "origin": "user"}
     assert kept["class_names"] == {"value": str(signs / "names.csv"), "origin": "user"}
@@ -821,6 +829,7 @@ def test_options_go_through_every_command(signs, loose, tiny, network, tmp_path,
     code, _, err = cli("evaluate", run, data, "--device", "cpu", *reading[:-2])
     assert code == 3
     assert "class '0' is not one that the model knows" in err
+    assert f"give --class-names {signs / 'names.csv'} as for the run" in err.replace("\n", " ")
     code, _, err = cli("fit", data, "-o", tmp_path / "two", "--root", loose)
     assert (code, "no column 'path'; found 'where', 'what'" in err) == (3, True)
 

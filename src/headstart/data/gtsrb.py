@@ -60,13 +60,12 @@ def _list_classes(folder: Path) -> list[str]:
         return []
 
 
-def _find_answers(root: Path, top: str) -> Path | None:
+def _find_answers(root: Path, top: str, listing: Listing) -> Path | None:
     """The classes of the test images, which come in another archive: beside them or above."""
-    below = [root / top / place / ANSWERS for place in (TEST, "Final_Test", "")]
-    for path in (*below, root / ANSWERS, Path(os.path.abspath(root)).parent / ANSWERS):
-        if path.is_file() and CLASS_ID in list_columns(path):
-            return path
-    return None
+    below = [f"{top}{place}{ANSWERS}" for place in (TEST, "Final_Test/", "")]
+    found = [listing.find(name) for name in (*below, ANSWERS) if (root / name).is_file()]
+    found.append(Path(os.path.abspath(root)).parent / ANSWERS)
+    return next((p for p in found if p.is_file() and CLASS_ID in list_columns(p)), None)
 
 
 def _load(root: Path, options: LoadOptions) -> Dataset:
@@ -89,7 +88,7 @@ def _load(root: Path, options: LoadOptions) -> Dataset:
         listing.add(listing.find(table), prefix=folder, split="train", read=read)
     warnings = [REGIONS]
     if (root / top / TEST).is_dir():
-        answers = _find_answers(root, top)
+        answers = _find_answers(root, top, listing)
         if answers is None:
             warnings.append(
                 f"the test images are left out, since no {ANSWERS} with their classes lies beside or above; "

@@ -27,7 +27,7 @@ from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.runs.sources import Data, check_data, read_data
-from headstart.training.settings import READING, make_settings
+from headstart.training.settings import READING, Settings, make_settings
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -124,7 +124,8 @@ def evaluate(
     progress("listing images", 0, 0)
     dataset, chosen = _choose_split(read_data(data, settings), split, members)
     problem, known = dataset.problem, len(classifier.classes)
-    targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
+    advice = _advise_names(record, settings)
+    targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
@@ -171,7 +172,7 @@ def _read_model(
 
 
 def _match_targets(
-    dataset: Dataset, known: tuple[str, ...], unknown_classes: str
+    dataset: Dataset, known: tuple[str, ...], unknown_classes: str, advice: str
 ) -> tuple[Targets, tuple[str, ...]]:
     """Give (targets by class index, the model's classes and then those that it does not know)."""
     unknown = tuple[str, ...]()
@@ -181,7 +182,15 @@ def _match_targets(
     try:
         return match_classes(dataset, known + unknown), known + unknown
     except InputError as exc:
-        raise InputError(f"{exc}, or pass --unknown-classes wrong or skip") from exc
+        raise InputError(f"{exc}, {advice}or pass --unknown-classes wrong or skip") from exc
+
+
+def _advise_names(run: Run | None, settings: Settings) -> str:
+    """Name the file that a run's classes have their names from, where it is not given again."""
+    named = None if run is None else run.settings.get("class_names", {}).get("value")
+    if named is None or settings.data.class_names is not None:
+        return ""
+    return f"give --class-names {named} as for the run, "
 
 
 def _tell_unknown(is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str) -> str:
