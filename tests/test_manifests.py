@@ -214,7 +214,7 @@ def test_a_name_without_a_suffix_leads_nowhere_else(tmp_path):
     (tmp_path / "in/link.png").symlink_to("../out/x.png")
     (tmp_path / "in/out").symlink_to("../out")
     path = write(tmp_path / "in/m.csv", "id,label\nlink,x\n")
-    assert "'link' is a link that leads outside of" in refused(path)
+    assert "'link.png' is a link that leads outside of" in refused(path)
     path = write(tmp_path / "in/m.csv", "id,label\nout/x,x\n")
     assert "'out/x' is a link that leads outside of" in refused(path)
     assert load_dataset(path, allow_outside=True).ids == ("out/x.png",)

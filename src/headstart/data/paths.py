@@ -59,11 +59,19 @@ class Resolver:
         image_id = text if PLAIN.fullmatch(text) else self._normalise(text)
         if not image_id[-LONGEST_SUFFIX:].lower().endswith(IMAGE_SUFFIXES):
             image_id = self._complete(image_id)
-        if not self._allow_outside and not self._is_inside(image_id):
-            raise InputError(
-                f"'{text}' is a link that leads outside of {self._root}; allow it with --allow-outside"
-            )
+        self.check(image_id)
         return image_id
+
+    def check(self, name: str) -> None:
+        """Check that a name below the root, without "..", leads nowhere else.
+
+        Raises:
+            InputError: it is a link that does.
+        """
+        if not self._allow_outside and not self._is_inside(name):
+            raise InputError(
+                f"'{name}' is a link that leads outside of {self._root}; allow it with --allow-outside"
+            )
 
     def _normalise(self, text: str) -> str:
         if "\0" in text:

@@ -75,9 +75,10 @@ class Listing:
             InputError: it is a link that leads out.
         """
         try:
-            return self._root / self._resolve(name)
+            self._resolve.check(name)
         except InputError as exc:
             raise InputError(f"{self._root}: {exc}") from exc
+        return self._root / name
 
     def add(
         self,
@@ -112,12 +113,13 @@ class Listing:
             if not self._places or self._places[-1][1] != batch.place:
                 self._places.append((len(self.rows), batch.place))
             columns = [list_texts(batch, column) for column in COLUMNS]
-            for number, (text, *key) in enumerate(zip(*columns, strict=True)):
+            keys = zip(*columns[1:], strict=True)
+            for number, (text, key) in enumerate(zip(columns[0], keys, strict=True)):
                 try:
                     image_id = self._find_image(prefix, text)
-                    if tuple(key) not in cells:  # most recur
-                        cells[tuple(key)] = read_cells(text, *key)
-                    labels, own, group = cells[tuple(key)]
+                    if key not in cells:  # most recur
+                        cells[key] = read_cells(text, *key)
+                    labels, own, group = cells[key]
                     row = read(Row(image_id, labels, own or split, group))
                 except InputError as exc:
                     raise InputError(f"{batch.where(number)}: {exc}") from exc
