@@ -48,7 +48,7 @@ def name_classes(dataset: Dataset, path: Path) -> Dataset:
             )
     missing = [name for number, name in numbers.items() if number not in names]
     if missing:
-        more = f", nor do {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{path}: class '{missing[0]}' has no name there{more}; add a line for it")
     unused = [f"'{name}'" for number, name in names.items() if number not in numbers]
     warnings = dataset.warnings
