@@ -40,7 +40,7 @@ from headstart.cli.terminal import (
 )
 from headstart.errors import InputError, UsageError, printable
 from headstart.process import leave
-from headstart.training.settings import FIELDS
+from headstart.training.settings import FIELDS, READING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,7 +249,7 @@ def advise_command(
             note(f"written: {printable(str(file))}")
 
 
-@takes(("root", "allow_outside", "max_bad", *RUNTIME), talks=TALKS)
+@takes((*READING, "max_bad", *RUNTIME), talks=TALKS)
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     data: Annotated[str, typer.Argument(help="Labelled images: a folder or a manifest.")],
@@ -417,7 +417,7 @@ def _read_names(images: list[str]) -> list[str]:
     return names
 
 
-@takes(("weights", "root", "allow_outside", "max_bad", "seed", *RUNTIME), talks=TALKS)
+@takes(("weights", *READING, "max_bad", "seed", *RUNTIME), talks=TALKS)
 def extract_command(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     backbone: Annotated[
@@ -474,7 +474,7 @@ def extract_command(
         from headstart.features.tables import check_export
 
         check_export(export)
-    reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
+    reading = {n: options.pop(n) for n in READING if n in options}
     runtime = make_runtime(**{n: options.pop(n) for n in RUNTIME if n in options})
     check_cache(runtime.cache_dir)
     with show_progress() as progress:

@@ -26,6 +26,7 @@ from rich.table import Column
 from rich.text import Text
 
 from headstart.errors import printable
+from headstart.training.settings import READING
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
@@ -353,7 +354,7 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
 
 BAR_WIDTH = 30
 # Settings of a run that stay the same for the same data, whatever the strategy.
-KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
+KEPT = (*READING, "group", "val", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 
@@ -378,7 +379,7 @@ def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
 
     steps = []
     if data is not None and "test" in dataset.splits:
-        words = ["evaluate", folder, data, *given("root", "allow_outside")]
+        words = ["evaluate", folder, data, *given(*READING)]
         steps.append((words, "measures on the test split"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts

@@ -4,7 +4,9 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +29,8 @@ SPLIT_NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What a loader knows of one image.
+class Row(NamedTuple):
+    """What a loader knows of one image; a tuple, since a manifest may have millions.
 
     Attributes:
         id: its path below the root, with `/`.
@@ -158,25 +159,29 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
     between two drives, with its own path.
 
     Raises:
-        UsageError: the data set already has validation images.
+        UsageError: the data set already has validation images, or has all of these.
         InputError: the second has a class that the first lacks, or both have an image.
     """
     if "val" in dataset.splits:
         raise UsageError("the data already have a validation split; leave --val out")
-    if validation.root.resolve() == dataset.root.resolve():
-        raise UsageError(f"{validation.root}: the validation data are the training data")
     validation = dataclasses.replace(
         validation,
         classes=dataset.classes,
         targets=match_classes(validation, dataset.classes),
     )
-    prefix = _path_between(dataset.root.resolve(), validation.root.resolve())
+    roots = dataset.root.resolve(), validation.root.resolve()
+    # Two manifests in one folder name files of that.
+    is_shared = roots[0] == roots[1] and dataset.reader is validation.reader is None
+    prefix = "" if is_shared else f"{_path_between(*roots)}/"
     rows = [i for i in range(len(validation)) if validation.splits[i] in ("", "val", "train")]
     if "val" in validation.splits:
         rows = [i for i in rows if validation.splits[i] == "val"]
     more = validation.select(np.array(rows, dtype=np.int64))
-    ids = tuple(f"{prefix}/{i}" for i in more.ids)
-    if common := set(dataset.ids) & set(ids):
+    ids = tuple(f"{prefix}{i}" for i in more.ids)
+    common = set(dataset.ids) & set(ids)
+    if common and len(common) == len(ids):
+        raise UsageError(f"{validation.name}: the validation data are training data; name others")
+    if common:
         raise InputError(
             f"{validation.name}: image '{min(common)}' is one of {dataset.name} too; take the validation "
             "images out of the training data"
@@ -189,7 +194,7 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         groups=dataset.groups + more.groups,
         errors=dataset.errors + more.errors,
         warnings=dataset.warnings + more.warnings,
-        reader=JoinedReader(dataset.opener(), prefix, more.opener()),
+        reader=JoinedReader(dataset.opener(), prefix, more.opener()) if prefix else dataset.reader,
     )
     return both.select(np.array(sorted(range(len(both)), key=both.ids.__getitem__)))
 
@@ -237,11 +242,16 @@ def dataset_of_rows(
     problem: Problem = SINGLE_LABEL,
 ) -> Dataset:
     """The rows sorted by id; classes in natural order."""
-    rows = sorted(rows, key=lambda row: row.id)
-    names = {name for row in rows for name in row.labels or ()}
+    rows = sorted(rows, key=attrgetter("id"))
+    distinct = {row.labels for row in rows}
+    names = {name for labels in distinct for name in labels or ()}
     classes = tuple(sorted(names, key=natural_key))
     index = {name: i for i, name in enumerate(classes)}
-    indices = [None if r.labels is None else tuple(index[n] for n in r.labels) for r in rows]
+    encoded = {
+        labels: None if labels is None else tuple(index[name] for name in labels)
+        for labels in distinct
+    }
+    indices = [encoded[row.labels] for row in rows]
     return Dataset(
         root=root,
         classes=classes,

@@ -239,8 +239,8 @@ def _advise(root: Path, ignored: Mapping[str, int]) -> str:
         shown = above if root.is_absolute() else Path(os.path.relpath(above))
         return f"it looks like the images of one class; give the folder of all classes: {shown}"
     return (
-        "put each class's images in a folder of its name, or give a manifest (.csv, .tsv or .jsonl "
-        "with columns path and label)"
+        "put each class's images in a folder of its name, or give a manifest (.csv, .tsv, .jsonl "
+        "or .parquet with columns path and label)"
     )
 
 

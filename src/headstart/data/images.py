@@ -138,7 +138,7 @@ class FolderReader:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JoinedReader:
-    """A reader, and a second one for ids that begin with `prefix` and `/`."""
+    """A reader, and a second one for ids that begin with `prefix`."""
 
     first: Reader
     prefix: str
@@ -146,7 +146,7 @@ class JoinedReader:
 
     def open(self, image_id: str) -> Source:
         """Give the source of an id; the second reader gets it without the prefix."""
-        own = image_id.removeprefix(f"{self.prefix}/")
+        own = image_id.removeprefix(self.prefix)
         return self.first.open(own) if own == image_id else self.second.open(own)
 
 

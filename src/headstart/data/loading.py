@@ -7,14 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.class_names import name_classes
 from headstart.data.dataset import Dataset
 from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
+from headstart.data.gtsrb import GTSRB
+from headstart.data.huggingface import HUGGINGFACE
 from headstart.data.manifests import MANIFEST
+from headstart.data.metadata import METADATA
 from headstart.errors import InputError, UsageError
 
-__all__ = ["FORMS", "load_dataset"]
+__all__ = ["FORMS", "is_loadable", "load_dataset"]
 
 # Characters that show nothing, beside those of the category Cf: fillers, joiners, variation selectors.
 UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
@@ -26,36 +30,77 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 FORMS = {
     form.name: form
     for form in (
+        GTSRB,
+        METADATA,
         FOLDER,
         MANIFEST,
+        HUGGINGFACE,
     )
 }
 
 
 def load_dataset(
-    source: str | os.PathLike[str],
+    source: object,
     *,
     format: str | None = None,
     root: str | os.PathLike[str] | None = None,
     group: str | None = None,
     allow_outside: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    class_names: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read labelled images in any of the known forms of data, which is found by looking.
 
     Args:
-        source: a folder (class folders, or train / val / test folders with class folders in them),
-            or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group.
+        source: a folder (class folders, or train / val / test folders with class folders in them; images
+            with a metadata.csv beside; GTSRB as distributed); or a CSV, TSV, JSONL or Parquet manifest
+            with columns path, label and optionally split and group, or the usual other names of these;
+            or a Dataset or DatasetDict of Hugging Face's `datasets`.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
         allow_outside: let links and manifest paths lead out of the root.
+        path_column: the column of a manifest that has the paths; by default one with a usual name.
+        label_column: likewise of the labels.
+        class_names: a file with the names of classes that are numbers: a table of numbers and names, or
+            one name a line from number 0 on, as text or as a JSON list, or a JSON object.
 
     Raises:
         InputError: nothing usable there; the message names the element and the next step.
         UsageError: `format` is unknown; `group` is no regular expression with a capture, takes too
             long to search, or leaves nothing to split; or an argument has no effect.
     """
+    options = LoadOptions(
+        None if root is None else Path(root), group, allow_outside, path_column, label_column
+    )
+    named = _check_path(source) if isinstance(source, str | os.PathLike) else source
+    form = _find_form(named, format)
+    unused = [name for name in options.given() if name not in form.uses]
+    if unused:
+        others = [other.looks for other in FORMS.values() if unused[0] in other.uses]
+        raise UsageError(
+            f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
+        )
+    dataset = form.load(named, options)
+    if isinstance(named, Path):
+        dataset = dataclasses.replace(dataset, source=named)
+    if class_names is not None:
+        dataset = name_classes(dataset, Path(class_names))
+    if group is not None:
+        dataset = _with_groups(dataset, group)
+    return _checked(dataset)
+
+
+def is_loadable(source: object) -> bool:
+    """Say whether `load_dataset` takes such an object: a path, or one that a form recognises."""
+    return isinstance(source, str | os.PathLike) or any(
+        form.recognises(source) for form in FORMS.values() if form.is_object
+    )
+
+
+def _check_path(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     try:
         if not os.fspath(source):
@@ -66,39 +111,32 @@ def load_dataset(
             raise
         reason = "no such file or folder" if not isinstance(exc, PermissionError) else "no access"
         raise InputError(f"{path}: {reason}") from exc
-    options = LoadOptions(None if root is None else Path(root), group, allow_outside)
-    form = _find_form(path, format)
-    unused = [name for name in options.given() if name not in form.uses]
-    if unused:
-        others = [other.looks for other in FORMS.values() if unused[0] in other.uses]
-        raise UsageError(
-            f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
-        )
-    dataset = dataclasses.replace(form.load(path, options), source=path)
-    if group is not None:
-        dataset = _with_groups(dataset, group)
-    return _checked(dataset)
+    return path
 
 
-def _find_form(path: Path, name: str | None) -> Form:
-    """The form of what lies there, or the one that is insisted on.
+def _find_form(source: object, name: str | None) -> Form:
+    """The form of what lies at a path or is in memory, or the one that is insisted on.
 
     Raises:
-        UsageError: no form of that name.
-        InputError: no form, or not that one, recognises it.
+        UsageError: no form of that name, or no object that a form takes.
+        InputError: no form, or not that one, recognises what lies there.
     """
     wanted = [*FORMS.values()] if name is None else [choose("format", name, FORMS)]
-    for form in wanted:
-        if form.recognises(path):
+    fitting = [form for form in wanted if form.is_object != isinstance(source, Path)]
+    for form in fitting:
+        if form.recognises(source):
             return form
-    if path.suffix.lower() in ARCHIVE_SUFFIXES:
-        raise InputError(f"{path}: an archive is not read; unpack it and give the folder")
-    raise InputError(f"{path}: expected {' or '.join(form.looks for form in wanted)}")
+    looks = " or ".join(form.looks for form in fitting or wanted)
+    if not isinstance(source, Path):
+        raise UsageError(f"the data are of type {type(source).__name__}; give a path or {looks}")
+    if source.suffix.lower() in ARCHIVE_SUFFIXES:
+        raise InputError(f"{source}: an archive is not read; unpack it and give the folder")
+    raise InputError(f"{source}: expected {looks}")
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
     if any(dataset.groups):
-        raise UsageError("the manifest has a column group already; leave --group out")
+        raise UsageError("the data have a column group already; leave --group out")
     groups = capture_groups(pattern, dataset.ids)
     named = sum(map(bool, groups))
     if why := say_why_whole(groups):

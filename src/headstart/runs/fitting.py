@@ -50,7 +50,14 @@ from headstart.runs.folder import (
 )
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
-from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
+from headstart.runs.sources import (
+    Data,
+    check_data,
+    check_trainable,
+    load_data,
+    path_of,
+    report_scan,
+)
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
@@ -329,8 +336,8 @@ def _check_settings(settings: Settings) -> None:
 
 def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
     """Check that the run may be written there; say whether it replaces a complete run."""
-    tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
-    if tree is not None and folder.resolve().is_relative_to(tree):
+    path = path_of(data)
+    if path is not None and path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
     replaces = check_folder(folder, overwrite=overwrite or resume)
     place = find_training(folder)
@@ -426,7 +433,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         decisions=decisions,
         warnings=_find_warnings(task, measured),
         history=(),
-        data=None if isinstance(data, Dataset) else Path(os.path.abspath(data)),
+        data=None if (path := path_of(data)) is None else Path(os.path.abspath(path)),
         root=Path(os.path.abspath(used.root)),
         computed=features.computed,
         engine=engine,
@@ -513,9 +520,9 @@ _GUARDS = ("allow_outside", "max_pixels")
 def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
     """Write the data and settings that `resume` needs."""
     settings = plan.settings
-    path = None if isinstance(data, Dataset) else os.path.abspath(str(data))
+    path = None if (given := path_of(data)) is None else os.path.abspath(given)
     options = dict(sorted(settings.given().items()))
-    for name in ("root", "weights", "cache_dir"):
+    for name in ("root", "class_names", "weights", "cache_dir"):
         if options.get(name) is not None:
             options[name] = os.path.abspath(options[name])
     if isinstance(settings.data.val, str):
@@ -545,7 +552,7 @@ def _read_start(
     start = read_start(path)
     stored = dict(start.options)
     data = start.data if data is None else data
-    if not isinstance(data, str | os.PathLike | Dataset):
+    if data is None:
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
     for name in _GUARDS:
         default = FIELDS[name].info.default
