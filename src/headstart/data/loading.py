@@ -7,11 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.cifar import CIFAR
 from headstart.data.dataset import Dataset
 from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
+from headstart.data.idx import IDX
+from headstart.data.in_memory import InMemory, read_in_memory
 from headstart.data.manifests import MANIFEST
+from headstart.data.numpy_files import NUMPY
+from headstart.data.pickled import PICKLE
 from headstart.errors import InputError, UsageError
 
 __all__ = ["FORMS", "load_dataset"]
@@ -22,10 +27,15 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 )
 
 
-# A form of data is one file, and its line here; the first that recognises the data reads them.
+# A form of data is one file, and its line here; the first that recognises the data reads them. Those that
+# know their files by name or content come before a folder of any.
 FORMS = {
     form.name: form
     for form in (
+        CIFAR,
+        IDX,
+        PICKLE,
+        NUMPY,
         FOLDER,
         MANIFEST,
     )
@@ -33,7 +43,7 @@ FORMS = {
 
 
 def load_dataset(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | InMemory,
     *,
     format: str | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -44,7 +54,9 @@ def load_dataset(
 
     Args:
         source: a folder (class folders, or train / val / test folders with class folders in them),
-            or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group.
+            or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group;
+            a .npz, or .npy files, of images and labels; a folder or .tar.gz of CIFAR-10 or CIFAR-100;
+            MNIST's files; pickles of arrays; or what a Python program holds: see `read_in_memory`.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text
@@ -56,6 +68,12 @@ def load_dataset(
         UsageError: `format` is unknown; `group` is no regular expression with a capture, takes too
             long to search, or leaves nothing to split; or an argument has no effect.
     """
+    if not isinstance(source, str | os.PathLike):
+        given = LoadOptions(None if root is None else Path(root), group, allow_outside).given()
+        unused = ["format"] * (format is not None) + given
+        if unused:
+            raise UsageError(f"{unused[0]} has no effect on data in memory; leave it out")
+        return _checked(read_in_memory(source))
     path = Path(source)
     try:
         if not os.fspath(source):

@@ -27,7 +27,7 @@ from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
-from headstart.runs.sources import Data, check_data
+from headstart.runs.sources import Data, take_data
 from headstart.training.settings import make_settings
 
 __all__ = ["Evaluation", "evaluate"]
@@ -108,7 +108,7 @@ def evaluate(
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
-    check_data(data)
+    data = take_data(data)
     choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
     unused = [name for name in options if name not in EVALUATE_SETTINGS]
     if unused:

@@ -50,7 +50,7 @@ from headstart.runs.folder import (
 )
 from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
-from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
+from headstart.runs.sources import Data, Taken, check_trainable, load_data, report_scan, take_data
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
@@ -84,7 +84,7 @@ def fit(
     """Train a classifier from labelled images and write it to a folder.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
+        data: as `load_dataset` takes it, or a `Dataset`; None where `resume` knows it.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
         resume: continue the interrupted training in that folder, with its data and settings. `workers`,
@@ -109,17 +109,17 @@ def fit(
     if resume and overwrite:
         raise UsageError("overwrite has no effect with resume; choose one")
     plan_before: dict[str, Any] = {}
+    taken = None if data is None else take_data(data)
     if resume:
-        data, options, plan_before = _read_start(folder, data, options)
-    elif data is None:
+        taken, options, plan_before = _read_start(folder, taken, options)
+    elif taken is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
-    check_data(data)
     settings = make_settings(options)
     _check_settings(settings)
     progress("listing images", 0, 0)
-    dataset = load_data(data, settings)
+    dataset = load_data(taken, settings)
     check_trainable(dataset)
-    replaces = _check_place(folder, data, overwrite, resume)
+    replaces = _check_place(folder, taken, overwrite, resume)
     budget = Budget.of(settings, began)
     plan = _Plan(dataset, settings, **plan_before)
     if settings.strategy == AUTO:
@@ -130,10 +130,10 @@ def fit(
         progress("reading the images' headers", 0, 0)
         report_scan(plan.dataset, settings, report)
     with _writing(folder):
-        place = _begin(folder, data, plan, replaces=replaces, resume=resume)
+        place = _begin(folder, taken, plan, replaces=replaces, resume=resume)
     with _with_tensorboard(settings, place, on_epoch) as write:
         task, trained = _train(plan, place, budget, progress, write)
-    run = _measure(folder, data, task, trained)
+    run = _measure(folder, taken, task, trained)
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.monotonic() - began)
     with _writing(folder):
@@ -327,7 +327,7 @@ def _check_settings(settings: Settings) -> None:
         check_cache(settings.runtime.cache_dir)
 
 
-def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
+def _check_place(folder: Path, data: Taken, overwrite: bool, resume: bool) -> bool:
     """Check that the run may be written there; say whether it replaces a complete run."""
     tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
     if tree is not None and folder.resolve().is_relative_to(tree):
@@ -349,7 +349,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, data: Data, plan: _Plan, *, replaces: bool, resume: bool) -> Path:
+def _begin(folder: Path, data: Taken, plan: _Plan, *, replaces: bool, resume: bool) -> Path:
     """Mark the folder as one of a training under way; give the place where that keeps its state."""
     place = find_training(folder)
     if not replaces:  # a complete run stays until there is something to replace it with
@@ -386,7 +386,7 @@ def _read_images(settings: Settings, used: Dataset, backbone: Backbone, progress
     )
 
 
-def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
+def _measure(folder: Path, data: Taken, task: Task, trained: Trained) -> Run:
     """Measure what was trained; give the run, complete except for its history and time."""
     used, features, settings = task.dataset, task.features, task.settings
     task.progress("measuring", 0, 0)
@@ -510,7 +510,7 @@ _MAY_CHANGE = ("workers", "device", "cache_dir")
 _GUARDS = ("allow_outside", "max_pixels")
 
 
-def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
+def _write_start(place: Path, data: Taken | None, plan: _Plan) -> None:
     """Write the data and settings that `resume` needs."""
     settings = plan.settings
     path = None if isinstance(data, Dataset) else os.path.abspath(str(data))
@@ -526,8 +526,8 @@ def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
 
 
 def _read_start(
-    folder: Path, data: Data | None, options: dict[str, Any]
-) -> tuple[Data, dict[str, Any], dict[str, Any]]:
+    folder: Path, data: Taken | None, options: dict[str, Any]
+) -> tuple[Taken, dict[str, Any], dict[str, Any]]:
     changed = [name for name in options if name not in _MAY_CHANGE + _GUARDS]
     if changed:
         raise UsageError(

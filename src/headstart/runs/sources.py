@@ -6,19 +6,22 @@ from collections.abc import Callable
 
 from headstart.data.dataset import Dataset, add_validation
 from headstart.data.groups import say_why_whole
+from headstart.data.in_memory import InMemory
 from headstart.data.loading import load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
 from headstart.training.settings import Settings
 
-__all__ = ["Data", "check_data", "check_trainable", "load_data", "report_scan"]
+__all__ = ["Data", "Taken", "check_trainable", "load_data", "report_scan", "take_data"]
 
-# A folder, a manifest, or a data set that was loaded before.
-Data = str | os.PathLike[str] | Dataset
+# A folder, a file, a data set that was loaded before, or what a Python program holds.
+Data = str | os.PathLike[str] | Dataset | InMemory
+# The same, with a data set in the place of what a program holds.
+Taken = str | os.PathLike[str] | Dataset
 
 
-def load_data(data: Data, settings: Settings) -> Dataset:
+def load_data(data: Taken, settings: Settings) -> Dataset:
     """Load the data set that `fit` works on, with the splits that it comes with.
 
     Raises:
@@ -51,16 +54,16 @@ def load_data(data: Data, settings: Settings) -> Dataset:
     return dataset
 
 
-def check_data(data: object) -> None:
-    """Refuse what is no data.
+def take_data(data: Data) -> Taken:
+    """Make a data set of what a Python program holds; leave anything else as it is.
 
     Raises:
-        UsageError: names its type.
+        UsageError: it is no data, and the message names its type.
+        InputError: as `read_in_memory` says.
     """
-    if not isinstance(data, str | os.PathLike | Dataset):
-        raise UsageError(
-            f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
-        )
+    if isinstance(data, str | os.PathLike | Dataset):
+        return data
+    return load_dataset(data)
 
 
 def check_trainable(dataset: Dataset) -> None:
