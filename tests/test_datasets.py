@@ -453,7 +453,7 @@ def test_a_form_is_one_object_and_a_line_in_the_table(tmp_path, monkeypatch):
         load=load,
     )
     (tmp_path / "x.list").write_text("b2 a1 a2_0 a2_1")
-    with pytest.raises(InputError, match=r"expected a folder of class folders or a \.csv, "):
+    with pytest.raises(InputError, match=r"expected .* or a folder of class folders or a \.csv, "):
         load_dataset(tmp_path / "x.list")
     monkeypatch.setitem(FORMS, "list", listed)
     dataset = load_dataset(tmp_path / "x.list", group="(a[0-9])_")

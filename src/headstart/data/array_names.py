@@ -52,7 +52,7 @@ class Pair:
 
 def _part_name(name: str) -> tuple[str, str] | None:
     """(split, kind) of "x_train", "train_images", "images" or "XTest"; None for what is neither."""
-    words = re.sub(r"(?<=[a-zX])(?=[A-Z])", "_", name).lower().split("_")
+    words = re.sub(r"(?<=[a-zXY])(?=[A-Z])", "_", name).lower().split("_")
     if words[-1] in SPLIT_NAMES and len(words) == 2:
         words = words[::-1]
     split = SPLIT_NAMES.get(words[0], "") if len(words) == 2 else ""
@@ -79,13 +79,15 @@ def find_pairs(where: str, names: Iterable[str]) -> tuple[list[Pair], tuple[str,
     names = list(names)
     found: dict[str, dict[str, str]] = {}
     for name in names:
-        if part := _part_name(name):
-            split, kind = part
-            if kind in (*IMAGES, *LABELS) and kind in found.setdefault(split, {}):
-                raise InputError(
-                    f"{where}: {found[split][kind]} and {name} both mean the split '{split}'; keep one"
-                )
-            found[split][kind] = name
+        split, kind = _part_name(name) or ("", "")
+        if kind not in (*IMAGES, *LABELS):
+            continue
+        kinds = found.setdefault(split, {})
+        if kind in kinds:
+            raise InputError(
+                f"{where}: {kinds[kind]} and {name} both mean the split '{split}'; keep one"
+            )
+        kinds[kind] = name
     pairs = []
     for split, kinds in found.items():
         images = next((kinds[kind] for kind in IMAGES if kind in kinds), None)
@@ -110,16 +112,16 @@ def find_pairs(where: str, names: Iterable[str]) -> tuple[list[Pair], tuple[str,
 
 
 def name_classes(where: str, names: Any) -> tuple[str, ...]:
-    """Give names of classes, by number, as text.
+    """Give names of classes, by number, as text; a name may be a whole number.
 
     Raises:
         InputError: they are no list of texts, or two are the same.
     """
     if isinstance(names, np.ndarray):
-        names = names.tolist() if names.ndim == 1 and names.dtype.kind in "SU" else None
+        names = names.tolist() if names.ndim == 1 and names.dtype.kind in "SUiu" else None
     if not isinstance(names, list | tuple) or not names or len(names) > MAX_CLASSES:
         raise InputError(f"{where}: no list of names of classes")
-    texts = tuple(_text(where, name) for name in names)
+    texts = tuple(str(name) if type(name) is int else _text(where, name) for name in names)
     twice = (
         {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else ()
     )
@@ -144,6 +146,8 @@ def name_labels(where: str, labels: Any, classes: Sequence[str] | None = None) -
         values = array.tolist()
         names = {value: _text(where, value) for value in set(values)}
         return [names[value] for value in values]
+    if not array.size:
+        return []
     if array.dtype.kind == "f":
         if (
             not np.isfinite(array).all()
@@ -154,8 +158,6 @@ def name_labels(where: str, labels: Any, classes: Sequence[str] | None = None) -
                 f"{where}: labels that are no whole numbers; give a class to each image"
             )
         array = array.astype(np.int64)
-    if not array.size:
-        return []
     low, high = int(array.min()), int(array.max())
     if low < 0:
         raise InputError(f"{where}: label {low} of row {int(array.argmin())}; expected 0 and above")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headstart.data.dataset import Dataset
 
-__all__ = ["Form", "LoadOptions"]
+__all__ = ["Form", "LoadOptions", "has_folders"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +49,11 @@ class Form:
     uses: frozenset[str]
     recognises: Callable[[Path], bool]
     load: Callable[[Path, LoadOptions], Dataset]
+
+
+def has_folders(path: Path) -> bool:
+    """Whether folders lie in a folder, as classes would; what is not listed has none."""
+    try:
+        return any(entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return False

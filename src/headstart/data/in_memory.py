@@ -67,7 +67,7 @@ def from_arrays(
     """
     rows = _to_rows(NAME, images)
     names = None if classes is None else name_classes("classes", list(classes))
-    texts = name_labels("labels", _to_plain(labels), names)
+    texts = name_labels("labels", _to_labels(labels), names)
     given = [splits] * len(rows) if splits is None or isinstance(splits, str) else list(splits)
     if len(given) != len(rows):
         raise UsageError(f"splits has {len(given):,} entries, and there are {len(rows):,} images")
@@ -127,7 +127,7 @@ def _is_pair_of_arrays(value: Any) -> bool:
 
 def _make_part(split: str, images: Any, labels: Any) -> Part:
     where = f"{NAME}, {split}"
-    return Part(where, _to_rows(where, images), name_labels(where, _to_plain(labels)), split)
+    return Part(where, _to_rows(where, images), name_labels(where, _to_labels(labels)), split)
 
 
 def _read_mapping(data: Mapping[Any, Any]) -> Dataset:
@@ -158,13 +158,11 @@ def _read_items(data: InMemory) -> Dataset:
                 raise UsageError(
                     f"{NAME}: item {row} is of type {type(item).__name__}; expected a pair (image, label)"
                 )
-            label = _to_plain(item[1])
-            is_number = isinstance(label, np.ndarray | np.generic) and label.size == 1
-            labels.append(label.item() if is_number else label)
+            labels.append(item[1])
     names = getattr(data, "classes", None)
     is_named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     classes = name_classes(f"{NAME}, classes", names) if is_named else None
-    texts = name_labels(f"{NAME}, labels", labels, classes)
+    texts = name_labels(f"{NAME}, labels", _to_labels(labels), classes)
     rows: Rows = _Items(data, of_pairs=True)
     if isinstance(data, list | tuple):
         rows = _to_rows(NAME, [item[0] for item in data])
@@ -178,6 +176,14 @@ def _to_plain(value: Any) -> Any:
     if hasattr(value, "to_numpy"):  # of pandas
         return value.to_numpy()
     return value
+
+
+def _to_labels(labels: Any) -> Any:
+    """The same for labels, of which each may be a tensor of its own."""
+    if not isinstance(labels, list | tuple):
+        return _to_plain(labels)
+    plain = map(_to_plain, labels)
+    return [label.item() if getattr(label, "size", 0) == 1 else label for label in plain]
 
 
 def _to_rows(where: str, images: Any) -> Rows:

@@ -56,7 +56,9 @@ def load_dataset(
         source: a folder (class folders, or train / val / test folders with class folders in them),
             or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group;
             a .npz, or .npy files, of images and labels; a folder or .tar.gz of CIFAR-10 or CIFAR-100;
-            MNIST's files; pickles of arrays; or what a Python program holds: see `read_in_memory`.
+            MNIST's files; pickles of arrays. Or what a Python program holds: (images, labels) as
+            `from_arrays` takes them, pairs of an image and a label, a bunch of scikit-learn's, the
+            tuples of a data set of Keras', a data set of PyTorch's without a transform.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text

@@ -25,9 +25,10 @@ from headstart.data.array_names import (
     find_pairs,
     name_classes,
     name_labels,
+    names_images,
 )
 from headstart.data.dataset import Dataset
-from headstart.data.form import Form, LoadOptions
+from headstart.data.form import Form, LoadOptions, has_folders
 from headstart.data.image_arrays import (
     FileRows,
     MemoryRows,
@@ -262,10 +263,7 @@ def _load_npy(path: Path) -> Dataset:
 
 def _recognises(path: Path) -> bool:
     if path.is_dir():
-        try:
-            return bool(_list_npy(path))
-        except (InputError, OSError):
-            return False
+        return any(names_images(file.stem) for file in path.glob("*.npy")) and not has_folders(path)
     start = peek(path, len(MAGIC))
     return start == MAGIC or (start[:4] == ZIP_MAGIC and _holds_arrays(path))
 

@@ -18,7 +18,7 @@ from headstart.data.array_names import (
     names_images,
 )
 from headstart.data.dataset import SPLIT_NAMES, Dataset
-from headstart.data.form import Form, LoadOptions
+from headstart.data.form import Form, LoadOptions, has_folders
 from headstart.data.image_arrays import ListRows, MemoryRows, Part, Rows, dataset_of_arrays
 from headstart.data.images import peek
 from headstart.data.unpickling import read_pickle
@@ -27,12 +27,12 @@ from headstart.errors import InputError
 __all__ = ["PICKLE"]
 
 SUFFIXES = frozenset({".p", ".pkl", ".pickle"})
-# Protocol 2 and later; a dict, or the mark before one, in protocol 0 and 1.
-MAGICS = (b"\x80", b"(dp", b"}q")
+# Protocol 2 and later; a dict, the mark before one, or the name of its kind, in protocols 0 and 1.
+STARTS = (b"\x80", b"}", b"(", b"c")
 
 
 def _is_pickle(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and peek(path, 3).startswith(MAGICS)
+    return path.suffix.lower() in SUFFIXES and peek(path, 1) in STARTS
 
 
 def _list_splits(path: Path) -> dict[str, Path]:
@@ -56,13 +56,8 @@ def _list_splits(path: Path) -> dict[str, Path]:
 def _recognises(path: Path) -> bool:
     if not path.is_dir():
         return _is_pickle(path)
-    try:
-        return any(
-            SPLIT_NAMES.get(file.stem.lower()) == "train" and _is_pickle(file)
-            for file in path.iterdir()
-        )
-    except OSError:
-        return False
+    named = (file for file in path.glob("*") if SPLIT_NAMES.get(file.stem.lower()) == "train")
+    return any(map(_is_pickle, named)) and not has_folders(path)
 
 
 def _load(path: Path, options: LoadOptions) -> Dataset:
