@@ -6,6 +6,7 @@ import gzip
 import io
 import pickle
 import pickletools
+import re
 import struct
 import tarfile
 import tracemalloc
@@ -115,8 +116,8 @@ def test_layouts_and_types(tmp_path, given, meant, packed):
         (GREY.astype(np.uint16) * 3, "numbers from .* to .*; expected 0 to 255"),
         (GREY / 127.5 - 1, "numbers from -1 to "),
         (GREY.astype(complex), "an array of complex128; save the images as uint8"),
-        (GREY[:6], "6 images and 7 labels; each image needs one"),
-        (np.zeros((0, 9, 9), np.uint8), "0 images and 7 labels"),
+        (GREY[:6], "7 labels for 6 images; each image needs one"),
+        (np.zeros((0, 9, 9), np.uint8), "7 labels for 0 images"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path, given, message):
@@ -124,7 +125,7 @@ def test_what_is_no_image_is_refused(tmp_path, given, message):
     with pytest.raises(InputError, match=message) as caught:
         load_dataset(tmp_path / "x.npz")
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{tmp_path / 'x.npz'}, images: ")
+    assert re.match(f"{tmp_path}/x.npz, (images|labels): ", str(caught.value))
 
 
 def test_scale_goes_by_all_arrays(tmp_path):
@@ -167,7 +168,7 @@ def test_numbers_that_are_not_finite_are_bad_images():
     ],
 )
 def test_labels(given, names):
-    assert name_labels("y", given) == names
+    assert name_labels("y", given, len(given)) == names
 
 
 @pytest.mark.parametrize(
@@ -191,13 +192,13 @@ def test_labels(given, names):
 )
 def test_what_is_no_label_is_refused(given, message):
     with pytest.raises(InputError, match=message):
-        name_labels("y", given)
+        name_labels("y", given, len(given))
 
 
 def test_numbers_without_a_name():
-    assert name_labels("y", [1, 0], ["cat", "dog"]) == ["dog", "cat"]
+    assert name_labels("y", [1, 0], 2, ["cat", "dog"]) == ["dog", "cat"]
     with pytest.raises(InputError, match="y: label 2 of row 1, and there are 2 names"):
-        name_labels("y", [1, 2], ["cat", "dog"])
+        name_labels("y", [1, 2], 2, ["cat", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -579,6 +580,17 @@ def test_damaged_archives_of_cifar(tmp_path):
         archive.addfile(member, io.BytesIO(bytes(member.size)))
     with pytest.raises(InputError, match="unpacks to more than CIFAR has"):
         load_dataset(tmp_path / "bomb.tar.gz")
+    sparse = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    sparse.pax_headers = {
+        "GNU.sparse.map": "0,1",
+        "GNU.sparse.size": str(2**40),
+        "GNU.sparse.name": sparse.name,
+    }
+    sparse.size = 1
+    with tarfile.open(tmp_path / "holes.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(sparse, io.BytesIO(b"x"))
+    with pytest.raises(InputError, match="data_batch_1 is larger than CIFAR"):
+        load_dataset(tmp_path / "holes.tar.gz")
     with tarfile.open(tmp_path / "link.tar.gz", "w:gz") as archive:
         link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -764,7 +776,7 @@ def test_changed_pickles_end_in_a_value_or_an_error(data):
         ([1, 2], "a pickle of a list; expected a dict"),
         ({}, "expected a dict"),
         ({"features": COLOUR}, "features, which has no labels|no images with labels"),
-        ({"features": COLOUR, "labels": LABELS[:3]}, "7 images and 3 labels"),
+        ({"features": COLOUR, "labels": LABELS[:3]}, "3 labels for 7 images"),
         (
             {"features": COLOUR.tolist(), "labels": LABELS},
             "no array of images, and no list of them",
@@ -837,7 +849,7 @@ def test_idx_by_other_names(tmp_path):
     [
         (idx(GREY)[:-1], LABELS, "7 x 6 x 5 bytes, which is a length of 226, and has 225"),
         (idx(GREY) + b"x", LABELS, "and has more"),
-        (GREY, LABELS[:5], "7 images and 5 labels"),
+        (GREY, LABELS[:5], "5 labels for 7 images"),
         (
             b"\0\0\x08\3" + struct.pack(">3I", 2**31, 2**10, 2**10),
             LABELS,
@@ -864,6 +876,12 @@ def test_hostile_idx(tmp_path, packed, images, labels, message):
         assert "\n" not in str(caught.value)
     assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     tracemalloc.stop()
+
+
+def test_more_images_than_a_packed_file_can_hold(tmp_path):
+    path = write_idx(tmp_path, True, np.zeros((2**20, 1, 1), np.uint8), np.zeros(2**20, np.uint8))
+    with pytest.raises(InputError, match="claims 1,048,576 bytes in 1,"):
+        load_dataset(path)
 
 
 def test_idx_without_labels_or_torn(tmp_path):
@@ -985,7 +1003,7 @@ def test_from_arrays_with_splits_and_classes():
         ),
         (lambda: load_dataset((GREY, LABELS), format="numpy"), UsageError, "format has no effect"),
         (lambda: load_dataset({"a": GREY}), InputError, "no images with labels among"),
-        (lambda: headstart.from_arrays(GREY, LABELS[:2]), InputError, "7 images and 2 labels"),
+        (lambda: headstart.from_arrays(GREY, LABELS[:2]), InputError, "2 labels for 7 images"),
         (
             lambda: headstart.from_arrays(GREY, LABELS, splits=["train"]),
             UsageError,
@@ -1006,7 +1024,7 @@ def test_from_arrays_with_splits_and_classes():
         (
             lambda: headstart.from_arrays(GREY.astype(object), LABELS),
             InputError,
-            "Python objects|7 images",
+            "Python objects",
         ),
     ],
 )
@@ -1018,7 +1036,7 @@ def test_what_is_no_data_in_python(call, error, message):
 # ---------------------------------------------------------------- the same as files
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 4])
 def test_arrays_train_the_model_that_files_of_their_pixels_train(tmp_path, paint, channels):
     colours = np.stack([paint(kind, n) for n in range(8) for kind in ("blobs", "plain", "stripes")])
     images = {1: colours[..., 0], 3: colours, 4: np.concatenate([colours, colours[..., :1]], 3)}[

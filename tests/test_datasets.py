@@ -432,7 +432,7 @@ def test_a_form_can_be_insisted_on(tmp_path):
     with pytest.raises(InputError, match=message):
         load_dataset(tmp_path, format="manifest")
     with pytest.raises(
-        UsageError, match=r"format 'foldr' is unknown \(nearest: folder\); known: fo"
+        UsageError, match=r"format 'foldr' is unknown \(nearest: folder\); known: cifar, "
     ):
         load_dataset(tmp_path, format="foldr")
 

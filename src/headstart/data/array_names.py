@@ -7,11 +7,11 @@ train_labels), scikit-learn (data or images, target, target_names), courses (fea
 import dataclasses
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart.data.dataset import SPLIT_NAMES
 from headstart.errors import InputError
@@ -96,7 +96,7 @@ def find_pairs(where: str, names: Iterable[str]) -> tuple[list[Pair], tuple[str,
             pairs.append(Pair(split, images, labels))
         elif images is not None and split:
             raise InputError(f"{where}: {images} has no labels; add them, or leave it out")
-    listed = ", ".join(names[:8]) or "none"
+    listed = _list(names) or "none"
     if not pairs:
         raise InputError(
             f"{where}: no images with labels among its arrays ({listed}); name them images and labels, "
@@ -107,8 +107,12 @@ def find_pairs(where: str, names: Iterable[str]) -> tuple[list[Pair], tuple[str,
         raise InputError(f"{where}: {both} are both there; keep the whole, or its splits")
     used = {name for pair in pairs for name in (pair.images, pair.labels)}
     others = [name for name in names if name not in used and name not in CLASS_NAMES]
-    warning = f"arrays left out: {', '.join(others[:8])}"
+    warning = f"arrays left out: {_list(others)}"
     return pairs, (warning,) if others else ()
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(name[:40] for name in names[:8])
 
 
 def name_classes(where: str, names: Any) -> tuple[str, ...]:
@@ -122,67 +126,57 @@ def name_classes(where: str, names: Any) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not names or len(names) > MAX_CLASSES:
         raise InputError(f"{where}: no list of names of classes")
     texts = tuple(str(name) if type(name) is int else _text(where, name) for name in names)
-    twice = (
-        {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else ()
-    )
+    twice = [text for text, count in Counter(texts).items() if count > 1]
     if twice:
         raise InputError(f"{where}: the name '{min(twice)}' stands twice; rename one")
     return texts
 
 
-def name_labels(where: str, labels: Any, classes: Sequence[str] | None = None) -> list[str]:
+def name_labels(
+    where: str, labels: Any, count: int, classes: Sequence[str] | None = None
+) -> list[str]:
     """Give the name of the class of each image.
 
     Args:
         where: what the labels are, for messages.
         labels: N whole numbers, names, or rows of a one-hot matrix.
+        count: N.
         classes: names by number; numbers name themselves without them.
 
     Raises:
-        InputError: a label that is none of these, or has no name.
+        InputError: a label that is none of these, or has no name; another number than `count`.
     """
-    array = _to_array(where, labels)
-    if array.dtype.kind in "SU":
-        values = array.tolist()
+    found = len(labels) if isinstance(labels, list | tuple) or np.ndim(labels) else 0
+    if found != count:
+        raise InputError(f"{where}: {found:,} labels for {count:,} images; each image needs one")
+    values = _to_values(where, labels)
+    if values and not isinstance(values[0], int):
         names = {value: _text(where, value) for value in set(values)}
         return [names[value] for value in values]
-    if not array.size:
-        return []
-    if array.dtype.kind == "f":
-        if (
-            not np.isfinite(array).all()
-            or (array != np.rint(array)).any()
-            or np.abs(array).max() > 2**53
-        ):
-            raise InputError(
-                f"{where}: labels that are no whole numbers; give a class to each image"
-            )
-        array = array.astype(np.int64)
-    low, high = int(array.min()), int(array.max())
-    if low < 0:
-        raise InputError(f"{where}: label {low} of row {int(array.argmin())}; expected 0 and above")
-    if classes is None:
-        return list(map(str, array.tolist()))
-    if high >= len(classes):
+    if values and min(values) < 0:
+        low = min(values)
+        raise InputError(f"{where}: label {low} of row {values.index(low)}; expected 0 and above")
+    if classes is not None and values and max(values) >= len(classes):
+        high = max(values)
         raise InputError(
-            f"{where}: label {high} of row {int(array.argmax())}, and there are {len(classes)} names of "
+            f"{where}: label {high} of row {values.index(high)}, and there are {len(classes)} names of "
             "classes, from 0"
         )
-    return [classes[value] for value in array.tolist()]
+    names = {value: str(value) if classes is None else classes[value] for value in set(values)}
+    return [names[value] for value in values]
 
 
-def _to_array(where: str, labels: Any) -> NDArray[Any]:
-    """(N,) of the labels as numbers or texts."""
+def _to_values(where: str, labels: Any) -> list[Any]:
+    """N whole numbers, or N texts, or N bytes of texts."""
     if isinstance(labels, list | tuple):
         kinds = set(map(type, labels))
-        if not all(issubclass(k, int | float | str | bytes | np.generic) for k in kinds) or (
-            {str, bytes} & kinds and len(kinds) > 1
-        ):
-            raise InputError(f"{where}: labels of more than one kind; give whole numbers or names")
-    try:
-        array = np.asarray(labels)
-    except (ValueError, OverflowError) as exc:
-        raise InputError(f"{where}: labels that are no whole numbers or names") from exc
+        if len(kinds) == 1 and kinds <= {str, bytes}:  # no array, as long as the longest for each
+            return list(labels)
+        if not all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds):
+            raise InputError(
+                f"{where}: labels of more than one kind, or none; give whole numbers or names"
+            )
+    array = np.asarray(labels)
     if array.dtype.kind not in "buifSU":
         raise InputError(
             f"{where}: labels that are {'Python objects' if array.dtype.hasobject else array.dtype}; "
@@ -193,13 +187,22 @@ def _to_array(where: str, labels: Any) -> NDArray[Any]:
     if array.ndim == 2 and array.dtype.kind in "buif":
         if not ((array == 0) | (array == 1)).all() or (array.sum(axis=1) != 1).any():
             raise InputError(
-                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, of which not each names one "
-                "class; headstart learns one class an image"
+                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, of which not each names "
+                "one class; headstart learns one class an image"
             )
         array = array.argmax(axis=1)
     if array.ndim != 1:
         raise InputError(f"{where}: labels of {array.ndim} dimensions; give one for each image")
-    return array.astype(np.int64) if array.dtype.kind == "b" else array
+    is_whole = array.dtype.kind != "f" or (
+        np.isfinite(array) & (array == np.rint(array)) & (np.abs(array) < 2**53)
+    )
+    if not np.all(is_whole):
+        raise InputError(f"{where}: labels that are no whole numbers; give a class to each image")
+    try:
+        values: list[Any] = (array if array.dtype.kind in "SU" else array.astype(np.int64)).tolist()
+        return values
+    except ValueError as exc:  # text of numbers that are no characters
+        raise InputError(f"{where}: labels that are not valid Unicode") from exc
 
 
 def _text(where: str, name: Any) -> str:

@@ -146,6 +146,8 @@ def _read_archive(path: Path) -> dict[str, Found]:
             file = archive.extractfile(member) if member.isreg() and name in known else None
             if file is None:
                 continue
+            if member.issparse() or member.size > MAX_TAR_BYTES:
+                raise InputError(f"{path}: {name} is larger than CIFAR; it is something else")
             if name in found:
                 raise InputError(f"{path}: has two files {name}; give the folder of one")
             data = file.read()
@@ -249,7 +251,7 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
     for split, names in (("train", layout.train), ("test", layout.test)):
         for name in filter(files.__contains__, names):
             rows, numbers = _read_batch(f"{path}, {name}", files[name], layout)
-            labels = name_labels(f"{path}, {name}", numbers, classes)
+            labels = name_labels(f"{path}, {name}", numbers, len(rows), classes)
             parts.append(Part(f"{path}, {name}", rows, labels, split))
     warnings = (f"missing, and done without: {', '.join(missing)}",) if missing else ()
     return dataset_of_arrays(path, parts, warnings=warnings)

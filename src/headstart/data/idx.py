@@ -69,7 +69,9 @@ def _read_rows(path: Path) -> Rows:
             with gzip.GzipFile(fileobj=packed) as file:
                 shape, start = _read_start(file, str(path))
                 needed = math.prod(shape)
-                check_claim(str(path), needed, path.stat().st_size)
+                check_claim(
+                    str(path), needed, path.stat().st_size, shape[0] if len(shape) > 1 else 0
+                )
                 data = file.read(needed + 1)
                 if len(data) != needed:
                     raise InputError(_tell_length(path, shape, start, start + len(data)))
@@ -143,7 +145,7 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
                 f"{path}: {images.name} and another both are the split '{split}'; name one file, or keep "
                 "each data set in a folder of its own"
             )
-        parts.append(Part(str(images), rows, name_labels(str(labels), values), split))
+        parts.append(Part(str(images), rows, name_labels(str(labels), values, len(rows)), split))
     return dataset_of_arrays(path, parts)
 
 

@@ -49,26 +49,30 @@ BLOCK_BYTES = 16 * 2**20
 MAX_UNPACKED_BYTES = 8 * 2**30
 MAX_RATIO, FREE_BYTES = 100, 64 * 2**20
 
+# What is known of each takes some 300 bytes.
+MAX_IMAGES = 10_000_000
 
-def check_claim(where: str, size: int, packed: int) -> None:
+
+def check_claim(where: str, size: int, packed: int, images: int = 0) -> None:
     """Refuse to make room for what a compressed file claims to hold, where no images are like that.
 
     Args:
         size: bytes it claims to hold.
         packed: bytes it takes in its file.
+        images: how many it claims to hold.
 
     Raises:
         InputError: too much for memory, or for its size.
     """
     if size > MAX_UNPACKED_BYTES:
         raise InputError(
-            f"{where}: {size / 2**30:,.1f} GiB of memory once unpacked, and {MAX_UNPACKED_BYTES >> 30} are "
-            "allowed; save it uncompressed, as .npy, of which only what is needed is read"
+            f"{where}: {size / 2**30:,.1f} GiB of memory once unpacked, and {MAX_UNPACKED_BYTES >> 30} "
+            "are allowed; save it uncompressed, as .npy, of which only what is needed is read"
         )
-    if size > max(FREE_BYTES, MAX_RATIO * packed):
+    if size > max(FREE_BYTES, MAX_RATIO * packed) or images > 8 * packed:
         raise InputError(
-            f"{where}: claims {size:,} bytes in {packed:,}, as a file does that is made to fill the memory; "
-            "if it is yours, save it uncompressed, as .npy"
+            f"{where}: claims {size:,} bytes in {packed:,}, as a file does that is made to fill the "
+            "memory; if it is yours, save it uncompressed, as .npy"
         )
 
 
@@ -296,18 +300,14 @@ def dataset_of_arrays(
     Parts of one place are numbered through.
 
     Raises:
-        InputError: an array of a shape, type or range that no images have; labels of another number.
+        InputError: an array of a shape, type or range that no images have; none, or too many.
     """
     for part in parts:
-        if len(part.images) != len(part.labels):
-            raise InputError(
-                f"{part.where}: {len(part.images):,} images and {len(part.labels):,} labels; each image "
-                "needs one"
-            )
         for shape, dtype in part.images.kinds():
             check_kind(part.where, shape, dtype)
-    if not any(len(part.images) for part in parts):
-        raise InputError(f"{root}: no images in it")
+    if not 0 < sum(len(part.images) for part in parts) <= MAX_IMAGES:
+        most = f"more than {MAX_IMAGES:,} images; give a part of them"
+        raise InputError(f"{root}: {most if parts and len(parts[0].images) else 'no images in it'}")
     bad, scale, more = _measure_values(parts)
     places: dict[str, tuple[list[int], list[Rows]]] = {}
     totals: dict[str, int] = {}

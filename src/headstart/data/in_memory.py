@@ -67,7 +67,7 @@ def from_arrays(
     """
     rows = _to_rows(NAME, images)
     names = None if classes is None else name_classes("classes", list(classes))
-    texts = name_labels("labels", _to_labels(labels), names)
+    texts = name_labels("labels", _to_labels(labels), len(rows), names)
     given = [splits] * len(rows) if splits is None or isinstance(splits, str) else list(splits)
     if len(given) != len(rows):
         raise UsageError(f"splits has {len(given):,} entries, and there are {len(rows):,} images")
@@ -77,10 +77,6 @@ def from_arrays(
     kinds = [SPLIT_NAMES.get(split or "", "") for split in given]
     if len(set(kinds)) < 2:
         return dataset_of_arrays(Path(NAME), [Part(NAME, rows, texts, kinds[0] if kinds else "")])
-    if len(texts) != len(rows):
-        raise InputError(
-            f"{NAME}: {len(rows):,} images and {len(texts):,} labels; each image needs one"
-        )
     parts = []
     for kind in dict.fromkeys(kinds):
         chosen = [row for row, other in enumerate(kinds) if other == kind]
@@ -127,7 +123,8 @@ def _is_pair_of_arrays(value: Any) -> bool:
 
 def _make_part(split: str, images: Any, labels: Any) -> Part:
     where = f"{NAME}, {split}"
-    return Part(where, _to_rows(where, images), name_labels(where, _to_labels(labels)), split)
+    rows = _to_rows(where, images)
+    return Part(where, rows, name_labels(where, _to_labels(labels), len(rows)), split)
 
 
 def _read_mapping(data: Mapping[Any, Any]) -> Dataset:
@@ -138,9 +135,10 @@ def _read_mapping(data: Mapping[Any, Any]) -> Dataset:
     classes = None if names is None else name_classes(f"{NAME}, classes", names)
     parts = []
     for pair in pairs:
-        where = f"{NAME}, {pair.images}"
-        labels = name_labels(f"{NAME}, {pair.labels}", arrays[pair.labels], classes)
-        parts.append(Part(where, _to_rows(where, arrays[pair.images]), labels, pair.split))
+        rows = _to_rows(f"{NAME}, {pair.images}", arrays[pair.images])
+        labels = _to_labels(arrays[pair.labels])
+        texts = name_labels(f"{NAME}, {pair.labels}", labels, len(rows), classes)
+        parts.append(Part(f"{NAME}, {pair.images}", rows, texts, pair.split))
     return dataset_of_arrays(Path(NAME), parts)
 
 
@@ -162,7 +160,7 @@ def _read_items(data: InMemory) -> Dataset:
     names = getattr(data, "classes", None)
     is_named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     classes = name_classes(f"{NAME}, classes", names) if is_named else None
-    texts = name_labels(f"{NAME}, labels", _to_labels(labels), classes)
+    texts = name_labels(f"{NAME}, labels", _to_labels(labels), count, classes)
     rows: Rows = _Items(data, of_pairs=True)
     if isinstance(data, list | tuple):
         rows = _to_rows(NAME, [item[0] for item in data])

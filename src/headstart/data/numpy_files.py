@@ -46,6 +46,7 @@ MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 MAX_HEADER_BYTES = 10_000  # as NumPy reads without being told to trust the file
 MAX_DIMENSIONS = 8
 MAX_MEMBERS = 1000
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,10 @@ class _Archive:
                 f"{path}: more than {MAX_MEMBERS:,} arrays; images and labels are one each"
             )
         self.path, self._archive = path, archive
+        if any(entry.compress_type not in COMPRESSIONS for entry in entries):
+            raise InputError(
+                f"{path}: compressed in a way that NumPy does not write; save it again"
+            )
         self.members = {entry.filename.removesuffix(".npy"): entry for entry in entries}
 
     def read(self, name: str) -> NDArray[Any]:
@@ -187,7 +192,7 @@ class _Archive:
                         self.path, self._find_start(entry) + header.size, header.shape, header.dtype
                     )
                 raise InputError(f"{where}: ends before its numbers do; copy or download it again")
-            check_claim(where, header.data_bytes(), entry.compress_size)
+            check_claim(where, header.data_bytes(), entry.compress_size, header.shape[0])
             return MemoryRows(_read_numbers(file, header, where))
 
     def _find_start(self, entry: zipfile.ZipInfo) -> int:
@@ -207,9 +212,9 @@ def _load_npz(path: Path) -> Dataset:
         classes = None if named is None else name_classes(f"{path}, {named}", archive.read(named))
         parts = []
         for pair in pairs:
-            labels = name_labels(f"{path}, {pair.labels}", archive.read(pair.labels), classes)
-            where = f"{path}, {pair.images}"
-            parts.append(Part(where, archive.find_rows(pair.images), labels, pair.split))
+            rows, numbers = archive.find_rows(pair.images), archive.read(pair.labels)
+            labels = name_labels(f"{path}, {pair.labels}", numbers, len(rows), classes)
+            parts.append(Part(f"{path}, {pair.images}", rows, labels, pair.split))
         return dataset_of_arrays(path, parts, warnings=warnings)
 
 
@@ -242,18 +247,18 @@ def _list_npy(path: Path) -> list[tuple[Path, Path, str]]:
 def _load_npy(path: Path) -> Dataset:
     parts = []
     for images, labels, split in _list_npy(path):
-        with _reading(str(labels)), open(labels, "rb") as file:
-            header = _read_header(file, str(labels))
-            _check_labels(header, str(labels))
-            if header.data_bytes() > labels.stat().st_size:
-                raise InputError(f"{labels}: ends before its numbers do; copy or download it again")
-            names = name_labels(str(labels), _read_numbers(file, header, str(labels)))
         with _reading(str(images)), open(images, "rb") as file:
             header = _read_header(file, str(images))
             rows: Rows = FileRows.of(images, header.size, header.shape, header.dtype)
             if header.fortran:
                 check_claim(str(images), header.data_bytes(), header.data_bytes())
                 rows = MemoryRows(_read_numbers(file, header, str(images)))
+        with _reading(str(labels)), open(labels, "rb") as file:
+            header = _read_header(file, str(labels))
+            _check_labels(header, str(labels))
+            if header.data_bytes() > labels.stat().st_size:
+                raise InputError(f"{labels}: ends before its numbers do; copy or download it again")
+            names = name_labels(str(labels), _read_numbers(file, header, str(labels)), len(rows))
         parts.append(Part(str(images), rows, names, split))
     return dataset_of_arrays(path, parts)
 

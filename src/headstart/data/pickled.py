@@ -93,8 +93,10 @@ def _read_parts(path: Path, split: str) -> tuple[list[Part], tuple[str, ...]]:
     parts = []
     for pair in pairs:
         where = f"{path}, {pair.images}"
-        labels = name_labels(f"{path}, {pair.labels}", arrays[pair.labels], classes)
-        parts.append(Part(where, _to_rows(where, arrays[pair.images]), labels, pair.split or split))
+        rows = _to_rows(where, arrays[pair.images])
+        named = arrays[pair.labels]
+        labels = name_labels(f"{path}, {pair.labels}", named, len(rows), classes)
+        parts.append(Part(where, rows, labels, pair.split or split))
     return parts, warnings
 
 
