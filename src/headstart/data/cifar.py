@@ -250,7 +250,7 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
     parts = []
     for split, names in (("train", layout.train), ("test", layout.test)):
         for name in filter(files.__contains__, names):
-            rows, numbers = _read_batch(f"{path}, {name}", files[name], layout)
+            rows, numbers = _read_batch(f"{path}, {name}", files.pop(name), layout)
             labels = name_labels(f"{path}, {name}", numbers, len(rows), classes)
             parts.append(Part(f"{path}, {name}", rows, labels, split))
     warnings = (f"missing, and done without: {', '.join(missing)}",) if missing else ()

@@ -93,8 +93,8 @@ class Rows(Protocol):
         """Read all images in order, some at a time, (n, …)."""
         ...
 
-    def stamp(self) -> Stamp | None:
-        """Give the state of the file that holds them; None in memory."""
+    def files(self) -> tuple[Path, ...]:
+        """Name the file that they are read from; none in memory."""
         ...
 
 
@@ -119,8 +119,8 @@ class MemoryRows:
         for first in range(0, len(self.array), size):
             yield self.array[first : first + size]
 
-    def stamp(self) -> None:
-        """Give None: memory has no state to compare."""
+    def files(self) -> tuple[Path, ...]:
+        return ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -142,8 +142,8 @@ class ListRows:
         for array in self.arrays:
             yield array[None]
 
-    def stamp(self) -> None:
-        """Give None: memory has no state to compare."""
+    def files(self) -> tuple[Path, ...]:
+        return ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -217,8 +217,8 @@ class FileRows:
             except BadImageError as exc:
                 raise InputError(f"{self.path}: cannot be read: {exc}") from exc
 
-    def stamp(self) -> Stamp | None:
-        return FileSource(self.path).stamp()
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     def _read(self, first: int, count: int) -> NDArray[Any]:
         size = (count - 1) * self.step() + self.row_bytes()
@@ -261,35 +261,48 @@ class _RowSource:
 
     rows: Rows
     row: int
-    scale: float
+    data: "_ArrayReader"
 
     def read(self, most: int | None = None) -> bytes:
         try:
             found = self.rows.read(self.row)
             if isinstance(found, Image.Image):
                 return PillowSource(found).read(most)
-            image = Image.fromarray(_to_pixels(found, self.scale))
+            image = Image.fromarray(_to_pixels(found, self.data.scale))
         except MemoryError as exc:
             raise ResourceError("out of memory while reading an image of an array") from exc
         # Its memory is taken already, and the bound of pixels is kept when these bytes are decoded.
         return PillowSource(image, math.prod(image.size)).read(most)
 
     def stamp(self) -> Stamp | None:
-        return self.rows.stamp()
+        """Give the state of all files: what is read of one depends on the number and range of the others."""
+        stamps = [FileSource(path).stamp() for path in self.data.files]
+        known = [stamp for stamp in stamps if stamp is not None]
+        if not known or len(known) < len(stamps):
+            return None
+        sizes, modified, changed = zip(*known, strict=True)
+        return Stamp(sum(sizes), max(modified), max(changed))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _ArrayReader:
-    """The parts of each place, with the number of their first image."""
+    """Opens the rows.
+
+    Attributes:
+        places: the parts of each place, with the number of their first image.
+        scale: what floating-point numbers are multiplied by.
+        files: that all of them are in; none where some are in memory.
+    """
 
     places: Mapping[str, tuple[list[int], list[Rows]]]
     scale: float
+    files: tuple[Path, ...]
 
     def open(self, image_id: str) -> Source:
         place, _, number = image_id.rpartition("/")
         firsts, parts = self.places[place]
         found = bisect.bisect_right(firsts, int(number)) - 1
-        return _RowSource(parts[found], int(number) - firsts[found], self.scale)
+        return _RowSource(parts[found], int(number) - firsts[found], self)
 
 
 def dataset_of_arrays(
@@ -305,9 +318,11 @@ def dataset_of_arrays(
     for part in parts:
         for shape, dtype in part.images.kinds():
             check_kind(part.where, shape, dtype)
-    if not 0 < sum(len(part.images) for part in parts) <= MAX_IMAGES:
-        most = f"more than {MAX_IMAGES:,} images; give a part of them"
-        raise InputError(f"{root}: {most if parts and len(parts[0].images) else 'no images in it'}")
+    count = sum(len(part.images) for part in parts)
+    if not count:
+        raise InputError(f"{root}: no images in it")
+    if count > MAX_IMAGES:
+        raise InputError(f"{root}: more than {MAX_IMAGES:,} images; give a part of them")
     bad, scale, more = _measure_values(parts)
     places: dict[str, tuple[list[int], list[Rows]]] = {}
     totals: dict[str, int] = {}
@@ -326,7 +341,9 @@ def dataset_of_arrays(
             error = NOT_FINITE if (index, row) in bad else ""
             rows.append(Row(image_id, (label,), part.split, error=error))
     dataset = dataset_of_rows(root, rows, warnings=(*warnings, *more))
-    return dataclasses.replace(dataset, reader=_ArrayReader(places, scale))
+    files = [part.images.files() for part in parts]
+    distinct = tuple(dict.fromkeys(itertools.chain(*files))) if all(files) else ()
+    return dataclasses.replace(dataset, reader=_ArrayReader(places, scale, distinct))
 
 
 def check_kind(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -242,8 +242,8 @@ class _Items:
     def blocks(self) -> Iterator[NDArray[Any]]:
         return iter(())
 
-    def stamp(self) -> None:
-        """Give None: memory has no state to compare."""
+    def files(self) -> tuple[Path, ...]:
+        return ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -268,5 +268,5 @@ class _Chosen:
             if isinstance(image, np.ndarray):
                 yield image[None]
 
-    def stamp(self) -> None:
-        """Give None: memory has no state to compare."""
+    def files(self) -> tuple[Path, ...]:
+        return ()

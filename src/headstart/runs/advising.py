@@ -108,7 +108,7 @@ def advise(
     options does what is advised.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`.
+        data: as `load_dataset` takes it, or a `Dataset`.
         backbones: names of networks to choose among; by default those that `list_networks` gives.
         progress: called with how far the work is.
         report: called with the data set and its scan, before any work.
