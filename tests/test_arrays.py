@@ -698,6 +698,7 @@ MAKE_ARRAY = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
         (b"\x80\x04\x96" + struct.pack("<Q", 2**40) + b"x.", "damaged"),
         (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"].", None),  # a frame, which says nothing
         (b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"K\x01s.", "a key of type tuple"),
+        (b"\x80\x02c\\u\n\\q\n.", "asks for .u..q"),
         (b"\x80\x02.", "damaged"),
         (b"\x80\x02(t", "damaged"),
         (b"\x80\x02\x86.", "damaged"),

@@ -8,6 +8,7 @@ to what the file holds: an array is its own bytes in the file, whose number must
 import dataclasses
 import math
 import pickletools
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import IO, Any
 
@@ -158,14 +159,10 @@ def read_pickle(file: IO[bytes], size: int, where: str) -> Unpickled:
         raise InputError(
             f"{where}: larger than {MAX_PICKLE_BYTES >> 30} GiB; save the arrays as .npy"
         )
-    machine = _Machine()
     try:
-        for number, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-            if number > MAX_INSTRUCTIONS:
-                raise InputError(f"{where}: more than {MAX_INSTRUCTIONS:,} objects; save arrays")
-            if instruction.name == "STOP":
-                return _finish(machine.stack[-1])
-            machine.step(instruction.name, argument)
+        # What it says of odd escapes in a hostile file is no news to the user.
+        with warnings.catch_warnings(action="ignore"):
+            return _carry_out(file, where)
     except InputError:
         raise
     except MemoryError as exc:
@@ -181,7 +178,18 @@ def read_pickle(file: IO[bytes], size: int, where: str) -> Unpickled:
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, EOFError) as exc:
         # TypeError and the like: a pickle that no program writes.
         raise InputError(f"{where}: no pickle of arrays, or damaged: {one_line(exc)}") from exc
-    raise InputError(f"{where}: no pickle of arrays, or damaged")
+
+
+def _carry_out(file: IO[bytes], where: str) -> Unpickled:
+    """What the instructions make; it raises nearly everything on hostile bytes."""
+    machine = _Machine()
+    for number, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+        if number > MAX_INSTRUCTIONS:
+            raise InputError(f"{where}: more than {MAX_INSTRUCTIONS:,} objects; save arrays")
+        if instruction.name == "STOP":
+            return _finish(machine.stack[-1])
+        machine.step(instruction.name, argument)
+    raise EOFError("ends before its value")
 
 
 class _Refused(Exception):
