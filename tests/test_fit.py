@@ -635,9 +635,11 @@ def test_a_setting_without_effect_on_a_dataset_is_refused(loose, tiny, tmp_path)
 @pytest.mark.parametrize("value", [None, 3, ["a"], [np.zeros(3)]], ids=repr)
 def test_what_is_no_data_or_no_run_is_refused_in_one_line(value, tiny, tiny_run, loose, tmp_path):
     if value is not None:
-        with pytest.raises(UsageError, match=r"the data are of type (int|list); give a folder"):
+        with pytest.raises(
+            UsageError, match=r"the data are of type int; give a path|item 0 is of type (str|nda)"
+        ):
             fit(value, tmp_path / "run", **tiny)
-    with pytest.raises(UsageError, match="the data are of type"):
+    with pytest.raises(UsageError, match=r"the data are of type|item 0 is of type"):
         evaluate(tiny_run.folder, value)
     with pytest.raises(
         UsageError, match=r"run is of type .*; give the folder of a run, a Run or a"

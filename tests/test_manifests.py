@@ -777,7 +777,7 @@ def test_images_of_hugging_face_on_disk(tmp_path):
             "no columns of images []; cast one to",
         ),
         (3, {}, "the data are of type int; give a path or a datasets.Dataset"),
-        ({}, {}, "the data are of type dict; give a path or a datasets.Dataset"),
+        ({}, {}, "no images with labels among"),
     ],
 )
 def test_bad_datasets_of_hugging_face(source, options, message):

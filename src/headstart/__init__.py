@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
     from headstart.data.images import ImageRef
+    from headstart.data.in_memory import from_arrays
     from headstart.data.loading import load_dataset
     from headstart.data.scan import scan_images
     from headstart.data.splits import split_dataset
@@ -87,6 +88,7 @@ __all__ = [
     "extract",
     "extract_activations",
     "fit",
+    "from_arrays",
     "load_backbone",
     "load_dataset",
     "measure",
@@ -103,8 +105,8 @@ __all__ = [
 ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
     "data": (
-        "images groups dataset form paths parquet tables rows * class_names loading bounds decoding views "
-        "scan splits"
+        "images bounds decoding groups dataset form image_arrays array_names unpickling paths parquet tables "
+        "rows * class_names loading views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
@@ -136,6 +138,7 @@ _HOMES = {
     "metrics": ("Estimate", "measure", "measure_recall"),
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
+    "data.in_memory": ("from_arrays",),
     "data.loading": ("load_dataset",),
     "data.decoding": ("Preprocessing",),
     "data.scan": ("scan_images",),

@@ -10,7 +10,7 @@ from typing import Any
 
 from headstart.data.dataset import Dataset
 
-__all__ = ["Form", "LoadOptions"]
+__all__ = ["Form", "LoadOptions", "has_folders"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,3 +56,11 @@ class Form:
     recognises: Callable[[Any], bool]
     load: Callable[[Any, LoadOptions], Dataset]
     is_object: bool = False
+
+
+def has_folders(path: Path) -> bool:
+    """Whether folders lie in a folder, as classes would; what is not listed has none."""
+    try:
+        return any(entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return False

@@ -4,12 +4,14 @@ A new place for images (an archive, an array) is one `Source` and one `Reader`, 
 know of it.
 """
 
+import contextlib
 import dataclasses
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from headstart.errors import BadImageError, ResourceError
 
@@ -22,6 +24,8 @@ __all__ = [
     "Reader",
     "Source",
     "Stamp",
+    "peek",
+    "read_bytes_at",
     "read_image_bytes",
 ]
 
@@ -157,6 +161,34 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
         BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
         ResourceError: the process is out of file handles or memory.
     """
+    with _open_regular(path) as (file, size):
+        if size > MAX_FILE_BYTES:
+            raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        return file.read(size if most is None else min(most, size))
+
+
+def read_bytes_at(path: Path, start: int, size: int) -> bytes:
+    """Read `size` bytes of a regular file of any length, fewer where it ends before.
+
+    Raises:
+        BadImageError, ResourceError: as `read_image_bytes`.
+    """
+    with _open_regular(path) as (file, length):
+        file.seek(start)
+        return file.read(min(size, max(0, length - start)))
+
+
+def peek(path: Path, size: int) -> bytes:
+    """Read the first bytes of a file, none where it is no regular one or cannot be read."""
+    try:
+        return read_bytes_at(path, 0, size)
+    except BadImageError:
+        return b""
+
+
+@contextlib.contextmanager
+def _open_regular(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """A regular file and its size; it raises as `read_image_bytes` says, also for what is done with it."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         handle = os.open(path, flags)
@@ -166,10 +198,8 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
                 raise BadImageError("is a directory")
             if not stat.S_ISREG(info.st_mode):
                 raise BadImageError("not a regular file")
-            if info.st_size > MAX_FILE_BYTES:
-                raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(info.st_size if most is None else min(most, info.st_size))
+                yield file, info.st_size
         finally:
             os.close(handle)
     except MemoryError as exc:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.cifar import CIFAR
 from headstart.data.class_names import name_classes
 from headstart.data.dataset import Dataset
 from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
@@ -14,11 +15,15 @@ from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
 from headstart.data.gtsrb import GTSRB
 from headstart.data.huggingface import HUGGINGFACE
+from headstart.data.idx import IDX
+from headstart.data.in_memory import MEMORY
 from headstart.data.manifests import MANIFEST
 from headstart.data.metadata import METADATA
+from headstart.data.numpy_files import NUMPY
+from headstart.data.pickled import PICKLE
 from headstart.errors import InputError, UsageError
 
-__all__ = ["FORMS", "is_loadable", "load_dataset"]
+__all__ = ["FORMS", "load_dataset"]
 
 # Characters that show nothing, beside those of the category Cf: fillers, joiners, variation selectors.
 UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
@@ -26,15 +31,21 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 )
 
 
-# A form of data is one file, and its line here; the first that recognises the data reads them.
+# A form of data is one file, and its line here; the first that recognises the data reads them. Those that
+# know their files by name or content come before a folder of any.
 FORMS = {
     form.name: form
     for form in (
         GTSRB,
         METADATA,
+        CIFAR,
+        IDX,
+        PICKLE,
+        NUMPY,
         FOLDER,
         MANIFEST,
         HUGGINGFACE,
+        MEMORY,
     )
 }
 
@@ -56,7 +67,11 @@ def load_dataset(
         source: a folder (class folders, or train / val / test folders with class folders in them; images
             with a metadata.csv beside; GTSRB as distributed); or a CSV, TSV, JSONL or Parquet manifest
             with columns path, label and optionally split and group, or the usual other names of these;
-            or a Dataset or DatasetDict of Hugging Face's `datasets`.
+            a .npz, or .npy files, of images and labels; a folder or .tar.gz of CIFAR-10 or CIFAR-100;
+            MNIST's files; pickles of arrays. Or what a Python program holds: (images, labels) as
+            `from_arrays` takes them, pairs of an image and a label, a bunch of scikit-learn's, the
+            tuples of a data set of Keras', a data set of PyTorch's without a transform, a Dataset or
+            DatasetDict of Hugging Face's `datasets`.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text
@@ -79,9 +94,10 @@ def load_dataset(
     form = _find_form(named, format)
     unused = [name for name in options.given() if name not in form.uses]
     if unused:
-        others = [other.looks for other in FORMS.values() if unused[0] in other.uses]
+        others = [other.name for other in FORMS.values() if unused[0] in other.uses]
         raise UsageError(
-            f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
+            f"{unused[0]} applies to the form{'s' if len(others) > 1 else ''} {', '.join(others)}, and the "
+            f"data are {form.looks}; leave it out"
         )
     dataset = form.load(named, options)
     if isinstance(named, Path):
@@ -91,13 +107,6 @@ def load_dataset(
     if group is not None:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
-
-
-def is_loadable(source: object) -> bool:
-    """Say whether `load_dataset` takes such an object: a path, or one that a form recognises."""
-    return isinstance(source, str | os.PathLike) or any(
-        form.recognises(source) for form in FORMS.values() if form.is_object
-    )
 
 
 def _check_path(source: str | os.PathLike[str]) -> Path:
@@ -118,7 +127,7 @@ def _find_form(source: object, name: str | None) -> Form:
     """The form of what lies at a path or is in memory, or the one that is insisted on.
 
     Raises:
-        UsageError: no form of that name, or no object that a form takes.
+        UsageError: no form of that name, or not one of a path or object; or no object that a form takes.
         InputError: no form, or not that one, recognises what lies there.
     """
     wanted = [*FORMS.values()] if name is None else [choose("format", name, FORMS)]
@@ -126,12 +135,18 @@ def _find_form(source: object, name: str | None) -> Form:
     for form in fitting:
         if form.recognises(source):
             return form
-    looks = " or ".join(form.looks for form in fitting or wanted)
+    what = "a path" if isinstance(source, Path) else f"of type {type(source).__name__}"
+    if not fitting:
+        raise UsageError(f"format '{name}' takes {wanted[0].looks}, and the data are {what}")
     if not isinstance(source, Path):
-        raise UsageError(f"the data are of type {type(source).__name__}; give a path or {looks}")
+        looks = " or ".join(form.looks for form in fitting)
+        raise UsageError(f"the data are {what}; give a path or {looks}")
     if source.suffix.lower() in ARCHIVE_SUFFIXES:
         raise InputError(f"{source}: an archive is not read; unpack it and give the folder")
-    raise InputError(f"{source}: expected {looks}")
+    if name is not None:
+        raise InputError(f"{source}: expected {fitting[0].looks}")
+    names = ", ".join(sorted(form.name for form in fitting))
+    raise InputError(f"{source}: expected one of the forms of data {names}; such as {FOLDER.looks}")
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:

@@ -26,7 +26,7 @@ from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
-from headstart.runs.sources import Data, check_data, read_data
+from headstart.runs.sources import Data, read_data
 from headstart.training.settings import READING, Settings, make_settings
 
 __all__ = ["Evaluation", "evaluate"]
@@ -108,7 +108,6 @@ def evaluate(
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
-    check_data(data)
     choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
     unused = [name for name in options if name not in EVALUATE_SETTINGS]
     if unused:

@@ -52,7 +52,6 @@ from headstart.runs.record import Measured, Members, Parts, Run, Start, read_sta
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
 from headstart.runs.sources import (
     Data,
-    check_data,
     check_trainable,
     load_data,
     path_of,
@@ -91,7 +90,7 @@ def fit(
     """Train a classifier from labelled images and write it to a folder.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
+        data: as `load_dataset` takes it, or a `Dataset`; None where `resume` knows it.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
         resume: continue the interrupted training in that folder, with its data and settings. `workers`,
@@ -120,7 +119,6 @@ def fit(
         data, options, plan_before = _read_start(folder, data, options)
     elif data is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
-    check_data(data)
     settings = make_settings(options)
     _check_settings(settings)
     progress("listing images", 0, 0)

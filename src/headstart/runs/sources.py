@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headstart.data.dataset import Dataset, add_validation
 from headstart.data.groups import say_why_whole
-from headstart.data.loading import is_loadable, load_dataset
+from headstart.data.loading import load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
@@ -15,7 +15,6 @@ from headstart.training.settings import READING, Settings
 
 __all__ = [
     "Data",
-    "check_data",
     "check_trainable",
     "load_data",
     "path_of",
@@ -83,18 +82,6 @@ def read_data(data: Data, settings: Settings) -> Dataset:
 
 def _name_columns(settings: Settings) -> dict[str, str | None]:
     return {"path_column": settings.data.path_column, "label_column": settings.data.label_column}
-
-
-def check_data(data: object) -> None:
-    """Refuse what is no data.
-
-    Raises:
-        UsageError: names its type.
-    """
-    if not isinstance(data, Dataset) and not is_loadable(data):
-        raise UsageError(
-            f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
-        )
 
 
 def check_trainable(dataset: Dataset) -> None:
