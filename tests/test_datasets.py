@@ -205,11 +205,11 @@ def test_bad_tree(entries, message, tmp_path):
 )
 def test_what_is_no_data_is_refused(name, tmp_path):
     plant(tmp_path, name)
-    message = "a folder of class folders or a .csv, .tsv or .jsonl manifest$"
+    message = "a folder of class folders or a .csv, .tsv or .jsonl manifest or a WebDataset"
     if "->" in name:
         message = "no such file"
     elif name in ("a.zip", "a.tar.gz", "a.tgz"):
-        message = "an archive is not read; unpack it and give the folder$"
+        message = "no zip, nor a tar that is plain or compressed by gzip, bzip2, xz or zstd, or dam"
     with pytest.raises(InputError, match=message):
         load_dataset(tmp_path / name.split()[0])
 
@@ -465,7 +465,7 @@ def test_a_form_is_one_object_and_a_line_in_the_table(tmp_path, monkeypatch):
             UsageError, match=f"{min(option)} applies to .*, and the data are a .li"
         ):
             load_dataset(tmp_path / "x.list", **option)
-    with pytest.raises(InputError, match=r"manifest or a \.list of names$"):
+    with pytest.raises(InputError, match=r"manifest or .* or a \.list of names$"):
         load_dataset(plant(tmp_path, "x.data") / "x.data")
 
 

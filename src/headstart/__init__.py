@@ -102,7 +102,7 @@ __all__ = [
 # a file after them has their table, so one more is its file and its line there.
 ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
-    "data": "images groups dataset form * loading bounds decoding views scan splits",
+    "data": "images groups dataset form trees streams members * loading bounds decoding views scan splits",
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine * engines shards reading "

@@ -42,6 +42,7 @@ class Form:
         uses: names of the options that have an effect on it; any other is refused.
         recognises: whether what lies at a path, which exists, is of this form; opens no image.
         load: reads it; raises InputError that names the element and the next step.
+        load_several: reads several of this form as one data set; None where one is all there can be.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Form:
     uses: frozenset[str]
     recognises: Callable[[Path], bool]
     load: Callable[[Path, LoadOptions], Dataset]
+    load_several: Callable[[tuple[Path, ...], LoadOptions], Dataset] | None = None

@@ -1,15 +1,17 @@
 """References to images by id, wherever their bytes are. No image is opened here.
 
-A new place for images (an archive, an array) is one `Source` and one `Reader`, and no later file needs to
+A new place for images (an array, say) is one `Source` and one `Reader`, and no later file needs to
 know of it.
 """
 
+import contextlib
 import dataclasses
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from headstart.errors import BadImageError, ResourceError
 
@@ -22,6 +24,8 @@ __all__ = [
     "Reader",
     "Source",
     "Stamp",
+    "check_bytes",
+    "open_regular",
     "read_image_bytes",
 ]
 
@@ -157,6 +161,26 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
         BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
         ResourceError: the process is out of file handles or memory.
     """
+    with open_regular(path) as (file, info):
+        check_bytes(info.st_size)
+        return file.read(info.st_size if most is None else min(most, info.st_size))
+
+
+def check_bytes(size: int) -> None:
+    """Refuse an image's file of so many bytes, as BadImageError, before it is read."""
+    if size > MAX_FILE_BYTES:
+        raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a regular file to read, with what the system says of it.
+
+    Raises:
+        BadImageError: missing, not a regular file (a pipe is never waited on), or unreadable, then or while
+            it is open.
+        ResourceError: the process is out of file handles or memory.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         handle = os.open(path, flags)
@@ -166,10 +190,8 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
                 raise BadImageError("is a directory")
             if not stat.S_ISREG(info.st_mode):
                 raise BadImageError("not a regular file")
-            if info.st_size > MAX_FILE_BYTES:
-                raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(info.st_size if most is None else min(most, info.st_size))
+                yield file, info
         finally:
             os.close(handle)
     except MemoryError as exc:

@@ -4,14 +4,18 @@ import dataclasses
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.archives import ARCHIVE
 from headstart.data.dataset import Dataset
-from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
+from headstart.data.folders import FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
 from headstart.data.manifests import MANIFEST
+from headstart.data.trees import ARCHIVE_SUFFIXES
+from headstart.data.webdataset import WEBDATASET
 from headstart.errors import InputError, UsageError
 
 __all__ = ["FORMS", "load_dataset"]
@@ -28,12 +32,14 @@ FORMS = {
     for form in (
         FOLDER,
         MANIFEST,
+        WEBDATASET,
+        ARCHIVE,
     )
 }
 
 
 def load_dataset(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     format: str | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -43,8 +49,10 @@ def load_dataset(
     """Read labelled images in any of the known forms of data, which is found by looking.
 
     Args:
-        source: a folder (class folders, or train / val / test folders with class folders in them),
-            or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group.
+        source: a folder (class folders, or train / val / test folders with class folders in them), a zip
+            or tar archive of such a folder, a CSV, TSV or JSONL manifest with columns path, label and
+            optionally split and group, or shards of WebDataset. Several archives are one a class, or
+            shards.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text
@@ -56,44 +64,72 @@ def load_dataset(
         UsageError: `format` is unknown; `group` is no regular expression with a capture, takes too
             long to search, or leaves nothing to split; or an argument has no effect.
     """
-    path = Path(source)
-    try:
-        if not os.fspath(source):
-            raise InputError("the data are an empty name; name a folder or a manifest")
-        path.stat()
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, InputError):
-            raise
-        reason = "no such file or folder" if not isinstance(exc, PermissionError) else "no access"
-        raise InputError(f"{path}: {reason}") from exc
+    paths = _list_paths(source)
     options = LoadOptions(None if root is None else Path(root), group, allow_outside)
-    form = _find_form(path, format)
+    form = _find_form(paths, format)
     unused = [name for name in options.given() if name not in form.uses]
     if unused:
         others = [other.looks for other in FORMS.values() if unused[0] in other.uses]
         raise UsageError(
             f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
         )
-    dataset = dataclasses.replace(form.load(path, options), source=path)
+    if len(paths) > 1 and form.load_several is not None:
+        dataset = dataclasses.replace(form.load_several(paths, options), source=paths)
+    else:
+        dataset = dataclasses.replace(form.load(paths[0], options), source=paths[0])
     if group is not None:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
 
 
-def _find_form(path: Path, name: str | None) -> Form:
+def _list_paths(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> tuple[Path, ...]:
+    """The paths that are named, each of which exists.
+
+    Raises:
+        InputError: one does not, or there is none.
+    """
+    names = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if not names:
+        raise InputError("no data are named; name a folder, a manifest or an archive")
+    for name in names:
+        if not os.fspath(name):
+            raise InputError("the data are an empty name; name a folder or a manifest")
+        try:
+            Path(name).stat()
+        except (OSError, ValueError) as exc:
+            is_denied = isinstance(exc, PermissionError)
+            reason = "no access" if is_denied else "no such file or folder"
+            raise InputError(f"{name}: {reason}") from exc
+    return tuple(map(Path, names))
+
+
+def _find_form(paths: tuple[Path, ...], name: str | None) -> Form:
     """The form of what lies there, or the one that is insisted on.
 
     Raises:
         UsageError: no form of that name.
-        InputError: no form, or not that one, recognises it.
+        InputError: no form, or not that one, recognises it, or several cannot be one data set.
     """
     wanted = [*FORMS.values()] if name is None else [choose("format", name, FORMS)]
+    if len(paths) > 1:
+        wanted = [form for form in wanted if form.load_several is not None]
     for form in wanted:
-        if form.recognises(path):
+        if all(map(form.recognises, paths)):
             return form
-    if path.suffix.lower() in ARCHIVE_SUFFIXES:
-        raise InputError(f"{path}: an archive is not read; unpack it and give the folder")
-    raise InputError(f"{path}: expected {' or '.join(form.looks for form in wanted)}")
+    if len(paths) > 1:
+        strange = next((p for p in paths if not any(f.recognises(p) for f in wanted)), paths[0])
+        raise InputError(
+            f"{strange}: several data are one data set only where each is an archive: one a class, or "
+            "shards of WebDataset"
+        )
+    if paths[0].suffix.lower() in ARCHIVE_SUFFIXES:
+        raise InputError(
+            f"{paths[0]}: no zip, nor a tar that is plain or compressed by gzip, bzip2, xz or zstd, or "
+            "damaged; copy or download it again, or pack the images so"
+        )
+    raise InputError(f"{paths[0]}: expected {' or '.join(form.looks for form in wanted)}")
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
