@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from headstart.errors import BadImageError, ResourceError
+from headstart.errors import BadImageError, HeadstartError, ResourceError
 
 __all__ = [
     "FileSource",
@@ -196,7 +196,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
             os.close(handle)
     except MemoryError as exc:
         raise ResourceError(f"{path}: out of memory while reading") from exc
-    except BadImageError:
+    except HeadstartError:
         raise
     except (OSError, ValueError) as exc:
         number = getattr(exc, "errno", None)

@@ -30,14 +30,13 @@ from headstart.data.images import (
 )
 from headstart.data.streams import (
     FREE_BYTES,
-    INFLATE_ERRORS,
     MAX_RATIO,
     GzipParts,
     Inflated,
     find_compression,
 )
 from headstart.data.trees import COMPANION_SUFFIXES
-from headstart.errors import BadImageError, InputError, UsageError, one_line
+from headstart.errors import BadImageError, InputError, one_line
 
 __all__ = [
     "Listing",
@@ -65,6 +64,18 @@ ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 ZIP_HEADER = 30
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 ENCRYPTED = 1
+
+# What the parsers raise.
+DAMAGES = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+)
 
 ENDINGS = re.compile(r"(?i)(\.tar)?\.(zip|tar|tgz|tbz2?|txz|tzst|gz|bz2|xz|zst)$")
 
@@ -174,9 +185,7 @@ def find_kind(path: Path) -> str:
                 start = Inflated(file, compression).read(BLOCK)
             tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
             return f"tar {compression}".strip()
-    except UsageError:  # a package is missing
-        raise
-    except (tarfile.HeaderError, *INFLATE_ERRORS):
+    except (tarfile.HeaderError, BadImageError):
         return ""
 
 
@@ -207,15 +216,12 @@ def list_members(path: Path) -> Listing:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[tuple[BinaryIO, "_Archive"]]:
     """Open an archive, with whatever goes wrong told in one line that names it."""
-    errors = (tarfile.TarError, zipfile.BadZipFile, RecursionError, LookupError, struct.error)
     try:
         with open_regular(path) as (file, info):
             yield file, _Archive(path, info.st_size, info.st_mtime_ns)
-    except UsageError:
-        raise
     except InputError as exc:  # a BadImageError too
         raise InputError(f"{path}: {exc}") from exc
-    except (*errors, NotImplementedError, *INFLATE_ERRORS) as exc:
+    except DAMAGES as exc:
         raise InputError(
             f"{path}: damaged or cut short ({one_line(exc)}); copy or download it again"
         ) from exc
@@ -496,6 +502,8 @@ def _list_tar(file: BinaryIO, archive: _Archive, compression: str) -> Listing:
                     member = Member(_HeldSource(archive, _whole(content.read, info.size)))
             listing.add(info.name, member)
         end = guarded.last
+        if content is not None:
+            content.drain()
     if not end:
         listing.warnings.append(
             f"{archive.path.name} has no end mark, so it may have been cut short"

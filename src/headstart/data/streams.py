@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from headstart.data.images import open_regular
-from headstart.errors import BadImageError, InputError, UsageError
+from headstart.errors import BadImageError, UsageError, one_line
 
-__all__ = ["FREE_BYTES", "INFLATE_ERRORS", "MAX_RATIO", "GzipParts", "Inflated", "find_compression"]
+__all__ = ["FREE_BYTES", "MAX_RATIO", "GzipParts", "Inflated", "find_compression"]
 
 # No photograph shrinks to a two-hundredth; blank ones do, and so few bytes do no harm.
 MAX_RATIO = 200
@@ -31,8 +31,6 @@ XZ_MEMORY_BYTES = 256 * 2**20  # xz -9 takes 65 MiB to inflate
 # average.
 LEAST_SPACING_BYTES = 2**20
 MAX_STATES = 4096
-
-INFLATE_ERRORS = (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError)
 
 
 class Inflater(Protocol):
@@ -159,9 +157,8 @@ class Inflated:
         """Read so many bytes of the content, fewer where it ends.
 
         Raises:
-            EOFError: the file is cut short.
-            InputError: there is far more in it than any images would be.
-            OSError, ValueError, zlib.error, lzma.LZMAError: it is damaged.
+            BadImageError: the file is cut short or damaged, or there is far more in it than there would be
+                of images.
         """
         parts = []
         while size > 0:
@@ -172,6 +169,11 @@ class Inflated:
             if size and not self._inflate():
                 break
         return b"".join(parts)
+
+    def drain(self) -> None:
+        """Inflate all that is left, which checks what the file says of the whole; raises as `read` does."""
+        while self._inflate():
+            pass
 
     def _inflate(self) -> bool:
         """Put the next piece in the place of the last, of which a byte stays: tarfile steps back so far."""
@@ -186,15 +188,20 @@ class Inflated:
             elif inflater.needs_input:
                 data = self._take()
                 if not data:
-                    raise EOFError("cut short")
-            piece = inflater.decompress(data, PIECE_BYTES)
+                    raise BadImageError("damaged archive: it is cut short")
+            try:
+                piece = inflater.decompress(data, PIECE_BYTES)
+            except MemoryError:
+                raise
+            except Exception as exc:  # each library has its own
+                raise BadImageError(f"damaged archive: {one_line(exc)}") from exc
             if piece:
                 break
         kept = self._piece[-1:]
         self._start = self.end() - len(kept)
         self._piece, self._place = kept + piece, len(kept)
         if self.end() - self._first > FREE_BYTES + MAX_RATIO * self.raw:
-            raise InputError(f"inflates to more than {MAX_RATIO} times its size, as a bomb does")
+            raise BadImageError(f"inflates to more than {MAX_RATIO} times its size, as a bomb does")
         if self._notice is not None and inflater.needs_input and not inflater.eof:
             self._notice(self)
         return True
@@ -246,11 +253,8 @@ class GzipParts:
         self._own.content = None  # for another try, where this one fails
         content.file = file
         file.seek(content.raw)
-        try:
-            content.seek(offset)
-            data = content.read(size)
-        except (EOFError, zlib.error, InputError) as exc:
-            raise BadImageError(f"damaged archive: {exc}") from exc
+        content.seek(offset)
+        data = content.read(size)
         self._own.content = content
         return data
 
@@ -261,7 +265,5 @@ class GzipParts:
 def _index_gzip(path: Path) -> GzipParts:
     parts = GzipParts(path)
     with open_regular(path) as (file, _):
-        content = Inflated(file, "gzip", notice=parts.notice)
-        while content.read(PIECE_BYTES):
-            pass
+        Inflated(file, "gzip", notice=parts.notice).drain()
     return parts

@@ -94,7 +94,7 @@ def advise(
     options does what is advised.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`.
+        data: a folder of class folders, a manifest, an archive or several, or a `Dataset`.
         backbones: names of networks to choose among; by default the option `backbone` alone.
         progress: called with how far the work is.
         report: called with the data set and its scan, before any work.

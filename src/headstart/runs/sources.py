@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from headstart.data.dataset import Dataset, add_validation
 from headstart.data.groups import say_why_whole
@@ -12,10 +13,10 @@ from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
 from headstart.training.settings import Settings
 
-__all__ = ["Data", "check_data", "check_trainable", "load_data", "report_scan"]
+__all__ = ["Data", "check_data", "check_trainable", "load_data", "locate", "report_scan"]
 
-# A folder, a manifest, or a data set that was loaded before.
-Data = str | os.PathLike[str] | Dataset
+# A folder, a manifest, an archive or several, or a data set that was loaded before.
+Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset
 
 
 def load_data(data: Data, settings: Settings) -> Dataset:
@@ -57,10 +58,22 @@ def check_data(data: object) -> None:
     Raises:
         UsageError: names its type.
     """
-    if not isinstance(data, str | os.PathLike | Dataset):
+    several = data if isinstance(data, list | tuple) else ()
+    strange = [one for one in several or [data] if not isinstance(one, str | os.PathLike)]
+    if strange and not isinstance(data, Dataset):
         raise UsageError(
-            f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
+            f"the data are of type {type(strange[0]).__name__}; give a folder, a manifest, archives or a "
+            "Dataset"
         )
+
+
+def locate(data: Data) -> Path | tuple[Path, ...] | None:
+    """Give the absolute path of the data, or of each of several; None for a `Dataset`."""
+    if isinstance(data, Dataset):
+        return None
+    several = [data] if isinstance(data, str | os.PathLike) else data
+    paths = tuple(Path(os.path.abspath(path)) for path in several)
+    return paths[0] if len(paths) == 1 else paths
 
 
 def check_trainable(dataset: Dataset) -> None:
