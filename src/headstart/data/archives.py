@@ -5,14 +5,20 @@ folder that holds each as a folder of its name without the ending; so archives n
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
 from headstart.data.images import Reader, Source
-from headstart.data.members import Listing, find_kind, list_archives, list_members, stem_of
+from headstart.data.members import (
+    Listing,
+    common_folder,
+    find_kind,
+    list_archives,
+    list_members,
+    stem_of,
+)
 from headstart.data.trees import (
     ARCHIVE_SUFFIXES,
     COMPANION_SUFFIXES,
@@ -164,8 +170,7 @@ def _load_several(paths: tuple[Path, ...], options: LoadOptions) -> Dataset:
             )
         trees[stem] = _ArchiveTree(path, listing, is_class=True)
         warnings += [f"{path.name}: {warning}" for warning in listing.tell()]
-    root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
-    return _read(_JoinedTree(trees), root, warnings)
+    return _read(_JoinedTree(trees), common_folder(paths), warnings)
 
 
 def _read(tree: _ArchiveTree | _JoinedTree, root: Path, warnings: list[str]) -> Dataset:

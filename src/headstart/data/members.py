@@ -41,6 +41,7 @@ from headstart.errors import BadImageError, InputError, one_line
 __all__ = [
     "Listing",
     "Member",
+    "common_folder",
     "find_kind",
     "first_names",
     "list_archives",
@@ -166,6 +167,15 @@ def list_archives(folder: Path) -> list[Path]:
     others = {e.name for e in found}.difference(names)
     is_alone = all(os.path.splitext(n)[1].lower() in COMPANION_SUFFIXES for n in others)
     return [folder / name for name in names] if is_alone else []
+
+
+def common_folder(paths: tuple[Path, ...]) -> Path:
+    """Give the folder that all of several files are below; that of the first, where they are on two drives."""
+    folders = [os.path.abspath(path.parent) for path in paths]
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        return Path(folders[0])
 
 
 def find_kind(path: Path) -> str:

@@ -29,7 +29,7 @@ XZ_MEMORY_BYTES = 256 * 2**20  # xz -9 takes 65 MiB to inflate
 
 # A state of zlib's takes 40 kB, so these take 160 MB at most. Half a spacing is inflated to get at a part, on
 # average.
-LEAST_SPACING_BYTES = 2**20
+LEAST_SPACING_BYTES = 2**18
 MAX_STATES = 4096
 
 
