@@ -170,7 +170,7 @@ def list_archives(folder: Path) -> list[Path]:
 
 
 def common_folder(paths: tuple[Path, ...]) -> Path:
-    """Give the folder that all of several files are below; that of the first, where they are on two drives."""
+    """Give the folder that all of several files are below; that of the first where they are on two drives."""
     folders = [os.path.abspath(path.parent) for path in paths]
     try:
         return Path(os.path.commonpath(folders))

@@ -6,7 +6,6 @@ first dot are a sample. They are read in place, as in any archive.
 
 import dataclasses
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -18,6 +17,7 @@ from headstart.data.form import Form, LoadOptions
 from headstart.data.images import Source
 from headstart.data.members import (
     Member,
+    common_folder,
     find_kind,
     first_names,
     list_archives,
@@ -93,8 +93,7 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
 
 
 def _load_several(paths: tuple[Path, ...], options: LoadOptions) -> Dataset:
-    root = Path(os.path.commonpath([os.path.abspath(path.parent) for path in paths]))
-    return _read(root, paths)
+    return _read(common_folder(paths), paths)
 
 
 def _read(root: Path, shards: tuple[Path, ...]) -> Dataset:
