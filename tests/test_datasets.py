@@ -209,7 +209,7 @@ def test_what_is_no_data_is_refused(name, tmp_path):
     if "->" in name:
         message = "no such file"
     elif name in ("a.zip", "a.tar.gz", "a.tgz"):
-        message = "an archive is not read; unpack it and give the folder$"
+        message = "no zip, nor a tar that is plain or compressed by gzip, bzip2, xz or zstd, or dam"
     with pytest.raises(InputError, match=message):
         load_dataset(tmp_path / name.split()[0])
 

@@ -632,7 +632,7 @@ def test_a_setting_without_effect_on_a_dataset_is_refused(loose, tiny, tmp_path)
         headstart.fit(dataset, tmp_path / "run", **{**tiny, "group": "(x)"})
 
 
-@pytest.mark.parametrize("value", [None, 3, ["a"], [np.zeros(3)]], ids=repr)
+@pytest.mark.parametrize("value", [None, 3, ["a", 3], [np.zeros(3)]], ids=repr)
 def test_what_is_no_data_or_no_run_is_refused_in_one_line(value, tiny, tiny_run, loose, tmp_path):
     if value is not None:
         with pytest.raises(

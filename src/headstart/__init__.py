@@ -105,8 +105,8 @@ __all__ = [
 ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
     "data": (
-        "images bounds decoding groups dataset form image_arrays array_names unpickling paths parquet tables "
-        "rows * class_names loading views scan splits"
+        "images bounds decoding groups dataset form trees streams members paths parquet tables rows "
+        "image_arrays array_names unpickling * class_names loading views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (

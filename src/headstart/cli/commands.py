@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 TALKS = ("json", "quiet", "verbose")
-DATA_HELP = "Folder of class folders, or manifest with path and label."
+DATA_HELP = "Folder, archives or manifest of labelled images."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
@@ -73,7 +73,7 @@ MAX_BAD = FIELDS["max_bad"].info.default
 @takes(FIELDS, talks=TALKS)
 def fit_command(
     data: Annotated[
-        str | None,  # not Path, which takes an empty name for the current folder
+        list[str] | None,  # not Path, which takes an empty name for the current folder
         typer.Argument(help=DATA_HELP),
     ] = None,
     output: Annotated[
@@ -98,26 +98,30 @@ def fit_command(
     """
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
-    if resume is None and data is None:
+    if resume is None and not data:
         raise UsageError("Missing argument 'data'; see headstart fit --help")
     if overwrite and output is None and resume is None:
         raise UsageError("--overwrite goes with -o; without, every run has a new folder")
     given = output if resume is None else resume
-    with _new_folder(str(data)) if given is None else contextlib.nullcontext(given) as folder:
-        dataset, run = _fit(data, folder, overwrite=overwrite, resume=resume is not None, **options)
+    words = data or []
+    with _new_folder(words) if given is None else contextlib.nullcontext(given) as folder:
+        dataset, run = _fit(
+            words or None, folder, overwrite=overwrite, resume=resume is not None, **options
+        )
     if dataset is not None:
-        show_next(run, data, dataset)
+        show_next(run, words, dataset)
 
 
 @contextlib.contextmanager
-def _new_folder(data: str) -> Iterator[Path]:
+def _new_folder(data: list[str]) -> Iterator[Path]:
     """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
 
-    Beside the data where `runs` would lie in them, as a class would.
+    Beside the data where `runs` would lie in them, as a class would. Several archives give their names.
     """
-    source = Path(os.path.realpath(data))  # which takes a link to itself, too
-    name = re.sub(r"[^\w.-]+", "-", source.name if source.is_dir() else source.stem)
-    name = name.strip(".-")[:60] or "run"
+    sources = [Path(os.path.realpath(word)) for word in data]  # which takes a link to itself, too
+    source = sources[0]
+    name = "-".join(path.name if path.is_dir() else _stem_of(path) for path in sources)
+    name = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60].strip(".-") or "run"
     runs = Path("runs")
     if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
         runs = source.parent / "runs"
@@ -135,7 +139,14 @@ def _new_folder(data: str) -> Iterator[Path]:
                 empty.rmdir()
 
 
-def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Dataset | None, Run]":
+def _stem_of(path: Path) -> str:
+    """ "photos" of photos.csv and of photos.tar.gz."""
+    return path.with_suffix("").stem if path.stem.lower().endswith(".tar") else path.stem
+
+
+def _fit(
+    data: list[str] | str | Path | None, output: Path, **options: Any
+) -> "tuple[Dataset | None, Run]":
     """Fit and show; the data set as it was read, where people are told of it."""
     resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
     read: list[Dataset] = []
@@ -197,7 +208,7 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
     talks=TALKS,
 )
 def advise_command(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     backbones: Annotated[
         str | None,
         typer.Option(help="Choose among these networks too: names with commas between them."),
@@ -252,7 +263,7 @@ def advise_command(
 @takes((*READING, "max_bad", *RUNTIME), talks=TALKS)
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    data: Annotated[str, typer.Argument(help="Labelled images: a folder or a manifest.")],
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     split: Annotated[
         str | None,
         typer.Option(
@@ -281,7 +292,7 @@ def evaluate_command(
     _evaluate(run, data, split=split, unknown_classes=unknown_classes, **options)
 
 
-def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
+def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
     with show_progress() as progress:
         result = headstart.evaluate(run, data, progress=progress, **options)
     if State.json:
@@ -419,7 +430,7 @@ def _read_names(images: list[str]) -> list[str]:
 
 @takes(("weights", *READING, "max_bad", "seed", *RUNTIME), talks=TALKS)
 def extract_command(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     backbone: Annotated[
         list[str] | None,
         typer.Option(help="A network, as headstart backbones lists them; repeat it for several."),

@@ -194,7 +194,7 @@ def _decisions(run: "Run") -> str:
     return "".join(f", {printable(w)}" for w in words)
 
 
-def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
+def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> None:
     """Show what is advised, its evidence and the alternatives."""
     from headstart.training.advice import say_time
 
@@ -234,7 +234,7 @@ def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
     out.print()
     out.print(table)
     _show_depths(advice)
-    words = ["headstart", "fit", data]
+    words = ["headstart", "fit", *data]
     if advice.networks:
         options = {**options, "backbone": advice.backbone}
     for name, value in options.items():
@@ -364,8 +364,8 @@ def _strategy_of(run: "Run") -> "Strategy":
     return STRATEGIES[run.strategy]
 
 
-def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
-    """Show the commands that make sense after fit, on stderr; `data` is None after a resume."""
+def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
+    """Show the commands that make sense after fit, on stderr; no `data` are named after a resume."""
     strategy, folder = _strategy_of(run), str(run.folder)
 
     def given(*names: str) -> list[str]:
@@ -378,15 +378,15 @@ def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
         return words
 
     steps = []
-    if data is not None and "test" in dataset.splits:
-        words = ["evaluate", folder, data, *given(*READING)]
+    if data and "test" in dataset.splits:
+        words = ["evaluate", folder, *data, *given(*READING)]
         steps.append((words, "measures on the test split"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts
-    if data is not None and strategy.better is not None and not tried:
+    if data and strategy.better is not None and not tried:
         better, why = strategy.better
         network = () if strategy.random_weights else NETWORK
-        words = ["fit", data, "--strategy", better, *given(*KEPT, *network)]
+        words = ["fit", *data, "--strategy", better, *given(*KEPT, *network)]
         steps.append((words, why))
     lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]
     width = max(len(line) for line in lines)

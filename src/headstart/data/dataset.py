@@ -52,7 +52,7 @@ class Dataset:
     """Labelled images, one row an image; rows are sorted by id and never dropped.
 
     Attributes:
-        root: the folder that ids are relative to.
+        root: the folder, or the archive, that ids are relative to.
         classes: C class names.
         ids: N paths relative to `root`, with `/`; unique.
         targets: (N, …) as `problem` keeps them; for single labels int64 (N,), indices into `classes`, -1
@@ -64,7 +64,7 @@ class Dataset:
         warnings: one line each, for people.
         reader: opens the images by id; None for files below `root`.
         problem: the kind of problem that the targets are of.
-        source: the folder or manifest that it was read from; None where it was not.
+        source: the folder, manifest or archive that it was read from, or several; None where it was not.
     """
 
     root: Path
@@ -78,7 +78,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     reader: Reader | None = None
     problem: Problem = SINGLE_LABEL
-    source: Path | None = None
+    source: Path | tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,8 +90,11 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What people know it by: the folder or manifest that it was read from, else `root`."""
-        return str(self.source or self.root)
+        """What people know it by: the folder, manifest or archive that it was read from, else `root`."""
+        if not isinstance(self.source, tuple):
+            return str(self.source or self.root)
+        first = ", ".join(map(str, self.source[:3]))
+        return first + (f" and {len(self.source) - 3} more" if len(self.source) > 3 else "")
 
     def image(self, row: int) -> ImageRef:
         """Give the image of a row; made when asked for, since a data set may have millions."""
@@ -178,7 +181,9 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         rows = [i for i in rows if validation.splits[i] == "val"]
     more = validation.select(np.array(rows, dtype=np.int64))
     ids = tuple(f"{prefix}{i}" for i in more.ids)
-    common = set(dataset.ids) & set(ids)
+    # What was read from below one root goes by one id in both.
+    is_same_root = roots[0] == roots[1] and None not in (dataset.source, validation.source)
+    common = set(dataset.ids) & set(more.ids if is_same_root else ids)
     if common and len(common) == len(ids):
         raise UsageError(f"{validation.name}: the validation data are training data; name others")
     if common:

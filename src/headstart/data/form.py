@@ -48,6 +48,7 @@ class Form:
         recognises: whether what lies at a path, which exists, is of this form; opens no image.
         load: reads it; raises InputError that names the element and the next step.
         is_object: whether it is an object in memory; both functions get this instead of a path then.
+        load_several: reads several of this form as one data set; None where one is all there can be.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Form:
     uses: frozenset[str]
     recognises: Callable[[Any], bool]
     load: Callable[[Any, LoadOptions], Dataset]
+    load_several: Callable[[tuple[Path, ...], LoadOptions], Dataset] | None = None
     is_object: bool = False
 
 

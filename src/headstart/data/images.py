@@ -1,6 +1,6 @@
 """References to images by id, wherever their bytes are. No image is opened here.
 
-A new place for images (an archive, an array) is one `Source` and one `Reader`, and no later file needs to
+A new place for images (an array, say) is one `Source` and one `Reader`, and no later file needs to
 know of it.
 """
 
@@ -11,9 +11,9 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
-from headstart.errors import BadImageError, ResourceError
+from headstart.errors import BadImageError, HeadstartError, ResourceError
 
 __all__ = [
     "FileSource",
@@ -24,6 +24,8 @@ __all__ = [
     "Reader",
     "Source",
     "Stamp",
+    "check_bytes",
+    "open_regular",
     "peek",
     "read_bytes_at",
     "read_image_bytes",
@@ -161,10 +163,9 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
         BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
         ResourceError: the process is out of file handles or memory.
     """
-    with _open_regular(path) as (file, size):
-        if size > MAX_FILE_BYTES:
-            raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-        return file.read(size if most is None else min(most, size))
+    with open_regular(path) as (file, info):
+        check_bytes(info.st_size)
+        return file.read(info.st_size if most is None else min(most, info.st_size))
 
 
 def read_bytes_at(path: Path, start: int, size: int) -> bytes:
@@ -173,9 +174,9 @@ def read_bytes_at(path: Path, start: int, size: int) -> bytes:
     Raises:
         BadImageError, ResourceError: as `read_image_bytes`.
     """
-    with _open_regular(path) as (file, length):
+    with open_regular(path) as (file, info):
         file.seek(start)
-        return file.read(min(size, max(0, length - start)))
+        return file.read(min(size, max(0, info.st_size - start)))
 
 
 def peek(path: Path, size: int) -> bytes:
@@ -186,9 +187,21 @@ def peek(path: Path, size: int) -> bytes:
         return b""
 
 
+def check_bytes(size: int) -> None:
+    """Refuse an image's file of so many bytes, as BadImageError, before it is read."""
+    if size > MAX_FILE_BYTES:
+        raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+
+
 @contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """A regular file and its size; it raises as `read_image_bytes` says, also for what is done with it."""
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a regular file to read, with what the system says of it.
+
+    Raises:
+        BadImageError: missing, not a regular file (a pipe is never waited on), or unreadable, then or while
+            it is open.
+        ResourceError: the process is out of file handles or memory.
+    """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         handle = os.open(path, flags)
@@ -199,12 +212,12 @@ def _open_regular(path: Path) -> Iterator[tuple[IO[bytes], int]]:
             if not stat.S_ISREG(info.st_mode):
                 raise BadImageError("not a regular file")
             with open(handle, "rb", closefd=False) as file:
-                yield file, info.st_size
+                yield file, info
         finally:
             os.close(handle)
     except MemoryError as exc:
         raise ResourceError(f"{path}: out of memory while reading") from exc
-    except BadImageError:
+    except HeadstartError:
         raise
     except (OSError, ValueError) as exc:
         number = getattr(exc, "errno", None)

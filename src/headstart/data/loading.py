@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.archives import ARCHIVE
 from headstart.data.cifar import CIFAR
 from headstart.data.class_names import name_classes
 from headstart.data.dataset import Dataset
-from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
+from headstart.data.folders import FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
 from headstart.data.gtsrb import GTSRB
@@ -21,9 +22,11 @@ from headstart.data.manifests import MANIFEST
 from headstart.data.metadata import METADATA
 from headstart.data.numpy_files import NUMPY
 from headstart.data.pickled import PICKLE
+from headstart.data.trees import ARCHIVE_SUFFIXES
+from headstart.data.webdataset import WEBDATASET
 from headstart.errors import InputError, UsageError
 
-__all__ = ["FORMS", "load_dataset"]
+__all__ = ["FORMS", "list_paths", "load_dataset"]
 
 # Characters that show nothing, beside those of the category Cf: fillers, joiners, variation selectors.
 UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
@@ -44,6 +47,8 @@ FORMS = {
         NUMPY,
         FOLDER,
         MANIFEST,
+        WEBDATASET,
+        ARCHIVE,
         HUGGINGFACE,
         MEMORY,
     )
@@ -65,10 +70,11 @@ def load_dataset(
 
     Args:
         source: a folder (class folders, or train / val / test folders with class folders in them; images
-            with a metadata.csv beside; GTSRB as distributed); or a CSV, TSV, JSONL or Parquet manifest
-            with columns path, label and optionally split and group, or the usual other names of these;
-            a .npz, or .npy files, of images and labels; a folder or .tar.gz of CIFAR-10 or CIFAR-100;
-            MNIST's files; pickles of arrays. Or what a Python program holds: (images, labels) as
+            with a metadata.csv beside; GTSRB as distributed); a zip or tar archive of class folders, or
+            shards of WebDataset, or a list of several, which are one a class, or shards; a CSV, TSV, JSONL
+            or Parquet manifest with columns path, label and optionally split and group, or the usual other
+            names of these; a .npz, or .npy files, of images and labels; a folder or .tar.gz of CIFAR-10 or
+            CIFAR-100; MNIST's files; pickles of arrays. Or what a Python program holds: (images, labels) as
             `from_arrays` takes them, pairs of an image and a label, a bunch of scikit-learn's, the
             tuples of a data set of Keras', a data set of PyTorch's without a transform, a Dataset or
             DatasetDict of Hugging Face's `datasets`.
@@ -87,11 +93,11 @@ def load_dataset(
         UsageError: `format` is unknown; `group` is no regular expression with a capture, takes too
             long to search, or leaves nothing to split; or an argument has no effect.
     """
+    paths = list_paths(source)
     options = LoadOptions(
         None if root is None else Path(root), group, allow_outside, path_column, label_column
     )
-    named = _check_path(source) if isinstance(source, str | os.PathLike) else source
-    form = _find_form(named, format)
+    form = _find_form(source, paths, format)
     unused = [name for name in options.given() if name not in form.uses]
     if unused:
         others = [other.name for other in FORMS.values() if unused[0] in other.uses]
@@ -99,9 +105,12 @@ def load_dataset(
             f"{unused[0]} applies to the form{'s' if len(others) > 1 else ''} {', '.join(others)}, and the "
             f"data are {form.looks}; leave it out"
         )
-    dataset = form.load(named, options)
-    if isinstance(named, Path):
-        dataset = dataclasses.replace(dataset, source=named)
+    if len(paths) > 1 and form.load_several is not None:
+        dataset = dataclasses.replace(form.load_several(paths, options), source=paths)
+    elif paths:
+        dataset = dataclasses.replace(form.load(paths[0], options), source=paths[0])
+    else:
+        dataset = form.load(source, options)
     if class_names is not None:
         dataset = name_classes(dataset, Path(class_names))
     if group is not None:
@@ -109,44 +118,69 @@ def load_dataset(
     return _checked(dataset)
 
 
-def _check_path(source: str | os.PathLike[str]) -> Path:
-    path = Path(source)
-    try:
-        if not os.fspath(source):
-            raise InputError("the data are an empty name; name a folder or a manifest")
-        path.stat()
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, InputError):
-            raise
-        reason = "no such file or folder" if not isinstance(exc, PermissionError) else "no access"
-        raise InputError(f"{path}: {reason}") from exc
-    return path
+def list_paths(source: object) -> tuple[Path, ...]:
+    """Give the path that data are, or each of several; () for an object in memory.
+
+    A list of paths alone is several; any other list has images in it.
+    """
+    named = source if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(name, str | os.PathLike) for name in named):
+        return ()
+    if not all(map(os.fspath, named)):
+        raise InputError("the data are an empty name; name a folder or a manifest")
+    return tuple(map(Path, named))
 
 
-def _find_form(source: object, name: str | None) -> Form:
-    """The form of what lies at a path or is in memory, or the one that is insisted on.
+def _find_form(source: object, paths: tuple[Path, ...], name: str | None) -> Form:
+    """The form of what lies at paths or is in memory, or the one that is insisted on.
 
     Raises:
-        UsageError: no form of that name, or not one of a path or object; or no object that a form takes.
-        InputError: no form, or not that one, recognises what lies there.
+        UsageError: no form of that name, or not one of such data; or no object that a form takes.
+        InputError: nothing lies there; no form, or not that one, recognises it; or several cannot be one
+            data set.
     """
     wanted = [*FORMS.values()] if name is None else [choose("format", name, FORMS)]
-    fitting = [form for form in wanted if form.is_object != isinstance(source, Path)]
+    fitting = [form for form in wanted if form.is_object != bool(paths)]
+    if len(paths) > 1:
+        fitting = [form for form in fitting if form.load_several is not None]
+    for path in paths:
+        _check_exists(path)
     for form in fitting:
-        if form.recognises(source):
+        if all(map(form.recognises, paths or (source,))):
             return form
-    what = "a path" if isinstance(source, Path) else f"of type {type(source).__name__}"
+    what = (
+        ("a path" if len(paths) == 1 else "paths") if paths else f"of type {type(source).__name__}"
+    )
     if not fitting:
         raise UsageError(f"format '{name}' takes {wanted[0].looks}, and the data are {what}")
-    if not isinstance(source, Path):
+    if not paths:
         looks = " or ".join(form.looks for form in fitting)
         raise UsageError(f"the data are {what}; give a path or {looks}")
-    if source.suffix.lower() in ARCHIVE_SUFFIXES:
-        raise InputError(f"{source}: an archive is not read; unpack it and give the folder")
+    if len(paths) > 1:
+        strange = next((p for p in paths if not any(f.recognises(p) for f in fitting)), paths[0])
+        raise InputError(
+            f"{strange}: several data are one data set only where each is an archive: one a class, or "
+            "shards of WebDataset"
+        )
+    if paths[0].suffix.lower() in ARCHIVE_SUFFIXES:
+        raise InputError(
+            f"{paths[0]}: no zip, nor a tar that is plain or compressed by gzip, bzip2, xz or zstd, or "
+            "damaged; copy or download it again, or pack the images so"
+        )
     if name is not None:
-        raise InputError(f"{source}: expected {fitting[0].looks}")
+        raise InputError(f"{paths[0]}: expected {fitting[0].looks}")
     names = ", ".join(sorted(form.name for form in fitting))
-    raise InputError(f"{source}: expected one of the forms of data {names}; such as {FOLDER.looks}")
+    raise InputError(
+        f"{paths[0]}: expected one of the forms of data {names}; such as {FOLDER.looks}"
+    )
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.stat()
+    except (OSError, ValueError) as exc:
+        reason = "no access" if isinstance(exc, PermissionError) else "no such file or folder"
+        raise InputError(f"{path}: {reason}") from exc
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:

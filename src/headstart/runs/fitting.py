@@ -48,15 +48,18 @@ from headstart.runs.folder import (
     mark_incomplete,
     recover,
 )
-from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
-from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
-from headstart.runs.sources import (
-    Data,
-    check_trainable,
-    load_data,
-    path_of,
-    report_scan,
+from headstart.runs.record import (
+    Measured,
+    Members,
+    Parts,
+    Run,
+    Start,
+    name_data,
+    read_start,
+    save_run,
 )
+from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
+from headstart.runs.sources import Data, check_trainable, load_data, locate, report_scan
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
@@ -334,8 +337,8 @@ def _check_settings(settings: Settings) -> None:
 
 def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
     """Check that the run may be written there; say whether it replaces a complete run."""
-    path = path_of(data)
-    if path is not None and path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+    tree = locate(data)
+    if isinstance(tree, Path) and tree.is_dir() and folder.resolve().is_relative_to(tree.resolve()):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
     replaces = check_folder(folder, overwrite=overwrite or resume)
     place = find_training(folder)
@@ -431,7 +434,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         decisions=decisions,
         warnings=_find_warnings(task, measured),
         history=(),
-        data=None if (path := path_of(data)) is None else Path(os.path.abspath(path)),
+        data=locate(data),
         root=Path(os.path.abspath(used.root)),
         computed=features.computed,
         engine=engine,
@@ -515,10 +518,9 @@ _MAY_CHANGE = ("workers", "device", "cache_dir")
 _GUARDS = ("allow_outside", "max_pixels")
 
 
-def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
+def _write_start(place: Path, data: Data, plan: _Plan) -> None:
     """Write the data and settings that `resume` needs."""
     settings = plan.settings
-    path = None if (given := path_of(data)) is None else os.path.abspath(given)
     options = dict(sorted(settings.given().items()))
     for name in ("root", "class_names", "weights", "cache_dir"):
         if options.get(name) is not None:
@@ -526,7 +528,9 @@ def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
     if isinstance(settings.data.val, str):
         options["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
-    start = Start(data=path, options=options, advised=plan.advised, parts=plan.parts)
+    start = Start(
+        data=name_data(locate(data)), options=options, advised=plan.advised, parts=plan.parts
+    )
     write_atomically(place / START, to_json_bytes(start.model_dump()))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headstart.data.dataset import Dataset, add_validation
 from headstart.data.groups import say_why_whole
-from headstart.data.loading import load_dataset
+from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
@@ -17,18 +17,13 @@ __all__ = [
     "Data",
     "check_trainable",
     "load_data",
-    "path_of",
+    "locate",
     "read_data",
     "report_scan",
 ]
 
-# A folder, a manifest, another object that `load_dataset` takes, or a data set that was loaded before.
+# Whatever `load_dataset` takes, or a data set that was loaded before.
 Data = object
-
-
-def path_of(data: Data) -> Path | None:
-    """Give the path of a folder or manifest; None for what is in memory."""
-    return Path(data) if isinstance(data, str | os.PathLike) else None
 
 
 def load_data(data: Data, settings: Settings) -> Dataset:
@@ -82,6 +77,12 @@ def read_data(data: Data, settings: Settings) -> Dataset:
 
 def _name_columns(settings: Settings) -> dict[str, str | None]:
     return {"path_column": settings.data.path_column, "label_column": settings.data.label_column}
+
+
+def locate(data: Data) -> Path | tuple[Path, ...] | None:
+    """Give the absolute path of the data, or of each of several; None for what is in memory."""
+    paths = tuple(Path(os.path.abspath(path)) for path in list_paths(data))
+    return paths if len(paths) > 1 else next(iter(paths), None)
 
 
 def check_trainable(dataset: Dataset) -> None:
