@@ -36,6 +36,7 @@ __all__ = [
     "choose_cuts",
     "choose_penalty",
     "choose_shallow",
+    "cross_validate",
     "fit_linear",
     "head_of_arrays",
     "parse_head",
@@ -422,6 +423,34 @@ def choose_penalty(
     progress("cross-validation", len(PENALTIES), len(PENALTIES))
     path = tuple((PENALTIES[step], losses[step]) for step in sorted(losses))
     return Penalty(PENALTIES[best], path, folds, probabilities)
+
+
+def cross_validate(
+    features: FloatND,
+    labels: IntN,
+    units: tuple[str, ...],
+    classes: int,
+    *,
+    penalty: float,
+    seed: int = 0,
+) -> FloatNC:
+    """Give every image's probabilities by a head at this penalty that was fitted without its unit.
+
+    Args:
+        features, labels, units: as `choose_penalty`; every class has at least two units.
+
+    Returns:
+        float32 (N, C).
+
+    Raises:
+        InputError: NaN or infinite features.
+    """
+    folds = count_folds(min(_units_per_class(labels, units, classes)))
+    fold = assign_folds(labels, units, folds, seed)
+    with side_by_side(features.size * classes) as run:
+        regression = SoftmaxRegression(features, labels, classes, None, fold, run)
+        solutions = regression.solve_in_stages(range(folds), penalty, CV_GAP)
+        return regression.held_out_probabilities(solutions)
 
 
 def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
