@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from headstart.arrays import BoolN, FloatN, FloatND, IntN, IntP2
+from headstart.arrays import BoolN, FloatN, FloatND, IntP2
 from headstart.features.looks import SIDE_PX
 from headstart.features.neighbours import find_nearest, map_on_cpus, to_directions
 
@@ -76,8 +76,9 @@ def find_copies(
     """
     firsts: dict[str, int] = {}
     first = np.array([firsts.setdefault(name, row) for row, name in enumerate(sha256)], dtype=int)
-    same = [(int(first[row]), row) for row in np.flatnonzero(first != np.arange(len(first)))]
-    found = {pair: (1.0, True, False) for pair in same}
+    found: dict[tuple[int, int], tuple[float, bool, bool]] = {}
+    for row in np.flatnonzero(first != np.arange(len(first))).tolist():
+        found[int(first[row]), row] = (1.0, True, False)
     rows = np.flatnonzero((first == np.arange(len(first))) & (contrast >= LEAST_CONTRAST))
     place = np.full(len(first), -1)
     place[rows] = np.arange(len(rows))
@@ -125,7 +126,9 @@ def _find_near(
     map_on_cpus(compare, [one for one, found in enumerate(candidates) if found])
     cosines: dict[tuple[int, int], tuple[float, bool]] = {}
     for one, found in enumerate(candidates):
-        for other, cosine, mirror in zip(found, plain[one].tolist(), mirrored[one].tolist(), strict=True):
+        for other, cosine, mirror in zip(
+            found, plain[one].tolist(), mirrored[one].tolist(), strict=True
+        ):
             pair = (min(one, other), max(one, other))
             new = (max(cosine, mirror), mirror > cosine)
             cosines[pair] = max(cosines.get(pair, new), new)
@@ -164,7 +167,9 @@ def _choose_least(cosines: dict[tuple[int, int], tuple[float, bool]], count: int
         for row in pair:
             of_image[row].append(cosine)
     typical = [sorted(found)[-TYPICAL] for found in of_image if len(found) >= TYPICAL]
-    return max(LEAST_COSINE, 1 - (1 - float(np.median(typical))) / NEARER) if typical else LEAST_COSINE
+    return (
+        max(LEAST_COSINE, 1 - (1 - float(np.median(typical))) / NEARER) if typical else LEAST_COSINE
+    )
 
 
 def _list_windows() -> list[tuple[float, float]]:
@@ -179,7 +184,7 @@ def _make_basis(frequencies: int, start: float = 0.0, end: float = 1.0) -> Float
     k = np.arange(frequencies)[:, None]
     waves = np.cos(math.pi * k * place) * np.where(k == 0, 1, math.sqrt(2))
     waves = np.where((place >= 0) & (place < 1), waves, 0) / (end - start)
-    return waves.reshape(frequencies, SIDE_PX, CELLS).mean(axis=2).astype(np.float32)
+    return np.asarray(waves.reshape(frequencies, SIDE_PX, CELLS).mean(axis=2), dtype=np.float32)
 
 
 def _transform(grey: FloatND, basis: FloatND) -> FloatND:
@@ -196,12 +201,14 @@ def _crop(grey: FloatND, windows: FloatND) -> FloatND:
 
 def _sign(frequencies: FloatND) -> FloatND:
     """(N, K, K) -> signatures of unit length, float32 (N, K * K)."""
-    return to_directions((frequencies * _heights(frequencies.shape[1])).reshape(len(frequencies), -1))
+    return to_directions(
+        (frequencies * _heights(frequencies.shape[1])).reshape(len(frequencies), -1)
+    )
 
 
 @functools.cache
 def _heights(count: int) -> FloatND:
-    return np.hypot(*np.mgrid[:count, :count]).astype(np.float32)
+    return np.asarray(np.hypot(*np.mgrid[:count, :count]), dtype=np.float32)
 
 
 def _mirror(signatures: FloatND, frequencies: int) -> FloatND:

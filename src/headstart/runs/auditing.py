@@ -33,6 +33,7 @@ from headstart.runs.advising import load_network
 from headstart.runs.sources import Data, check_data
 from headstart.training.heads import assign_folds, choose_cuts, cross_validate, fit_linear
 from headstart.training.label_errors import find_label_errors
+from headstart.training.logistic import CV_GAP
 from headstart.training.settings import Settings, make_settings
 from headstart.training.shortcuts import find_shortcuts
 
@@ -78,7 +79,14 @@ class LabelError:
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """The same picture in two splits: `similarity` is 1 for identical files."""
+    """An image of which an earlier split (train, val, test) has a copy.
+
+    Attributes:
+        images: it and its copy.
+        splits: of the two.
+        similarity: 1 for identical files; 0 where they are copies of a third image alone.
+        mirrored: whether the copy is its mirror image.
+    """
 
     images: tuple[str, str]
     splits: tuple[str, str]
@@ -139,7 +147,7 @@ class Held:
     Attributes:
         split: "val" or "test".
         images: of that split.
-        leaked: how many of them are in the training images too.
+        leaked: how many of them have copies in an earlier split.
         accuracy: on all of them.
         without: on those that are not.
     """
@@ -160,7 +168,7 @@ class Audit:
         label_errors: labels that are likely wrong.
         conflicts: the same picture under several classes.
         duplicates: ids of images that show the same picture, a tuple for each picture.
-        leaks: the same picture in two splits.
+        leaks: images of which an earlier split has a copy.
         held: what a probe's accuracy is without the leaks, for each split that has some.
         groups: none yet.
         outliers: images unlike all others.
@@ -189,22 +197,23 @@ class Audit:
 
     def counts(self) -> dict[str, int]:
         """Count the findings of each kind."""
-        kinds = (
-            "label_errors conflicts duplicates leaks groups outliers files classes".split()
-        )
+        kinds = "label_errors conflicts duplicates leaks groups outliers files classes".split()
         return {kind: len(getattr(self, kind)) for kind in kinds}
 
     def to_json(self) -> dict[str, Any]:
         """Give everything but the data set as an object for JSON."""
         found: dict[str, Any] = {"data": self.dataset.name, "images": len(self.dataset)}
         for field in dataclasses.fields(self)[1:]:
-            value = getattr(self, field.name)
-            if field.name == "probe":
-                found[field.name] = None if value is None else dataclasses.asdict(value)
-            else:
-                known = dataclasses.is_dataclass
-                found[field.name] = [dataclasses.asdict(v) if known(v) else v for v in value]
+            found[field.name] = _to_plain(getattr(self, field.name))
         return found
+
+
+def _to_plain(value: Any) -> Any:
+    """Findings as dicts, in tuples or alone."""
+    if isinstance(value, tuple):
+        return [_to_plain(v) for v in value]
+    known = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.asdict(value) if known else value
 
 
 def audit(
@@ -281,16 +290,17 @@ class _Work:
         groups = group_copies(copies.pairs, len(self.dataset))
         # Copies stay in one fold: a wrong label must not be confirmed by its own picture.
         contents = [""] * len(self.dataset)
-        for number, rows in enumerate(groups):
-            for row in rows:
+        for number, group in enumerate(groups):
+            for row in group:
                 contents[row] = str(number)
         self.units = join_units(self.dataset.units(), contents)
+        leaked = self.find_leaked(groups)
         self.progress("judging labels", 0, 0)
         rows, labels, classes = self.choose_judged()
         probe, errors, held = None, tuple[LabelError, ...](), tuple[Held, ...]()
         if len(classes) >= 2:
             probe, errors = self.judge_labels(rows, labels, classes)
-            held = self.measure_held(rows, labels, probe, copies)
+            held = self.measure_held(rows, labels, probe, list(leaked))
         else:
             self.warnings.append(
                 "labels are not judged: that takes two classes of two images, or groups, each"
@@ -299,8 +309,8 @@ class _Work:
             dataset=self.dataset,
             label_errors=errors,
             conflicts=tuple(self.list_conflicts(groups)),
-            duplicates=tuple(tuple(self.dataset.ids[row] for row in rows) for rows in groups),
-            leaks=tuple(self.list_leaks(copies)),
+            duplicates=tuple(tuple(self.dataset.ids[row] for row in g) for g in groups),
+            leaks=tuple(self.list_leaks(leaked, copies)),
             held=held,
             groups=(),
             outliers=outliers,
@@ -313,8 +323,7 @@ class _Work:
     def compare(self) -> tuple[Copies, tuple[Outlier, ...]]:
         """Find the pairs of copies, in rows of the data set, and the images unlike all others."""
         good = self.good
-        # The features before the last have fewer numbers, and tell a crop from another picture as well.
-        cut = list(self.features.values)[-2:][0]
+        cut = list(self.features.values)[-1]
         directions = to_directions(self.features.values[cut][good])
         cosines, nearest = find_nearest(directions, NEIGHBOURS)
         found = find_copies(
@@ -358,7 +367,7 @@ class _Work:
             labels[some],
             tuple(units[i] for i in some),
             len(classes),
-            candidates=tuple(dict.fromkeys(names[-n:] for n in (1, 2, 4))),
+            candidates=tuple(dict.fromkeys(names[-n:] for n in (1, 4))),
             seed=seed,
             progress=self.progress,
         )
@@ -381,49 +390,61 @@ class _Work:
         return np.concatenate([self.features.values[cut][rows] for cut in cuts], axis=1)
 
     def measure_held(
-        self, rows: IntN, labels: IntN, probe: Probe, copies: Copies
+        self, rows: IntN, labels: IntN, probe: Probe, leaked: list[int]
     ) -> tuple[Held, ...]:
         """State the probe's accuracy on other splits with and without images that it was trained on."""
         splits = np.array(self.dataset.splits)
-        in_train = splits[copies.pairs] == "train"
-        crossing = copies.pairs[in_train.any(axis=1) & ~in_train.all(axis=1)]
         of_train = splits[rows] == "train"
-        if not len(crossing) or len(np.unique(labels[of_train])) <= labels.max():
+        if not leaked or len(np.unique(labels[of_train])) <= labels.max():
             return ()
         train = self.matrix(probe.cuts, rows[of_train])
         head = fit_linear(
-            train, labels[of_train], int(labels.max()) + 1, penalty=probe.penalty
+            train, labels[of_train], int(labels.max()) + 1, penalty=probe.penalty, gap=CV_GAP
         )
         found = []
         for split in ("val", "test"):
             own = np.flatnonzero(splits[rows] == split)
-            leaked = np.isin(rows[own], crossing)
-            if not leaked.any():
+            is_leaked = np.isin(rows[own], leaked)
+            if not is_leaked.any():
                 continue
             predicted = head.predict_proba(self.matrix(probe.cuts, rows[own])).argmax(axis=1)
             right = predicted == labels[own]
-            kept = right[~leaked]
+            kept = right[~is_leaked]
             found.append(
                 Held(
                     split,
                     len(own),
-                    int(leaked.sum()),
+                    int(is_leaked.sum()),
                     wilson_interval(int(right.sum()), len(own)),
                     wilson_interval(int(kept.sum()), len(kept)),
                 )
             )
         return tuple(found)
 
-    def list_leaks(self, copies: Copies) -> list[Leak]:
-        """List the pairs in two splits, identical files first."""
-        ids, splits = self.dataset.ids, self.dataset.splits
-        leaks = [
-            Leak((ids[a], ids[b]), (splits[a], splits[b]), float(cosine), bool(mirrored))
-            for (a, b), cosine, mirrored in zip(
-                copies.pairs.tolist(), copies.cosines, copies.mirrored, strict=True
+    def find_leaked(self, groups: list[list[int]]) -> dict[int, list[int]]:
+        """Find {row: its copies in splits that come before its own: train, val, test}."""
+        order = {split: place for place, split in enumerate(("train", "val", "test"))}
+        leaked = {}
+        for rows in groups:
+            places = [order.get(self.dataset.splits[row], -1) for row in rows]
+            for row, place in zip(rows, places, strict=True):
+                others = [r for r, p in zip(rows, places, strict=True) if 0 <= p < place]
+                if others:
+                    leaked[row] = others
+        return leaked
+
+    def list_leaks(self, leaked: dict[int, list[int]], copies: Copies) -> list[Leak]:
+        """List the leaked images, each with its most similar copy, identical files first."""
+        facts = zip(copies.cosines.tolist(), copies.mirrored.tolist(), strict=True)
+        known = dict(zip(map(tuple, copies.pairs.tolist()), facts, strict=True))
+        ids, splits, leaks = self.dataset.ids, self.dataset.splits, []
+        for row, others in leaked.items():
+            pairs = [known.get((min(row, r), max(row, r)), (0.0, False)) for r in others]
+            best = max(range(len(others)), key=lambda i: pairs[i][0])
+            (similarity, mirrored), other = pairs[best], others[best]
+            leaks.append(
+                Leak((ids[row], ids[other]), (splits[row], splits[other]), similarity, mirrored)
             )
-            if splits[a] and splits[b] and splits[a] != splits[b]
-        ]
         return sorted(leaks, key=lambda leak: -leak.similarity)
 
     def list_conflicts(self, groups: list[list[int]]) -> list[Conflict]:
@@ -458,9 +479,7 @@ class _Work:
             if counts[k] < SMALL
         ]
 
-    def list_shortcuts(
-        self, rows: IntN, labels: IntN, classes: tuple[str, ...]
-    ) -> list[OddClass]:
+    def list_shortcuts(self, rows: IntN, labels: IntN, classes: tuple[str, ...]) -> list[OddClass]:
         """List the classes that the border's colour, or the size, gives away."""
         if len(classes) < 2:
             return []

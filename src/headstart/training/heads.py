@@ -345,6 +345,7 @@ def fit_linear(
     *,
     penalty: float,
     weights: FloatN | None = None,
+    gap: float = GAP,
 ) -> LinearHead:
     """Fit multinomial logistic regression on standardised features.
 
@@ -356,13 +357,14 @@ def fit_linear(
         labels: int (N,), each class at least once.
         penalty: above 0.
         weights: float (N,) weight of each image; 1 by default.
+        gap: how near the minimum it ends, in nats an image.
 
     Raises:
         InputError: NaN or infinite features.
     """
     with side_by_side(features.size * classes) as run:
         whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, GAP)[0]))
+        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, gap)[0]))
 
 
 def choose_penalty(
@@ -432,12 +434,13 @@ def cross_validate(
     classes: int,
     *,
     penalty: float,
+    weights: FloatN | None = None,
     seed: int = 0,
 ) -> FloatNC:
     """Give every image's probabilities by a head at this penalty that was fitted without its unit.
 
     Args:
-        features, labels, units: as `choose_penalty`; every class has at least two units.
+        features, labels, units, weights: as `choose_penalty`; every class has at least two units.
 
     Returns:
         float32 (N, C).
@@ -448,7 +451,7 @@ def cross_validate(
     folds = count_folds(min(_units_per_class(labels, units, classes)))
     fold = assign_folds(labels, units, folds, seed)
     with side_by_side(features.size * classes) as run:
-        regression = SoftmaxRegression(features, labels, classes, None, fold, run)
+        regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
         solutions = regression.solve_in_stages(range(folds), penalty, CV_GAP)
         return regression.held_out_probabilities(solutions)
 

@@ -10,13 +10,15 @@ import numpy as np
 
 from headstart.arrays import FloatND, IntN
 from headstart.metrics import Estimate, confusion_matrix, wilson_interval
-from headstart.training.heads import choose_penalty
+from headstart.training.heads import cross_validate
 
 __all__ = ["Shortcut", "find_shortcuts"]
 
-# A class is reported where the fraction of its images that are found exceeds that of the other images which
-# are taken for it by this much, and more than by chance.
-EXCESS = 0.5
+# A class is given away where the fraction of its images that are found, at the low end of its interval,
+# exceeds that of the other images which are taken for it by this much; and where, were all classes as large,
+# most of the images that are taken for it would be of it.
+EXCESS, MOST = 0.5, 0.5
+PENALTY = 1e-2  # of so few figures hardly any is needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +47,28 @@ def find_shortcuts(
 
     Args:
         figures: float (N, D), finite.
-        labels: int (N,), each class at least once.
-        units: N names; images of one unit stay in one fold.
+        labels: int (N,).
+        units: N names; images of one unit stay in one fold, and every class has two units at least.
 
     Returns:
-        The classes by their index; none where they have too few images to measure.
+        The classes by their index.
     """
     scale = figures.std(axis=0)
     scaled = (figures - figures.mean(axis=0)) / np.where(scale > 0, scale, 1)
     counts = np.bincount(labels, minlength=classes)
     weights = len(labels) / (classes * counts)
     table = np.concatenate([scaled, scaled**2], axis=1)
-    penalty = choose_penalty(table, labels, units, classes, weights=weights[labels], seed=seed)
-    if penalty.probabilities is None:
-        return []
-    confused = confusion_matrix(labels, penalty.probabilities.argmax(axis=1), classes)
+    probabilities = cross_validate(
+        table, labels, units, classes, penalty=PENALTY, weights=weights[labels], seed=seed
+    )
+    confused = confusion_matrix(labels, probabilities.argmax(axis=1), classes)
     taken, right = confused.sum(axis=0), confused.diagonal()
     alarms = (taken - right) / np.maximum(len(labels) - counts, 1)
     accuracy, majority = wilson_interval(right.sum(), len(labels)), counts.max() / len(labels)
     found = []
     for label in range(classes):
         recall = wilson_interval(right[label], counts[label])
-        if recall.low - alarms[label] >= EXCESS:
-            found.append(
-                Shortcut(label, recall, float(alarms[label]), accuracy, float(majority))
-            )
+        precision = recall.low / max(recall.low + (classes - 1) * alarms[label], 1e-12)
+        if recall.low - alarms[label] >= EXCESS and precision >= MOST:
+            found.append(Shortcut(label, recall, float(alarms[label]), accuracy, float(majority)))
     return found
