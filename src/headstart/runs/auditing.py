@@ -288,15 +288,9 @@ class _Work:
         self.progress("comparing images", 0, 0)
         copies, outliers = self.compare()
         groups = group_copies(copies.pairs, len(self.dataset))
-        # Copies stay in one fold: a wrong label must not be confirmed by its own picture.
-        contents = [""] * len(self.dataset)
-        for number, group in enumerate(groups):
-            for row in group:
-                contents[row] = str(number)
-        self.units = join_units(self.dataset.units(), contents)
         leaked = self.find_leaked(groups)
         self.progress("judging labels", 0, 0)
-        rows, labels, classes = self.choose_judged()
+        rows, labels, classes = self.choose_judged(groups)
         probe, errors, held = None, tuple[LabelError, ...](), tuple[Held, ...]()
         if len(classes) >= 2:
             probe, errors = self.judge_labels(rows, labels, classes)
@@ -340,16 +334,30 @@ class _Work:
         )
         return dataclasses.replace(found, pairs=good[found.pairs]), outliers
 
-    def choose_judged(self) -> tuple[IntN, IntN, tuple[str, ...]]:
+    def choose_judged(self, groups: list[list[int]]) -> tuple[IntN, IntN, tuple[str, ...]]:
         """Choose the rows of classes with two units at least: rows, labels, and names of these classes."""
+        # Copies stay in one fold: a wrong label must not be confirmed by its own picture. Where that would
+        # leave a class a single unit, only identical files do.
+        contents = [""] * len(self.dataset)
+        for number, group in enumerate(groups):
+            for row in group:
+                contents[row] = str(number)
+        choices = [
+            join_units(self.dataset.units(), names) for names in (contents, self.features.sha256)
+        ]
+        kept = [self.list_judged(units) for units in choices]
+        best = max((0, 1), key=lambda i: len(kept[i]))  # the first where they are alike
+        self.units = choices[best]
         labels = self.dataset.labels
-        rows = self.good[labels[self.good] >= 0]
-        pairs = {(self.units[row], int(labels[row])) for row in rows}
+        rows = self.good[np.isin(labels[self.good], kept[best])]
+        classes = tuple(self.dataset.classes[label] for label in kept[best])
+        return rows, np.searchsorted(kept[best], labels[rows]), classes
+
+    def list_judged(self, units: tuple[str, ...]) -> list[int]:
+        """List the classes with two of these units at least."""
+        pairs = {(units[row], int(self.dataset.labels[row])) for row in self.good}
         counts = Counter(label for _, label in pairs)
-        kept = [label for label in range(len(self.dataset.classes)) if counts[label] >= 2]
-        rows = rows[np.isin(labels[rows], kept)]
-        classes = tuple(self.dataset.classes[label] for label in kept)
-        return rows, np.searchsorted(kept, labels[rows]), classes
+        return [label for label in range(len(self.dataset.classes)) if counts[label] >= 2]
 
     def units_of(self, rows: IntN) -> tuple[str, ...]:
         return tuple(self.units[row] for row in rows)
