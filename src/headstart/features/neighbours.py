@@ -23,7 +23,7 @@ __all__ = [
 NEIGHBOURS = 10  # K by which an image is near others or not
 
 # A robust z-score (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993) beyond which an image is
-# unlike all others. Of six foreign images in each of four data sets 20 of the 22 that have nothing like them
+# unlike all others. Of six foreign images in each of four data sets 20 of the 21 that have nothing like them
 # there are beyond it, and of their own 0 to 2 %.
 FAR = 3.0
 # The standard deviation of a normal distribution as a multiple of its median absolute deviation.

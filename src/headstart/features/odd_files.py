@@ -9,7 +9,7 @@ from headstart.features.looks import Looks
 __all__ = ["find_odd_files"]
 
 # The steepest step of a sharp image is a larger fraction of its contrast: it was in all of 300 photographs
-# of ants, bees and hands, and in 2 % of them when they were blurred by 2 % of their shorter side.
+# of ants, bees and hands, and in one of twenty when they were blurred by 2 % of their shorter side.
 SHARP = 0.2
 # Where a whole data set is soft, a blurred image has at most this fraction of the median sharpness.
 LESS_SHARP = 0.5
