@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.advising import advise
+    from headstart.runs.auditing import Audit, audit
     from headstart.runs.classifier import Classifier
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
@@ -53,6 +54,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 __all__ = [
     "Activations",
     "Advice",
+    "Audit",
     "Augmentation",
     "Backbone",
     "Bill",
@@ -82,6 +84,7 @@ __all__ = [
     "VerificationError",
     "Views",
     "advise",
+    "audit",
     "choose_engine",
     "evaluate",
     "export_features",
@@ -111,16 +114,16 @@ ORDER = {
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine * engines shards reading "
-        "drawing extraction tables activations pixels shift near_copies"
+        "drawing extraction tables activations pixels shift neighbours near_copies looks duplicates odd_files"
     ),
     "training": (
         "decisions recipes rules facts costs advice logistic heads settings task outputs trainable inputs "
-        "objectives loop epochs probes mirroring tuning evidence calibration"
+        "objectives loop epochs probes mirroring tuning evidence calibration label_errors shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources budget advising refitting fitting "
-        "evaluation"
+        "evaluation auditing corrections"
     ),
     "publish": "charts",
     "cli": "demo terminal options reference listings commands app",
@@ -160,6 +163,7 @@ _HOMES = {
     "runs.predictor": ("Predictor", "predict"),
     "runs.record": ("Run",),
     "runs.advising": ("advise",),
+    "runs.auditing": ("Audit", "audit"),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
 }

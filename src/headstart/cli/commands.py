@@ -4,6 +4,7 @@ Nothing here imports torch before a command needs it.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -19,16 +20,18 @@ import typer
 from rich.text import Text
 
 import headstart
-from headstart.cli.options import takes
+from headstart.cli.options import flag_of, takes
 from headstart.cli.terminal import (
     PRINTERS,
     State,
     count,
     err,
     note,
+    option_words,
     out,
     print_json,
     show_advice,
+    show_audit,
     show_epoch,
     show_evaluation,
     show_followed,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "advise_command",
+    "audit_command",
     "demo_command",
     "evaluate_command",
     "extract_command",
@@ -258,6 +262,92 @@ def advise_command(
         show_advice(advice, data, options)
         for file in files:
             note(f"written: {printable(str(file))}")
+
+
+@takes(
+    ("backbone", "weights", "input_px", "seed", "group", *READING, *RUNTIME),
+    talks=TALKS,
+)
+def audit_command(
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Also write a CSV to act on; with --apply, the manifest."
+        ),
+    ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            "--apply",
+            help="Make a manifest by this CSV, whose column action says drop, relabel or keep.",
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Say what is wrong with labelled images, before anyone trusts a figure.
+
+    Lists labels that are likely wrong, the same picture twice, in two splits
+    or under two classes, images unlike all others, odd and unreadable files,
+    and classes that are small or that the background gives away. To act on
+    it, fill in the column action of the CSV and apply it.
+
+    \b
+    [bold]Examples[/bold]
+    headstart audit photos
+    headstart audit photos -o problems.csv
+    headstart audit photos --apply problems.csv -o mended.csv
+    """
+    from headstart.runs.corrections import check_new_file, write_corrections
+
+    if corrections is not None:
+        _apply(data, corrections, output, options)
+        return
+    if output is not None:
+        check_new_file(output, (".csv",))
+    with show_progress() as progress:
+        found = headstart.audit(
+            data,
+            progress=progress,
+            report=None if State.quiet or State.json else show_scan,
+            **options,
+        )
+        if output is not None:
+            write_corrections(found, output)
+    if State.json:
+        print_json(found.to_json())
+    else:
+        show_audit(found)
+    if output is not None:
+        note(f"written: {printable(str(output))}")
+    if output is not None and found.dataset.reader is None:
+        words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv"]
+        words += option_words({n: options[n] for n in ("group", *READING) if n in options})
+        note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
+
+
+def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:
+    from headstart.runs.corrections import apply_corrections
+
+    if output is None:
+        raise UsageError("--apply needs the manifest to write; add -o mended.csv")
+    reading = {n: options.pop(n) for n in ("group", *READING) if n in options}
+    if options:
+        raise UsageError(f"{flag_of(next(iter(options)))} has no effect with --apply")
+    done = apply_corrections(data, table, output, **reading)
+    if State.json:
+        print_json({**dataclasses.asdict(done), "root": done.root and str(done.root)})
+        return
+    out.print(
+        Text(
+            f"{count(done.images, 'image')} in {printable(str(output))}: {done.dropped:,} dropped, "
+            f"{done.relabelled:,} relabelled"
+        )
+    )
+    words = ["headstart", "fit", str(output)]
+    words += ["--root", str(done.root)] if done.root else []
+    note("next:")
+    note(f"  {printable(shlex.join(words))}")
 
 
 @takes((*READING, "max_bad", *RUNTIME), talks=TALKS)

@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import rich.table
@@ -25,7 +25,7 @@ from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
-from headstart.errors import printable
+from headstart.errors import csv_cell, printable
 from headstart.training.settings import READING
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from headstart.features.engine import EngineChoice
     from headstart.metrics import Estimate
     from headstart.parallel import Progress
+    from headstart.runs.auditing import Audit
     from headstart.runs.evaluation import Evaluation
     from headstart.runs.prediction import Prediction
     from headstart.runs.record import Run
@@ -46,13 +47,14 @@ __all__ = [
     "State",
     "Table",
     "count",
-    "csv_cell",
     "err",
     "is_doubtful",
     "note",
+    "option_words",
     "out",
     "print_json",
     "show_advice",
+    "show_audit",
     "show_epoch",
     "show_evaluation",
     "show_followed",
@@ -237,10 +239,86 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
     words = ["headstart", "fit", *data]
     if advice.networks:
         options = {**options, "backbone": advice.backbone}
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words += option_words(options)
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
+
+
+def option_words(options: dict[str, Any]) -> list[str]:
+    """Give options as they are written on the command line."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
+
+
+# So many findings of a kind are shown; all are in the JSON and the CSV.
+SHOWN = 5
+
+
+def show_audit(audit: "Audit") -> None:
+    """Show what is wrong with a data set: the first findings of each kind."""
+    for warning in audit.warnings:
+        warn(warning)
+    if audit.probe is not None:
+        e = audit.probe.accuracy
+        out.print(
+            Text(
+                f"labels judged by a probe at {printable(', '.join(audit.probe.cuts))} that is right on "
+                f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}) of the images it has not seen",
+                style="dim",
+            )
+        )
+    copies = [(f"{len(images)} images", *images) for images in audit.duplicates]
+    leaks = [
+        (f"{leak.similarity:.3f}", " and ".join(leak.splits), *leak.images) for leak in audit.leaks
+    ]
+    conflicts = [
+        (*(f"{image} ({label})" for image, label in zip(c.images, c.labels, strict=True)),)
+        for c in audit.conflicts
+    ]
+    _show_findings(
+        "likely label errors",
+        [
+            (f"{e.score:.3f}", e.image, f"{e.label}, rather {e.suggested}")
+            for e in audit.label_errors
+        ],
+    )
+    _show_findings("the same picture under several classes", conflicts)
+    _show_findings("the same picture in two splits", leaks)
+    for held in audit.held:
+        out.print(
+            Text(
+                f"  a probe is right on {held.accuracy.value:.3f} of {held.split}, and on "
+                f"{held.without.value:.3f} without those {held.leaked:,}"
+            )
+        )
+    _show_findings("the same picture more than once", copies)
+    _show_findings(
+        "images unlike all others",
+        [(f"{o.score:.1f}", o.image, o.label) for o in audit.outliers],
+    )
+    _show_findings("odd files", [(f.problem, f.image, f.evidence) for f in audit.files])
+    _show_findings(
+        "odd classes", [(c.problem, c.name, f"{c.images:,}", c.evidence) for c in audit.classes]
+    )
+    if not any(audit.counts().values()):
+        out.print(Text("nothing found", style="bold green"))
+
+
+def _show_findings(title: str, rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    out.print(Text(f"{title}: {len(rows):,}", style="bold"))
+    table = Table()
+    table.show_header = False
+    for _ in range(max(map(len, rows[:SHOWN]))):
+        table.add_column()
+    for row in rows[:SHOWN]:
+        table.add_row(*(Text(f"  {printable(cell)}") for cell in row[:SHOWN]))
+    out.print(table)
+    if len(rows) > SHOWN:
+        out.print(Text(f"  … {len(rows) - SHOWN:,} more", style="dim"))
 
 
 def show_followed(advice: "Advice") -> None:
@@ -542,12 +620,6 @@ def _label(prediction: "Prediction") -> list[str]:
 def count(number: int, noun: str, plural: str = "") -> str:
     """Write a number with its noun: 1 network, 2 networks."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def csv_cell(text: str) -> str:
-    """Write a cell that no spreadsheet takes for a formula, on one line of valid UTF-8."""
-    text = printable(text)
-    return "'" + text if text[:1] in tuple("=+-@") else text
 
 
 def print_json(value: dict[str, Any]) -> None:

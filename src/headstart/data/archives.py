@@ -12,7 +12,7 @@ from headstart.data.dataset import SPLIT_NAMES, Dataset, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
 from headstart.data.images import Reader, Source
 from headstart.data.members import (
-    Listing,
+    Contents,
     common_folder,
     find_kind,
     list_archives,
@@ -67,7 +67,7 @@ class _ArchiveTree:
 
     place = None
 
-    def __init__(self, path: Path, listing: Listing, *, is_class: bool) -> None:
+    def __init__(self, path: Path, listing: Contents, *, is_class: bool) -> None:
         """Sort members into folders; `is_class` where the archive is one class, or one split, of several."""
         self.name = str(path)
         self.base = ""

@@ -21,8 +21,8 @@ __all__ = [
     "LABELS",
     "MAX_LABEL_BYTES",
     "Pair",
+    "check_names",
     "find_pairs",
-    "name_classes",
     "name_labels",
     "names_images",
 ]
@@ -115,7 +115,7 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(name[:40] for name in names[:8])
 
 
-def name_classes(where: str, names: Any) -> tuple[str, ...]:
+def check_names(where: str, names: Any) -> tuple[str, ...]:
     """Give names of classes, by number, as text; a name may be a whole number.
 
     Raises:

@@ -6,25 +6,19 @@ label, and in CIFAR-100 behind two, of which the second is the finer. What lies 
 memory.
 """
 
-import contextlib
 import dataclasses
-import gzip
 import io
 import os
-import tarfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from headstart.data.array_names import name_classes, name_labels
+from headstart.data.array_names import check_names, name_labels
 from headstart.data.dataset import Dataset
 from headstart.data.form import Form, LoadOptions
 from headstart.data.image_arrays import (
-    FREE_BYTES,
-    MAX_RATIO,
     FileRows,
     MemoryRows,
     Part,
@@ -32,8 +26,9 @@ from headstart.data.image_arrays import (
     dataset_of_arrays,
 )
 from headstart.data.images import peek
+from headstart.data.members import find_kind, first_names, list_members
 from headstart.data.unpickling import read_pickle
-from headstart.errors import InputError, ResourceError, one_line
+from headstart.errors import BadImageError, InputError
 
 __all__ = ["CIFAR"]
 
@@ -41,6 +36,7 @@ IMAGE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 MAX_TAR_BYTES = 2**29  # the largest, unpacked, has 186 MB
 MAX_NAMES_BYTES = 2**20
+FIRST = 3  # members that an archive is known by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,78 +96,43 @@ def _list_folder(path: Path) -> dict[str, Found]:
 # ---------------------------------------------------------------- archives
 
 
-class _Bounded(io.RawIOBase):
-    """What a file unpacks to, up to a bound, so that nothing in it can ask for more memory."""
-
-    def __init__(self, file: IO[bytes], most: int, where: str) -> None:
-        self._file, self._left, self._where = file, most, where
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        self._left -= len(data)
-        if self._left < 0:
-            raise InputError(f"{self._where}: unpacks to more than CIFAR has; it is something else")
-        buffer[: len(data)] = data
-        return len(data)
-
-
-@contextlib.contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar or tar.gz to be read from its start, with the errors of damaged ones as one line."""
-    try:
-        with open(path, "rb") as packed:
-            is_packed = peek(path, 2) == b"\x1f\x8b"
-            most = min(MAX_TAR_BYTES, max(FREE_BYTES, MAX_RATIO * path.stat().st_size))
-            plain: Any = gzip.GzipFile(fileobj=packed) if is_packed else packed
-            with tarfile.open(fileobj=_Bounded(plain, most, str(path)), mode="r|") as archive:
-                yield archive
-    except (InputError, ResourceError):
-        raise
-    except MemoryError as exc:
-        raise ResourceError(f"{path}: out of memory while reading") from exc
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, LookupError) as exc:
-        raise InputError(f"{path}: damaged: {one_line(exc)}; copy or download it again") from exc
-
-
 def _read_archive(path: Path) -> dict[str, Found]:
     """The files of an archive that may belong to CIFAR, in memory; folders in it do not matter."""
     known = {name for layout in LAYOUTS for name in layout.files()}
     found: dict[str, Found] = {}
-    with _open_tar(path) as archive:
-        for member in archive:
-            name = member.name.rpartition("/")[2]
-            file = archive.extractfile(member) if member.isreg() and name in known else None
-            if file is None:
-                continue
-            if member.issparse() or member.size > MAX_TAR_BYTES:
-                raise InputError(f"{path}: {name} is larger than CIFAR; it is something else")
-            if name in found:
-                raise InputError(f"{path}: has two files {name}; give the folder of one")
-            data = file.read()
-            if len(data) < member.size:
-                raise InputError(f"{path}: ends within {name}; copy or download it again")
-            found[name] = data
+    left = MAX_TAR_BYTES
+    for place, member in list_members(path).members.items():
+        name = place.rpartition("/")[2]
+        if name not in known or member.is_folder:
+            continue
+        if name in found:
+            raise InputError(f"{path}: has two files {name}; give the folder of one")
+        if member.source is None:
+            raise InputError(f"{path}, {name}: {member.error}")
+        try:
+            data = member.source.read(left + 1)
+        except BadImageError as exc:
+            raise InputError(f"{path}, {name}: {exc}; copy or download it again") from exc
+        left -= len(data)
+        if left < 0:
+            raise InputError(f"{path}: {name} is larger than CIFAR; it is something else")
+        found[name] = data
     return found
 
 
 def _is_archive(path: Path) -> bool:
     """Whether the first file in it, or its folder, is one of CIFAR's."""
-    if peek(path, 2) != b"\x1f\x8b" and peek(path, 262)[257:] != b"ustar":
+    if not find_kind(path).startswith("tar"):
         return False
     known = {name for layout in LAYOUTS for name in layout.files()} - {"train", "test", "meta"}
     try:
-        with _open_tar(path) as archive:
-            for member in archive:
-                if member.name.startswith(("cifar-10-batches-", "cifar-100-")):
-                    return True
-                if member.isreg():
-                    return member.name.rpartition("/")[2] in known
-    except (InputError, ResourceError):
+        names = first_names(path, FIRST)
+    except InputError:
         return False
-    return False
+    return any(
+        name.startswith(("cifar-10-batches-", "cifar-100-")) or name.rpartition("/")[2] in known
+        for name in names
+    )
 
 
 # ---------------------------------------------------------------- reading
@@ -221,12 +182,12 @@ def _read_batch(where: str, found: Found, layout: _Layout) -> tuple[Rows, Any]:
 
 def _read_names(where: str, found: Found, layout: _Layout) -> tuple[str, ...]:
     if not layout.labels:
-        return name_classes(where, _read_pickled(where, found).get(layout.keys[1]))
+        return check_names(where, _read_pickled(where, found).get(layout.keys[1]))
     data = found if isinstance(found, bytes) else peek(found, MAX_NAMES_BYTES + 1)
     if len(data) > MAX_NAMES_BYTES:
         raise InputError(f"{where}: too long for names of classes")
     lines = data.decode("utf-8", "replace").splitlines()
-    return name_classes(where, [line.strip() for line in lines if line.strip()])
+    return check_names(where, [line.strip() for line in lines if line.strip()])
 
 
 def _recognises(path: Path) -> bool:

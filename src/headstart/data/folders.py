@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, dataset_of_rows
-from headstart.data.form import Form, LoadOptions
+from headstart.data.form import Form, LoadOptions, list_folders
 from headstart.data.members import list_archives
 from headstart.data.trees import (
     ARCHIVE_SUFFIXES,
@@ -116,7 +116,7 @@ def _advise(root: Path, ignored: Mapping[str, int]) -> str:
     above = here.parent
     if above.name.lower() in SPLIT_NAMES and above != above.parent:
         above = above.parent if has_folders(_Folder(above.parent), "train/") else above
-    siblings = [here.parent / name for name in _folders(here.parent) if name != here.name]
+    siblings = [here.parent / name for name in list_folders(here.parent) if name != here.name]
     if holds_images(_Folder(here)) and any(holds_images(_Folder(path)) for path in siblings):
         shown = above if root.is_absolute() else Path(os.path.relpath(above))
         return f"it looks like the images of one class; give the folder of all classes: {shown}"
@@ -124,11 +124,3 @@ def _advise(root: Path, ignored: Mapping[str, int]) -> str:
         "put each class's images in a folder of its name, or give a manifest (.csv, .tsv, .jsonl "
         "or .parquet with columns path and label)"
     )
-
-
-def _folders(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    except OSError:
-        return []

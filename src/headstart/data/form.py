@@ -4,13 +4,14 @@ A form is one file with one `Form`, and its line in `loading`.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from headstart.data.dataset import Dataset
 
-__all__ = ["Form", "LoadOptions", "has_folders"]
+__all__ = ["Form", "LoadOptions", "list_folders"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,10 @@ class Form:
     is_object: bool = False
 
 
-def has_folders(path: Path) -> bool:
-    """Whether folders lie in a folder, as classes would; what is not listed has none."""
+def list_folders(path: Path) -> list[str]:
+    """List by name the folders in a folder, as classes would lie there; none in one that cannot be listed."""
     try:
-        return any(entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     except OSError:
-        return False
+        return []

@@ -4,13 +4,11 @@ The form (yann.lecun.com/exdb/mnist): two zero bytes, the type (8: unsigned byte
 every dimension in four bytes, big end first, and the numbers. Files come packed with gzip or not.
 """
 
-import gzip
 import math
 import re
 import struct
-import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,8 +23,9 @@ from headstart.data.image_arrays import (
     check_claim,
     dataset_of_arrays,
 )
-from headstart.data.images import peek
-from headstart.errors import InputError, ResourceError, one_line
+from headstart.data.images import open_regular, peek
+from headstart.data.streams import Inflated
+from headstart.errors import BadImageError, InputError
 
 __all__ = ["IDX"]
 
@@ -37,7 +36,7 @@ IMAGES = re.compile(r"images([-.])idx([34])", re.IGNORECASE)
 SPLITS = {"t10k": "test", "test": "test", "val": "val", "train": "train"}
 
 
-def _read_start(file: IO[bytes] | gzip.GzipFile, where: str) -> tuple[tuple[int, ...], int]:
+def _read_start(file: BinaryIO | Inflated, where: str) -> tuple[tuple[int, ...], int]:
     """The shape, and bytes until the numbers.
 
     Raises:
@@ -59,29 +58,23 @@ def _read_start(file: IO[bytes] | gzip.GzipFile, where: str) -> tuple[tuple[int,
 def _read_rows(path: Path) -> Rows:
     """The rows of a file: where they lie, or in memory where it is packed."""
     try:
-        with open(path, "rb") as packed:
+        with open_regular(path) as (packed, info):
             if peek(path, 2) != GZIP_MAGIC:
                 shape, start = _read_start(packed, str(path))
-                size = path.stat().st_size
+                size = info.st_size
                 if size != start + math.prod(shape):
                     raise InputError(_tell_length(path, shape, start, size))
                 return FileRows.of(path, start, shape, np.uint8)
-            with gzip.GzipFile(fileobj=packed) as file:
-                shape, start = _read_start(file, str(path))
-                needed = math.prod(shape)
-                check_claim(
-                    str(path), needed, path.stat().st_size, shape[0] if len(shape) > 1 else 0
-                )
-                data = file.read(needed + 1)
-                if len(data) != needed:
-                    raise InputError(_tell_length(path, shape, start, start + len(data)))
-                return MemoryRows(np.frombuffer(data, np.uint8).reshape(shape))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        raise InputError(f"{path}: damaged: {one_line(exc)}; copy or download it again") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read: {exc.strerror or one_line(exc)}") from exc
-    except MemoryError as exc:
-        raise ResourceError(f"{path}: out of memory while reading") from exc
+            content = Inflated(packed, "gzip")
+            shape, start = _read_start(content, str(path))
+            needed = math.prod(shape)
+            check_claim(str(path), needed, info.st_size, shape[0] if len(shape) > 1 else 0)
+            data = content.read(needed + 1)
+            if len(data) != needed:
+                raise InputError(_tell_length(path, shape, start, start + len(data)))
+            return MemoryRows(np.frombuffer(data, np.uint8).reshape(shape))
+    except BadImageError as exc:
+        raise InputError(f"{path}: {exc}; copy or download it again") from exc
 
 
 def _tell_length(path: Path, shape: tuple[int, ...], start: int, size: int) -> str:

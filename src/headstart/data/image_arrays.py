@@ -25,6 +25,7 @@ from PIL import Image
 from headstart.data.dataset import Dataset, Row, dataset_of_rows
 from headstart.data.decoding import PillowSource
 from headstart.data.images import FileSource, Source, Stamp, read_bytes_at
+from headstart.data.streams import FREE_BYTES, MAX_RATIO
 from headstart.errors import BadImageError, InputError, ResourceError
 
 __all__ = [
@@ -44,10 +45,7 @@ NOT_FINITE = "pixels that are NaN or infinite"
 # Of an array that is scanned; more than one image a time, and little memory.
 BLOCK_BYTES = 16 * 2**20
 
-# What is unpacked into memory. Images shrink to a tenth at best; only what was made to fill memory, or is
-# nearly empty, shrinks more than a hundredfold.
 MAX_UNPACKED_BYTES = 8 * 2**30
-MAX_RATIO, FREE_BYTES = 100, 64 * 2**20
 
 # What is known of each takes some 300 bytes.
 MAX_IMAGES = 10_000_000

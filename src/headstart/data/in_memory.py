@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.data.array_names import CLASS_NAMES, find_pairs, name_classes, name_labels
+from headstart.data.array_names import CLASS_NAMES, check_names, find_pairs, name_labels
 from headstart.data.dataset import SPLIT_NAMES, Dataset
 from headstart.data.form import Form, LoadOptions
 from headstart.data.image_arrays import (
@@ -67,7 +67,7 @@ def from_arrays(
         UsageError: a split that is none, or more or fewer than the images.
     """
     rows = _to_rows(NAME, images)
-    names = None if classes is None else name_classes("classes", list(classes))
+    names = None if classes is None else check_names("classes", list(classes))
     texts = name_labels("labels", _to_labels(labels), len(rows), names)
     given = [splits] * len(rows) if splits is None or isinstance(splits, str) else list(splits)
     if len(given) != len(rows):
@@ -132,7 +132,7 @@ def _read_mapping(data: Mapping[Any, Any]) -> Dataset:
     candidates = [n for n, value in arrays.items() if isinstance(value, np.ndarray | list | tuple)]
     pairs, _ = find_pairs(NAME, candidates)
     names = next((arrays[n] for n in CLASS_NAMES if arrays.get(n) is not None), None)
-    classes = None if names is None else name_classes(f"{NAME}, classes", names)
+    classes = None if names is None else check_names(f"{NAME}, classes", names)
     parts = []
     for pair in pairs:
         rows = _to_rows(f"{NAME}, {pair.images}", arrays[pair.images])
@@ -159,7 +159,7 @@ def _read_items(data: _Items) -> Dataset:
             labels.append(item[1])
     names = getattr(data, "classes", None)
     is_named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    classes = name_classes(f"{NAME}, classes", names) if is_named else None
+    classes = check_names(f"{NAME}, classes", names) if is_named else None
     texts = name_labels(f"{NAME}, labels", _to_labels(labels), count, classes)
     rows: Rows = _ItemRows(data, of_pairs=True)
     if isinstance(data, list | tuple):

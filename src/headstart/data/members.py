@@ -39,13 +39,17 @@ from headstart.data.trees import COMPANION_SUFFIXES
 from headstart.errors import BadImageError, InputError, one_line
 
 __all__ = [
-    "Listing",
+    "DAMAGES",
+    "ZIP_MAGICS",
+    "Contents",
     "Member",
     "common_folder",
+    "find_content",
     "find_kind",
     "first_names",
     "list_archives",
     "list_members",
+    "parse_zip",
     "stem_of",
 ]
 
@@ -98,7 +102,7 @@ class Member(NamedTuple):
 
 
 @dataclasses.dataclass
-class Listing:
+class Contents:
     """What is in an archive.
 
     Attributes:
@@ -200,7 +204,7 @@ def find_kind(path: Path) -> str:
 
 
 def first_names(path: Path, count: int) -> list[str]:
-    """Give the names of the first members of a tar, as `Listing` has them.
+    """Give the names of the first members of a tar, as `Contents` has them.
 
     Raises:
         InputError: it is damaged there.
@@ -210,7 +214,7 @@ def first_names(path: Path, count: int) -> list[str]:
         return [name for info in infos if (name := _clean(info.name))]
 
 
-def list_members(path: Path) -> Listing:
+def list_members(path: Path) -> Contents:
     """List the members of an archive.
 
     Raises:
@@ -338,11 +342,7 @@ class _ZipSource(_Source):
     def read(self, most: int | None = None) -> bytes:
         """Read and inflate it, as `Source` says."""
         with self.archive.opened() as file:
-            file.seek(self.header)
-            header = file.read(ZIP_HEADER)
-            if len(header) < ZIP_HEADER or not header.startswith(ZIP_MAGICS[0]):
-                raise BadImageError("damaged archive: the member is not where it should be")
-            file.seek(sum(struct.unpack_from("<HH", header, 26)), 1)
+            file.seek(find_content(file, self.header))
             # Deflating makes what cannot be made smaller at most a little larger.
             enough = self.packed if most is None else most + most // 512 + 1024
             data = _whole(file.read, min(self.packed, enough))
@@ -415,13 +415,37 @@ class _Guarded:
 # ---------------------------------------------------------------- zip
 
 
-def _list_zip(file: BinaryIO, archive: _Archive) -> Listing:
+def parse_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """Read what is in a zip, none of its members.
+
+    Raises:
+        InputError: it holds more than is read.
+        One of `DAMAGES`: it is damaged.
+    """
     guarded = _Guarded(file, MAX_DIRECTORY_BYTES)
     try:  # macOS and others write UTF-8 and do not say so
-        infos = zipfile.ZipFile(guarded, metadata_encoding="utf-8").infolist()
+        return zipfile.ZipFile(guarded, metadata_encoding="utf-8")
     except UnicodeDecodeError:
-        infos = zipfile.ZipFile(guarded).infolist()
-    listing = Listing()
+        return zipfile.ZipFile(guarded)
+
+
+def find_content(file: BinaryIO, header: int) -> int:
+    """Find where the bytes of a zip's member begin: after its own header, of which two fields vary in length.
+
+    Raises:
+        BadImageError: no header is there.
+    """
+    file.seek(header)
+    fixed = file.read(ZIP_HEADER)
+    if len(fixed) < ZIP_HEADER or not fixed.startswith(ZIP_MAGICS[0]):
+        raise BadImageError("damaged archive: the member is not where it should be")
+    name, extra = struct.unpack_from("<HH", fixed, 26)
+    return header + ZIP_HEADER + int(name) + int(extra)
+
+
+def _list_zip(file: BinaryIO, archive: _Archive) -> Contents:
+    infos = parse_zip(file).infolist()
+    listing = Contents()
     starts = sorted(info.header_offset for info in infos)
     for info in infos:
         first = bisect.bisect_left(starts, info.header_offset)
@@ -487,8 +511,8 @@ def _walk_tar(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield info
 
 
-def _list_tar(file: BinaryIO, archive: _Archive, compression: str) -> Listing:
-    listing = Listing()
+def _list_tar(file: BinaryIO, archive: _Archive, compression: str) -> Contents:
+    listing = Contents()
     parts = GzipParts(archive.path)
     content: Inflated | None = None
     if compression:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,13 @@ from headstart.data.array_names import (
     CLASS_NAMES,
     LABELS,
     MAX_LABEL_BYTES,
+    check_names,
     find_pairs,
-    name_classes,
     name_labels,
     names_images,
 )
 from headstart.data.dataset import Dataset
-from headstart.data.form import Form, LoadOptions, has_folders
+from headstart.data.form import Form, LoadOptions, list_folders
 from headstart.data.image_arrays import (
     FileRows,
     MemoryRows,
@@ -37,12 +37,13 @@ from headstart.data.image_arrays import (
     check_claim,
     dataset_of_arrays,
 )
-from headstart.data.images import peek
-from headstart.errors import InputError, ResourceError, one_line
+from headstart.data.images import open_regular, peek
+from headstart.data.members import DAMAGES, ZIP_MAGICS, find_content, parse_zip
+from headstart.errors import BadImageError, InputError, ResourceError, one_line
 
 __all__ = ["NUMPY"]
 
-MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
+MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000  # as NumPy reads without being told to trust the file
 MAX_DIMENSIONS = 8
 MAX_MEMBERS = 1000
@@ -132,12 +133,11 @@ def _reading(where: str) -> Iterator[None]:
     """The errors of damaged archives and files as one line."""
     try:
         yield
+    except BadImageError as exc:
+        raise InputError(f"{where}: {exc}") from exc
     except (InputError, ResourceError):
         raise
-    except (
-        OSError, ValueError, LookupError, RuntimeError, NotImplementedError, struct.error, EOFError,
-        zipfile.BadZipFile, zlib.error,
-    ) as exc:  # fmt: skip
+    except (OSError, ValueError, RuntimeError, zlib.error, *DAMAGES) as exc:
         raise InputError(
             f"{where}: cannot be read: {one_line(exc)}; copy or download it again"
         ) from exc
@@ -159,13 +159,14 @@ class _Archive:
         members: {name without .npy: entry}.
     """
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        archive = parse_zip(file)
         entries = archive.infolist()
         if len(entries) > MAX_MEMBERS:
             raise InputError(
                 f"{path}: more than {MAX_MEMBERS:,} arrays; images and labels are one each"
             )
-        self.path, self._archive = path, archive
+        self.path, self._file, self._archive = path, file, archive
         if any(entry.compress_type not in COMPRESSIONS for entry in entries):
             raise InputError(
                 f"{path}: compressed in a way that NumPy does not write; save it again"
@@ -188,28 +189,19 @@ class _Archive:
             header = _read_header(file, where)
             if entry.compress_type == zipfile.ZIP_STORED and not header.fortran:
                 if header.size + header.data_bytes() <= entry.file_size:
-                    return FileRows.of(
-                        self.path, self._find_start(entry) + header.size, header.shape, header.dtype
-                    )
+                    start = find_content(self._file, entry.header_offset)
+                    return FileRows.of(self.path, start + header.size, header.shape, header.dtype)
                 raise InputError(f"{where}: ends before its numbers do; copy or download it again")
             check_claim(where, header.data_bytes(), entry.compress_size, header.shape[0])
             return MemoryRows(_read_numbers(file, header, where))
 
-    def _find_start(self, entry: zipfile.ZipInfo) -> int:
-        """Where a member's bytes begin: after its own header, of which two fields vary in length."""
-        with open(self.path, "rb") as file:
-            file.seek(entry.header_offset)
-            fixed = file.read(30)
-        name, extra = struct.unpack_from("<HH", fixed, 26)
-        return entry.header_offset + 30 + int(name) + int(extra)
-
 
 def _load_npz(path: Path) -> Dataset:
-    with _reading(str(path)), zipfile.ZipFile(path) as file:
+    with _reading(str(path)), open_regular(path) as (file, _):
         archive = _Archive(path, file)
         pairs, warnings = find_pairs(str(path), archive.members)
         named = next((name for name in CLASS_NAMES if name in archive.members), None)
-        classes = None if named is None else name_classes(f"{path}, {named}", archive.read(named))
+        classes = None if named is None else check_names(f"{path}, {named}", archive.read(named))
         parts = []
         for pair in pairs:
             rows, numbers = archive.find_rows(pair.images), archive.read(pair.labels)
@@ -268,18 +260,20 @@ def _load_npy(path: Path) -> Dataset:
 
 def _recognises(path: Path) -> bool:
     if path.is_dir():
-        return any(names_images(file.stem) for file in path.glob("*.npy")) and not has_folders(path)
+        return any(names_images(file.stem) for file in path.glob("*.npy")) and not list_folders(
+            path
+        )
     start = peek(path, len(MAGIC))
-    return start == MAGIC or (start[:4] == ZIP_MAGIC and _holds_arrays(path))
+    return start == MAGIC or (start.startswith(ZIP_MAGICS) and _holds_arrays(path))
 
 
 def _holds_arrays(path: Path) -> bool:
     if path.suffix.lower() == ".npz":
         return True
     try:
-        with zipfile.ZipFile(path) as archive:
-            return all(name.endswith(".npy") for name in archive.namelist())
-    except (OSError, ValueError, LookupError, NotImplementedError, zipfile.BadZipFile):
+        with open_regular(path) as (file, _):
+            return all(name.endswith(".npy") for name in parse_zip(file).namelist())
+    except (InputError, ValueError, *DAMAGES):
         return False
 
 

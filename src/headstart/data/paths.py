@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from headstart.errors import InputError
 
-__all__ = ["Resolver"]
+__all__ = ["HALVES", "IMAGE_SUFFIXES", "Resolver"]
 
 # The suffixes of files of the formats that are decoded.
 IMAGE_SUFFIXES = tuple(

@@ -12,13 +12,13 @@ import numpy as np
 
 from headstart.data.array_names import (
     CLASS_NAMES,
+    check_names,
     find_pairs,
-    name_classes,
     name_labels,
     names_images,
 )
 from headstart.data.dataset import SPLIT_NAMES, Dataset
-from headstart.data.form import Form, LoadOptions, has_folders
+from headstart.data.form import Form, LoadOptions, list_folders
 from headstart.data.image_arrays import ListRows, MemoryRows, Part, Rows, dataset_of_arrays
 from headstart.data.images import peek
 from headstart.data.unpickling import read_pickle
@@ -57,7 +57,7 @@ def _recognises(path: Path) -> bool:
     if not path.is_dir():
         return _is_pickle(path)
     named = (file for file in path.glob("*") if SPLIT_NAMES.get(file.stem.lower()) == "train")
-    return any(map(_is_pickle, named)) and not has_folders(path)
+    return any(map(_is_pickle, named)) and not list_folders(path)
 
 
 def _load(path: Path, options: LoadOptions) -> Dataset:
@@ -89,7 +89,7 @@ def _read_parts(path: Path, split: str) -> tuple[list[Part], tuple[str, ...]]:
         return _list_classes(path, split, arrays), ()
     pairs, warnings = find_pairs(str(path), arrays)
     named = next((name for name in CLASS_NAMES if name in arrays), None)
-    classes = None if named is None else name_classes(f"{path}, {named}", arrays[named])
+    classes = None if named is None else check_names(f"{path}, {named}", arrays[named])
     parts = []
     for pair in pairs:
         where = f"{path}, {pair.images}"
@@ -125,7 +125,7 @@ def _to_rows(where: str, value: Any) -> Rows:
 
 def _list_classes(path: Path, split: str, classes: Mapping[str, Any]) -> list[Part]:
     """A part for each class, of which the ids begin with its name."""
-    names = name_classes(str(path), list(classes))
+    names = check_names(str(path), list(classes))
     start = f"{split}/" if split else ""
     return [
         Part(f"{path}, {name}", _to_rows(name, images), [name] * len(images), split, start + name)

@@ -11,13 +11,24 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headstart.data.parquet import list_parquet_columns, read_parquet
 from headstart.errors import InputError
 from headstart.files import read_bounded
 
-__all__ = ["TABLE_SUFFIXES", "Batch", "Chooser", "list_columns", "read_batches", "read_text"]
+if TYPE_CHECKING:
+    from _csv import Reader
+
+__all__ = [
+    "TABLE_SUFFIXES",
+    "Batch",
+    "Chooser",
+    "list_columns",
+    "read_batches",
+    "read_separated",
+    "read_text",
+]
 
 BATCH_ROWS = 2**14
 MAX_TEXT_BYTES = 2**29  # of rows of 100 bytes, five millions
@@ -91,25 +102,34 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not {encoding} text at byte {exc.start}; save as UTF-8") from exc
 
 
+def read_separated(text: str, separator: str = "") -> "Reader":
+    """Read the rows of a CSV, as Python's csv does; damaged ones raise csv.Error.
+
+    Args:
+        text: all of it.
+        separator: what stands between cells; by default what the header has most of, since programs write
+            semicolons where a comma is decimal.
+    """
+    if not separator:
+        header = re.split(r"[\r\n]", text[:HEAD_CHARS].lstrip(), maxsplit=1)[0]
+        separator = max(SEPARATORS, key=header.count)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+
+
 def _refuse_twice(path: Path, names: list[str]) -> None:
     if len({name.lower() for name in names}) < len(names):
         raise InputError(f"{path}: the header names a column twice: {names[:8]}")
 
 
 def _read_csv(path: Path, choose: Chooser) -> Iterator[Batch]:
-    """Separated by what the header has most of: programs write semicolons where a comma is decimal."""
-    text = read_text(path)
-    header = re.split(r"[\r\n]", text[:HEAD_CHARS].lstrip(), maxsplit=1)[0]
-    return _read_separated(path, text, max(SEPARATORS, key=header.count), choose)
+    return _read_rows(path, read_separated(read_text(path)), choose)
 
 
 def _read_tsv(path: Path, choose: Chooser) -> Iterator[Batch]:
-    return _read_separated(path, read_text(path), "\t", choose)
+    return _read_rows(path, read_separated(read_text(path), "\t"), choose)
 
 
-def _read_separated(path: Path, text: str, separator: str, choose: Chooser) -> Iterator[Batch]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-
+def _read_rows(path: Path, reader: "Reader", choose: Chooser) -> Iterator[Batch]:
     def rows() -> Iterator[tuple[int, list[str]]]:
         try:
             for row in reader:

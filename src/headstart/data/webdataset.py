@@ -24,11 +24,12 @@ from headstart.data.members import (
     list_members,
     stem_of,
 )
+from headstart.data.paths import IMAGE_SUFFIXES
 from headstart.errors import BadImageError, InputError
 
 __all__ = ["WEBDATASET"]
 
-IMAGES = frozenset("jpg jpeg png webp bmp gif tif tiff ppm pgm pbm".split())
+IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 LABELS = ("cls", "json", "txt")  # the first that a sample has
 FIELDS = ("label", "class", "class_name", "category", "cls")  # of JSON
 

@@ -38,6 +38,7 @@ __all__ = [
     "choose_cuts",
     "choose_penalty",
     "choose_shallow",
+    "cross_validate",
     "fit_linear",
     "head_of_arrays",
     "name_cuts",
@@ -349,6 +350,7 @@ def fit_linear(
     *,
     penalty: float,
     weights: FloatN | None = None,
+    gap: float = GAP,
 ) -> LinearHead:
     """Fit multinomial logistic regression on standardised features.
 
@@ -360,13 +362,14 @@ def fit_linear(
         labels: int (N,), each class at least once.
         penalty: above 0.
         weights: float (N,) weight of each image; 1 by default.
+        gap: how near the minimum it ends, in nats an image.
 
     Raises:
         InputError: NaN or infinite features.
     """
     with side_by_side(features.size * classes) as run:
         whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, GAP)[0]))
+        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, gap)[0]))
 
 
 def choose_penalty(
@@ -463,6 +466,35 @@ def average_probabilities(parts: Sequence[FloatNC]) -> FloatNC:
     least = np.finfo(np.float32).tiny
     logs = [np.log(np.maximum(part, least, dtype=np.float64)) for part in parts]
     return softmax(np.mean(logs, axis=0)).astype(np.float32)
+
+
+def cross_validate(
+    features: FloatND,
+    labels: IntN,
+    units: tuple[str, ...],
+    classes: int,
+    *,
+    penalty: float,
+    weights: FloatN | None = None,
+    seed: int = 0,
+) -> FloatNC:
+    """Give every image's probabilities by a head at this penalty that was fitted without its unit.
+
+    Args:
+        features, labels, units, weights: as `choose_penalty`; every class has at least two units.
+
+    Returns:
+        float32 (N, C).
+
+    Raises:
+        InputError: NaN or infinite features.
+    """
+    folds = count_folds(min(_units_per_class(labels, units, classes)))
+    fold = assign_folds(labels, units, folds, seed)
+    with side_by_side(features.size * classes) as run:
+        regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
+        solutions = regression.solve_in_stages(range(folds), penalty, CV_GAP)
+        return regression.held_out_probabilities(solutions)
 
 
 def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
