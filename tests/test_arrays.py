@@ -583,14 +583,14 @@ def test_damaged_archives_of_cifar(tmp_path):
     whole = write_cifar(tmp_path, "10-python", "archive").read_bytes()
     for cut in (len(whole) - 700, len(whole) - 300):
         (tmp_path / "cut.tar.gz").write_bytes(whole[:cut])
-        with pytest.raises(InputError, match=r"damaged: .*; copy or download it again"):
+        with pytest.raises(InputError, match="damaged archive: it is cut short"):
             load_dataset(tmp_path / "cut.tar.gz", format="cifar")
     with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("cifar-10-batches-py/x"))
         member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
         member.size = 80 * 2**20
         archive.addfile(member, io.BytesIO(bytes(member.size)))
-    with pytest.raises(InputError, match="unpacks to more than CIFAR has"):
+    with pytest.raises(InputError, match="inflates to more than 200 times its size"):
         load_dataset(tmp_path / "bomb.tar.gz")
     sparse = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
     sparse.pax_headers = {
@@ -601,13 +601,13 @@ def test_damaged_archives_of_cifar(tmp_path):
     sparse.size = 1
     with tarfile.open(tmp_path / "holes.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(sparse, io.BytesIO(b"x"))
-    with pytest.raises(InputError, match="data_batch_1 is larger than CIFAR"):
+    with pytest.raises(InputError, match="data_batch_1: a sparse file"):
         load_dataset(tmp_path / "holes.tar.gz")
     with tarfile.open(tmp_path / "link.tar.gz", "w:gz") as archive:
         link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(InputError, match="no files of CIFAR in it"):
+    with pytest.raises(InputError, match="data_batch_1: a link, which is not followed"):
         load_dataset(tmp_path / "link.tar.gz")
 
 
@@ -900,7 +900,7 @@ def test_more_images_than_a_packed_file_can_hold(tmp_path):
 def test_idx_without_labels_or_torn(tmp_path):
     path = write_idx(tmp_path, True)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(InputError, match="damaged: "):
+    with pytest.raises(InputError, match="damaged archive: it is cut short; copy"):
         load_dataset(path)
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(
@@ -1104,4 +1104,4 @@ def test_fit_and_evaluate_take_what_python_has(tmp_path, paint):
 
 def test_forms_are_found_before_folders():
     files = [name for name, form in FORMS.items() if not form.is_object]
-    assert files[-2:] == ["folder", "manifest"]
+    assert files[-4:] == ["folder", "manifest", "webdataset", "archive"]
