@@ -109,8 +109,8 @@ ORDER = {
         "drawing extraction tables activations pixels shift near_copies"
     ),
     "training": (
-        "decisions recipes rules facts costs advice logistic heads settings task outputs trainable inputs "
-        "objectives loop epochs probes mirroring tuning evidence calibration"
+        "decisions recipes rules cuts facts costs advice logistic heads settings task outputs trainable "
+        "inputs objectives loop epochs probes mirroring tuning evidence calibration"
     ),
     "training.strategies": "* table",
     "runs": (
