@@ -117,8 +117,8 @@ ORDER = {
         "drawing extraction tables activations pixels shift neighbours near_copies looks duplicates odd_files"
     ),
     "training": (
-        "decisions recipes rules facts costs advice logistic heads settings task outputs trainable inputs "
-        "objectives loop epochs probes mirroring tuning evidence calibration label_errors shortcuts"
+        "decisions recipes rules cuts facts costs advice logistic heads settings task outputs trainable "
+        "inputs objectives loop epochs probes mirroring tuning evidence calibration label_errors shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (

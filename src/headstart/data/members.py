@@ -394,7 +394,7 @@ class _Guarded:
         if not 0 <= size <= self._most:
             if size >= 0 or isinstance(self._file, Inflated):
                 raise InputError("a header of absurd size; the archive is damaged or hostile")
-            # The end of a zip, whose length its parser does not say; a read makes room for all that it asks for.
+            # The end of a zip, whose length its parser does not say; room is made for all that is asked for.
             here, end = self._file.tell(), self._file.seek(0, os.SEEK_END)
             size = min(self._most, end - self._file.seek(here))
         self.last = self._file.read(size)
