@@ -45,7 +45,7 @@ def make_facts(
     best = max(accuracies)
     error = math.sqrt(0.2 / images)
     depths = [
-        Depth(n, a, error, 1 - a, gap=best - a, gap_error=gaps)
+        Depth(((n,),), a, error, 1 - a, gap=best - a, gap_error=gaps)
         for n, a in zip(names, accuracies, strict=True)
     ]
     return Facts(

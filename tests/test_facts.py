@@ -12,9 +12,9 @@ FACTS = Facts(
     per_class=(150, 50),
     measured=200,
     depths=(
-        Depth("a", 0.7, 0.03, 0.6),
-        Depth("b", 0.8, 0.02, 0.5),
-        Depth("a,b", 0.81, 0.02, 0.5),
+        Depth((("a",),), 0.7, 0.03, 0.6),
+        Depth((("b",),), 0.8, 0.02, 0.5),
+        Depth((("a", "b"),), 0.81, 0.02, 0.5),
     ),
     curve=(CurvePoint(50, 0.6, 0.05), CurvePoint(200, 0.8, 0.03)),
     shift=(0.1, 0.3),

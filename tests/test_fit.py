@@ -159,7 +159,7 @@ def test_the_datas_own_validation_images_are_measured_on(plant, tiny, tmp_path):
         (
             {"root": "."},
             UsageError,
-            "root applies to a .csv, .tsv or .jsonl manifest, and the data are",
+            "root applies to a .csv, .tsv, .jsonl or .parquet manifest, and the data are",
         ),
         ({"penaltie": 1}, UsageError, "nearest: penalty"),
     ],
@@ -632,12 +632,14 @@ def test_a_setting_without_effect_on_a_dataset_is_refused(loose, tiny, tmp_path)
         headstart.fit(dataset, tmp_path / "run", **{**tiny, "group": "(x)"})
 
 
-@pytest.mark.parametrize("value", [None, 3, ["a"], [np.zeros(3)]], ids=repr)
+@pytest.mark.parametrize("value", [None, 3, ["a", 3], [np.zeros(3)]], ids=repr)
 def test_what_is_no_data_or_no_run_is_refused_in_one_line(value, tiny, tiny_run, loose, tmp_path):
     if value is not None:
-        with pytest.raises(UsageError, match=r"the data are of type (int|list); give a folder"):
+        with pytest.raises(
+            UsageError, match=r"the data are of type int; give a path|item 0 is of type (str|nda)"
+        ):
             fit(value, tmp_path / "run", **tiny)
-    with pytest.raises(UsageError, match="the data are of type"):
+    with pytest.raises(UsageError, match=r"the data are of type|item 0 is of type"):
         evaluate(tiny_run.folder, value)
     with pytest.raises(
         UsageError, match=r"run is of type .*; give the folder of a run, a Run or a"

@@ -330,7 +330,7 @@ def test_cut_points_together_win_where_each_knows_a_part():
         candidates=suggest_cuts(list(values)),
         progress=lambda *s: steps.append(s),
     )
-    best, *others = found.heads
+    best = found.heads[0]
     assert {"first", "second"} <= set(best)
     candidates = suggest_cuts(list(values))
     assert [s.heads for s in found.scores[: len(candidates)]] == [(cuts,) for cuts in candidates]
@@ -349,8 +349,6 @@ def test_cut_points_together_win_where_each_knows_a_part():
     assert alone.error == pytest.approx(losses.std(ddof=1) / 300**0.5, rel=1e-3)
     right = (penalty.probabilities.argmax(axis=1) == labels).mean()
     assert alone.accuracy == pytest.approx(right)
-    if others:
-        assert scores[found.heads].log_loss < alone.log_loss - 0.001
     assert steps[-1] == ("choice of cut points", len(candidates), len(candidates))
 
 
@@ -414,7 +412,7 @@ def test_many_images_are_compared_on_a_sample_and_the_penalty_is_of_all():
     found = choose_cuts(values, labels, units(9000), 3, candidates=cuts, seed=3)
     assert found.heads[0] == ("first", "second")
     assert {len(s.losses) for s in found.scores} == {2250}
-    assert {p.probabilities.shape for p in found.penalties} == {(9000, 3)}
+    assert found.penalties == ()  # which are chosen on all images when they are trained
     again = choose_cuts(values, labels, units(9000), 3, candidates=cuts, seed=3)
     assert [s.losses.tobytes() for s in again.scores] == [s.losses.tobytes() for s in found.scores]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
     from headstart.data.images import ImageRef
+    from headstart.data.in_memory import from_arrays
     from headstart.data.loading import load_dataset
     from headstart.data.scan import scan_images
     from headstart.data.splits import split_dataset
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.advising import advise
+    from headstart.runs.auditing import Audit, audit
     from headstart.runs.classifier import Classifier
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
@@ -52,6 +54,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 __all__ = [
     "Activations",
     "Advice",
+    "Audit",
     "Augmentation",
     "Backbone",
     "Bill",
@@ -81,12 +84,14 @@ __all__ = [
     "VerificationError",
     "Views",
     "advise",
+    "audit",
     "choose_engine",
     "evaluate",
     "export_features",
     "extract",
     "extract_activations",
     "fit",
+    "from_arrays",
     "load_backbone",
     "load_dataset",
     "measure",
@@ -102,20 +107,23 @@ __all__ = [
 # a file after them has their table, so one more is its file and its line there.
 ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
-    "data": "images groups dataset form * loading bounds decoding views scan splits",
+    "data": (
+        "images bounds decoding groups dataset form trees streams members paths parquet tables rows "
+        "image_arrays array_names unpickling * class_names loading views scan splits"
+    ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine * engines shards reading "
-        "drawing extraction tables activations pixels shift near_copies"
+        "drawing extraction tables activations pixels shift neighbours near_copies looks duplicates odd_files"
     ),
     "training": (
-        "decisions recipes rules facts costs advice logistic heads settings task outputs trainable inputs "
-        "objectives loop epochs probes mirroring tuning evidence calibration"
+        "decisions recipes rules cuts facts costs advice logistic heads settings task outputs trainable "
+        "inputs objectives loop epochs probes mirroring tuning evidence calibration label_errors shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources budget advising refitting fitting "
-        "evaluation"
+        "evaluation auditing corrections"
     ),
     "publish": "charts",
     "cli": "demo terminal options reference listings commands app",
@@ -133,6 +141,7 @@ _HOMES = {
     "metrics": ("Estimate", "measure", "measure_recall"),
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
+    "data.in_memory": ("from_arrays",),
     "data.loading": ("load_dataset",),
     "data.decoding": ("Preprocessing",),
     "data.scan": ("scan_images",),
@@ -154,6 +163,7 @@ _HOMES = {
     "runs.predictor": ("Predictor", "predict"),
     "runs.record": ("Run",),
     "runs.advising": ("advise",),
+    "runs.auditing": ("Audit", "audit"),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
 }

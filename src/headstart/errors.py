@@ -15,6 +15,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "VerificationError",
+    "csv_cell",
     "one_line",
     "printable",
 ]
@@ -23,6 +24,12 @@ __all__ = [
 def printable(text: str) -> str:
     """Text from a file or a name as one line that cannot steer a terminal or reorder its words."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def csv_cell(text: str) -> str:
+    """Write a cell that no spreadsheet takes for a formula, on one line of valid UTF-8."""
+    text = printable(text)
+    return "'" + text if text[:1] in tuple("=+-@") else text
 
 
 def one_line(exc: BaseException) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 import headstart
 from headstart.cli.commands import (
     advise_command,
+    audit_command,
     demo_command,
     evaluate_command,
     extract_command,
@@ -51,6 +52,7 @@ headstart predict run new/*.jpg            [dim]what is in these?[/dim]
 
 for _name, _command in {
     "advise": advise_command,
+    "audit": audit_command,
     "fit": fit_command,
     "evaluate": evaluate_command,
     "predict": predict_command,

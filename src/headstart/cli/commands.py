@@ -4,6 +4,7 @@ Nothing here imports torch before a command needs it.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -19,16 +20,18 @@ import typer
 from rich.text import Text
 
 import headstart
-from headstart.cli.options import takes
+from headstart.cli.options import flag_of, takes
 from headstart.cli.terminal import (
     PRINTERS,
     State,
     count,
     err,
     note,
+    option_words,
     out,
     print_json,
     show_advice,
+    show_audit,
     show_epoch,
     show_evaluation,
     show_followed,
@@ -40,7 +43,7 @@ from headstart.cli.terminal import (
 )
 from headstart.errors import InputError, UsageError, printable
 from headstart.process import leave
-from headstart.training.settings import FIELDS
+from headstart.training.settings import FIELDS, READING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "advise_command",
+    "audit_command",
     "demo_command",
     "evaluate_command",
     "extract_command",
@@ -64,7 +68,7 @@ __all__ = [
 ]
 
 TALKS = ("json", "quiet", "verbose")
-DATA_HELP = "Folder of class folders, or manifest with path and label."
+DATA_HELP = "Labelled images: a folder, archives, a table or arrays."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
@@ -73,7 +77,7 @@ MAX_BAD = FIELDS["max_bad"].info.default
 @takes(FIELDS, talks=TALKS)
 def fit_command(
     data: Annotated[
-        str | None,  # not Path, which takes an empty name for the current folder
+        list[str] | None,  # not Path, which takes an empty name for the current folder
         typer.Argument(help=DATA_HELP),
     ] = None,
     output: Annotated[
@@ -98,26 +102,30 @@ def fit_command(
     """
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
-    if resume is None and data is None:
+    if resume is None and not data:
         raise UsageError("Missing argument 'data'; see headstart fit --help")
     if overwrite and output is None and resume is None:
         raise UsageError("--overwrite goes with -o; without, every run has a new folder")
     given = output if resume is None else resume
-    with _new_folder(str(data)) if given is None else contextlib.nullcontext(given) as folder:
-        dataset, run = _fit(data, folder, overwrite=overwrite, resume=resume is not None, **options)
+    words = data or []
+    with _new_folder(words) if given is None else contextlib.nullcontext(given) as folder:
+        dataset, run = _fit(
+            words or None, folder, overwrite=overwrite, resume=resume is not None, **options
+        )
     if dataset is not None:
-        show_next(run, data, dataset)
+        show_next(run, words, dataset)
 
 
 @contextlib.contextmanager
-def _new_folder(data: str) -> Iterator[Path]:
+def _new_folder(data: list[str]) -> Iterator[Path]:
     """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
 
-    Beside the data where `runs` would lie in them, as a class would.
+    Beside the data where `runs` would lie in them, as a class would. Several archives give their names.
     """
-    source = Path(os.path.realpath(data))  # which takes a link to itself, too
-    name = re.sub(r"[^\w.-]+", "-", source.name if source.is_dir() else source.stem)
-    name = name.strip(".-")[:60] or "run"
+    sources = [Path(os.path.realpath(word)) for word in data]  # which takes a link to itself, too
+    source = sources[0]
+    name = "-".join(path.name if path.is_dir() else _stem_of(path) for path in sources)
+    name = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60].strip(".-") or "run"
     runs = Path("runs")
     if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
         runs = source.parent / "runs"
@@ -135,7 +143,14 @@ def _new_folder(data: str) -> Iterator[Path]:
                 empty.rmdir()
 
 
-def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Dataset | None, Run]":
+def _stem_of(path: Path) -> str:
+    """ "photos" of photos.csv and of photos.tar.gz."""
+    return path.with_suffix("").stem if path.stem.lower().endswith(".tar") else path.stem
+
+
+def _fit(
+    data: list[str] | str | Path | None, output: Path, **options: Any
+) -> "tuple[Dataset | None, Run]":
     """Fit and show; the data set as it was read, where people are told of it."""
     resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
     read: list[Dataset] = []
@@ -197,7 +212,7 @@ def _fit(data: str | Path | None, output: Path, **options: Any) -> "tuple[Datase
     talks=TALKS,
 )
 def advise_command(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     backbones: Annotated[
         str | None,
         typer.Option(help="Choose among these networks too: names with commas between them."),
@@ -249,10 +264,96 @@ def advise_command(
             note(f"written: {printable(str(file))}")
 
 
-@takes(("root", "allow_outside", "max_bad", *RUNTIME), talks=TALKS)
+@takes(
+    ("backbone", "weights", "input_px", "seed", "group", *READING, *RUNTIME),
+    talks=TALKS,
+)
+def audit_command(
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Also write a CSV to act on; with --apply, the manifest."
+        ),
+    ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            "--apply",
+            help="Make a manifest by this CSV, whose column action says drop, relabel or keep.",
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Say what is wrong with labelled images, before anyone trusts a figure.
+
+    Lists labels that are likely wrong, the same picture twice, in two splits
+    or under two classes, images unlike all others, odd and unreadable files,
+    and classes that are small or that the background gives away. To act on
+    it, fill in the column action of the CSV and apply it.
+
+    \b
+    [bold]Examples[/bold]
+    headstart audit photos
+    headstart audit photos -o problems.csv
+    headstart audit photos --apply problems.csv -o mended.csv
+    """
+    from headstart.runs.corrections import check_new_file, write_corrections
+
+    if corrections is not None:
+        _apply(data, corrections, output, options)
+        return
+    if output is not None:
+        check_new_file(output, (".csv",))
+    with show_progress() as progress:
+        found = headstart.audit(
+            data,
+            progress=progress,
+            report=None if State.quiet or State.json else show_scan,
+            **options,
+        )
+        if output is not None:
+            write_corrections(found, output)
+    if State.json:
+        print_json(found.to_json())
+    else:
+        show_audit(found)
+    if output is not None:
+        note(f"written: {printable(str(output))}")
+    if output is not None and found.dataset.reader is None:
+        words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv"]
+        words += option_words({n: options[n] for n in ("group", *READING) if n in options})
+        note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
+
+
+def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:
+    from headstart.runs.corrections import apply_corrections
+
+    if output is None:
+        raise UsageError("--apply needs the manifest to write; add -o mended.csv")
+    reading = {n: options.pop(n) for n in ("group", *READING) if n in options}
+    if options:
+        raise UsageError(f"{flag_of(next(iter(options)))} has no effect with --apply")
+    done = apply_corrections(data, table, output, **reading)
+    if State.json:
+        print_json({**dataclasses.asdict(done), "root": done.root and str(done.root)})
+        return
+    out.print(
+        Text(
+            f"{count(done.images, 'image')} in {printable(str(output))}: {done.dropped:,} dropped, "
+            f"{done.relabelled:,} relabelled"
+        )
+    )
+    words = ["headstart", "fit", str(output)]
+    words += ["--root", str(done.root)] if done.root else []
+    note("next:")
+    note(f"  {printable(shlex.join(words))}")
+
+
+@takes((*READING, "max_bad", *RUNTIME), talks=TALKS)
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    data: Annotated[str, typer.Argument(help="Labelled images: a folder or a manifest.")],
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     split: Annotated[
         str | None,
         typer.Option(
@@ -281,7 +382,7 @@ def evaluate_command(
     _evaluate(run, data, split=split, unknown_classes=unknown_classes, **options)
 
 
-def _evaluate(run: Path, data: str | Path, **options: Any) -> None:
+def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
     with show_progress() as progress:
         result = headstart.evaluate(run, data, progress=progress, **options)
     if State.json:
@@ -417,9 +518,9 @@ def _read_names(images: list[str]) -> list[str]:
     return names
 
 
-@takes(("weights", "root", "allow_outside", "max_bad", "seed", *RUNTIME), talks=TALKS)
+@takes(("weights", *READING, "max_bad", "seed", *RUNTIME), talks=TALKS)
 def extract_command(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     backbone: Annotated[
         list[str] | None,
         typer.Option(help="A network, as headstart backbones lists them; repeat it for several."),
@@ -474,7 +575,7 @@ def extract_command(
         from headstart.features.tables import check_export
 
         check_export(export)
-    reading = {n: options.pop(n) for n in ("root", "allow_outside") if n in options}
+    reading = {n: options.pop(n) for n in READING if n in options}
     runtime = make_runtime(**{n: options.pop(n) for n in RUNTIME if n in options})
     check_cache(runtime.cache_dir)
     with show_progress() as progress:

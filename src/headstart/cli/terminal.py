@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import rich.table
@@ -25,7 +25,8 @@ from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
-from headstart.errors import printable
+from headstart.errors import csv_cell, printable
+from headstart.training.settings import READING
 
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from headstart.features.engine import EngineChoice
     from headstart.metrics import Estimate
     from headstart.parallel import Progress
+    from headstart.runs.auditing import Audit
     from headstart.runs.evaluation import Evaluation
     from headstart.runs.prediction import Prediction
     from headstart.runs.record import Run
@@ -45,13 +47,14 @@ __all__ = [
     "State",
     "Table",
     "count",
-    "csv_cell",
     "err",
     "is_doubtful",
     "note",
+    "option_words",
     "out",
     "print_json",
     "show_advice",
+    "show_audit",
     "show_epoch",
     "show_evaluation",
     "show_followed",
@@ -193,7 +196,7 @@ def _decisions(run: "Run") -> str:
     return "".join(f", {printable(w)}" for w in words)
 
 
-def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
+def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> None:
     """Show what is advised, its evidence and the alternatives."""
     from headstart.training.advice import say_time
 
@@ -233,13 +236,89 @@ def show_advice(advice: "Advice", data: str, options: dict[str, Any]) -> None:
     out.print()
     out.print(table)
     _show_depths(advice)
-    words = ["headstart", "fit", data]
+    words = ["headstart", "fit", *data]
     if advice.networks:
         options = {**options, "backbone": advice.backbone}
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words += option_words(options)
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
+
+
+def option_words(options: dict[str, Any]) -> list[str]:
+    """Give options as they are written on the command line."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
+
+
+# So many findings of a kind are shown; all are in the JSON and the CSV.
+SHOWN = 5
+
+
+def show_audit(audit: "Audit") -> None:
+    """Show what is wrong with a data set: the first findings of each kind."""
+    for warning in audit.warnings:
+        warn(warning)
+    if audit.probe is not None:
+        e = audit.probe.accuracy
+        out.print(
+            Text(
+                f"labels judged by a probe at {printable(', '.join(audit.probe.cuts))} that is right on "
+                f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}) of the images it has not seen",
+                style="dim",
+            )
+        )
+    copies = [(f"{len(images)} images", *images) for images in audit.duplicates]
+    leaks = [
+        (f"{leak.similarity:.3f}", " and ".join(leak.splits), *leak.images) for leak in audit.leaks
+    ]
+    conflicts = [
+        (*(f"{image} ({label})" for image, label in zip(c.images, c.labels, strict=True)),)
+        for c in audit.conflicts
+    ]
+    _show_findings(
+        "likely label errors",
+        [
+            (f"{e.score:.3f}", e.image, f"{e.label}, rather {e.suggested}")
+            for e in audit.label_errors
+        ],
+    )
+    _show_findings("the same picture under several classes", conflicts)
+    _show_findings("the same picture in two splits", leaks)
+    for held in audit.held:
+        out.print(
+            Text(
+                f"  a probe is right on {held.accuracy.value:.3f} of {held.split}, and on "
+                f"{held.without.value:.3f} without those {held.leaked:,}"
+            )
+        )
+    _show_findings("the same picture more than once", copies)
+    _show_findings(
+        "images unlike all others",
+        [(f"{o.score:.1f}", o.image, o.label) for o in audit.outliers],
+    )
+    _show_findings("odd files", [(f.problem, f.image, f.evidence) for f in audit.files])
+    _show_findings(
+        "odd classes", [(c.problem, c.name, f"{c.images:,}", c.evidence) for c in audit.classes]
+    )
+    if not any(audit.counts().values()):
+        out.print(Text("nothing found", style="bold green"))
+
+
+def _show_findings(title: str, rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    out.print(Text(f"{title}: {len(rows):,}", style="bold"))
+    table = Table()
+    table.show_header = False
+    for _ in range(max(map(len, rows[:SHOWN]))):
+        table.add_column()
+    for row in rows[:SHOWN]:
+        table.add_row(*(Text(f"  {printable(cell)}") for cell in row[:SHOWN]))
+    out.print(table)
+    if len(rows) > SHOWN:
+        out.print(Text(f"  … {len(rows) - SHOWN:,} more", style="dim"))
 
 
 def show_followed(advice: "Advice") -> None:
@@ -353,7 +432,7 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
 
 BAR_WIDTH = 30
 # Settings of a run that stay the same for the same data, whatever the strategy.
-KEPT = ("root", "allow_outside", "group", "val", "max_bad", "device", "workers", "cache_dir")
+KEPT = (*READING, "group", "val", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 
@@ -363,8 +442,8 @@ def _strategy_of(run: "Run") -> "Strategy":
     return STRATEGIES[run.strategy]
 
 
-def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
-    """Show the commands that make sense after fit, on stderr; `data` is None after a resume."""
+def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
+    """Show the commands that make sense after fit, on stderr; no `data` are named after a resume."""
     strategy, folder = _strategy_of(run), str(run.folder)
 
     def given(*names: str) -> list[str]:
@@ -377,15 +456,15 @@ def show_next(run: "Run", data: str | None, dataset: "Dataset") -> None:
         return words
 
     steps = []
-    if data is not None and "test" in dataset.splits:
-        words = ["evaluate", folder, data, *given("root", "allow_outside")]
+    if data and "test" in dataset.splits:
+        words = ["evaluate", folder, *data, *given(*READING)]
         steps.append((words, "measures on the test split"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts
-    if data is not None and strategy.better is not None and not tried:
+    if data and strategy.better is not None and not tried:
         better, why = strategy.better
         network = () if strategy.random_weights else NETWORK
-        words = ["fit", data, "--strategy", better, *given(*KEPT, *network)]
+        words = ["fit", *data, "--strategy", better, *given(*KEPT, *network)]
         steps.append((words, why))
     lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]
     width = max(len(line) for line in lines)
@@ -541,12 +620,6 @@ def _label(prediction: "Prediction") -> list[str]:
 def count(number: int, noun: str, plural: str = "") -> str:
     """Write a number with its noun: 1 network, 2 networks."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def csv_cell(text: str) -> str:
-    """Write a cell that no spreadsheet takes for a formula, on one line of valid UTF-8."""
-    text = printable(text)
-    return "'" + text if text[:1] in tuple("=+-@") else text
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,9 +29,8 @@ SPLIT_NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What a loader knows of one image.
+class Row(NamedTuple):
+    """What a loader knows of one image; a tuple, since a manifest may have millions.
 
     Attributes:
         id: its path below the root, with `/`.
@@ -51,7 +52,7 @@ class Dataset:
     """Labelled images, one row an image; rows are sorted by id and never dropped.
 
     Attributes:
-        root: the folder that ids are relative to.
+        root: the folder, or the archive, that ids are relative to.
         classes: C class names.
         ids: N paths relative to `root`, with `/`; unique.
         targets: (N, …) as `problem` keeps them; for single labels int64 (N,), indices into `classes`, -1
@@ -63,7 +64,7 @@ class Dataset:
         warnings: one line each, for people.
         reader: opens the images by id; None for files below `root`.
         problem: the kind of problem that the targets are of.
-        source: the folder or manifest that it was read from; None where it was not.
+        source: the folder, manifest or archive that it was read from, or several; None where it was not.
     """
 
     root: Path
@@ -77,7 +78,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     reader: Reader | None = None
     problem: Problem = SINGLE_LABEL
-    source: Path | None = None
+    source: Path | tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,8 +90,11 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What people know it by: the folder or manifest that it was read from, else `root`."""
-        return str(self.source or self.root)
+        """What people know it by: the folder, manifest or archive that it was read from, else `root`."""
+        if not isinstance(self.source, tuple):
+            return str(self.source or self.root)
+        first = ", ".join(map(str, self.source[:3]))
+        return first + (f" and {len(self.source) - 3} more" if len(self.source) > 3 else "")
 
     def image(self, row: int) -> ImageRef:
         """Give the image of a row; made when asked for, since a data set may have millions."""
@@ -158,25 +162,31 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
     between two drives, with its own path.
 
     Raises:
-        UsageError: the data set already has validation images.
+        UsageError: the data set already has validation images, or has all of these.
         InputError: the second has a class that the first lacks, or both have an image.
     """
     if "val" in dataset.splits:
         raise UsageError("the data already have a validation split; leave --val out")
-    if validation.root.resolve() == dataset.root.resolve():
-        raise UsageError(f"{validation.root}: the validation data are the training data")
     validation = dataclasses.replace(
         validation,
         classes=dataset.classes,
         targets=match_classes(validation, dataset.classes),
     )
-    prefix = _path_between(dataset.root.resolve(), validation.root.resolve())
+    roots = dataset.root.resolve(), validation.root.resolve()
+    # Two manifests in one folder name files of that.
+    is_shared = roots[0] == roots[1] and dataset.reader is validation.reader is None
+    prefix = "" if is_shared else f"{_path_between(*roots)}/"
     rows = [i for i in range(len(validation)) if validation.splits[i] in ("", "val", "train")]
     if "val" in validation.splits:
         rows = [i for i in rows if validation.splits[i] == "val"]
     more = validation.select(np.array(rows, dtype=np.int64))
-    ids = tuple(f"{prefix}/{i}" for i in more.ids)
-    if common := set(dataset.ids) & set(ids):
+    ids = tuple(f"{prefix}{i}" for i in more.ids)
+    # What was read from below one root goes by one id in both.
+    is_same_root = roots[0] == roots[1] and None not in (dataset.source, validation.source)
+    common = set(dataset.ids) & set(more.ids if is_same_root else ids)
+    if common and len(common) == len(ids):
+        raise UsageError(f"{validation.name}: the validation data are training data; name others")
+    if common:
         raise InputError(
             f"{validation.name}: image '{min(common)}' is one of {dataset.name} too; take the validation "
             "images out of the training data"
@@ -189,7 +199,7 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
         groups=dataset.groups + more.groups,
         errors=dataset.errors + more.errors,
         warnings=dataset.warnings + more.warnings,
-        reader=JoinedReader(dataset.opener(), prefix, more.opener()),
+        reader=JoinedReader(dataset.opener(), prefix, more.opener()) if prefix else dataset.reader,
     )
     return both.select(np.array(sorted(range(len(both)), key=both.ids.__getitem__)))
 
@@ -237,11 +247,16 @@ def dataset_of_rows(
     problem: Problem = SINGLE_LABEL,
 ) -> Dataset:
     """The rows sorted by id; classes in natural order."""
-    rows = sorted(rows, key=lambda row: row.id)
-    names = {name for row in rows for name in row.labels or ()}
+    rows = sorted(rows, key=attrgetter("id"))
+    distinct = {row.labels for row in rows}
+    names = {name for labels in distinct for name in labels or ()}
     classes = tuple(sorted(names, key=natural_key))
     index = {name: i for i, name in enumerate(classes)}
-    indices = [None if r.labels is None else tuple(index[n] for n in r.labels) for r in rows]
+    encoded = {
+        labels: None if labels is None else tuple(index[name] for name in labels)
+        for labels in distinct
+    }
+    indices = [encoded[row.labels] for row in rows]
     return Dataset(
         root=root,
         classes=classes,

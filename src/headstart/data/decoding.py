@@ -47,6 +47,7 @@ __all__ = [
     "open_image",
     "prepare_image",
     "prepare_picture",
+    "read_orientation",
     "scale_box",
 ]
 
@@ -289,7 +290,7 @@ def _describe(data: bytes) -> str:
     return "unknown content"
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where the EXIF block is missing, corrupt or hostile."""
     try:
         block = image.info.get("exif")
@@ -304,7 +305,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    method = ORIENTATIONS.get(_orientation(image))
+    method = ORIENTATIONS.get(read_orientation(image))
     return image if method is None else image.transpose(method)
 
 
@@ -467,7 +468,7 @@ def _decode_scaled(data: bytes, least: int, max_pixels: int) -> Picture | None:
         pixels = simplejpeg.decode_jpeg(data, min_height=least, min_width=least)
     except ValueError:  # damaged, perhaps; the exact way says what is wrong
         return None
-    image, orientation = Image.fromarray(pixels), _orientation(header)
+    image, orientation = Image.fromarray(pixels), read_orientation(header)
     # The decoder rounds a fraction of a pixel up at the right and bottom; the true extent goes on.
     eighths = round(8 * image.width / header.width)
     true_w = min(header.width * eighths / 8, image.width)

@@ -4,12 +4,14 @@ A form is one file with one `Form`, and its line in `loading`.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from headstart.data.dataset import Dataset
 
-__all__ = ["Form", "LoadOptions"]
+__all__ = ["Form", "LoadOptions", "list_folders"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +22,15 @@ class LoadOptions:
         root: the folder that paths inside of the data are relative to; None for their own.
         group: a regular expression that captures an image's group in its id; None for none.
         allow_outside: whether links and paths may lead out of the root.
+        path_column: the column of a table that has the images' paths; None for one with a usual name.
+        label_column: likewise of their labels.
     """
 
     root: Path | None = None
     group: str | None = None
     allow_outside: bool = False
+    path_column: str | None = None
+    label_column: str | None = None
 
     def given(self) -> list[str]:
         """Names of those that differ from their default."""
@@ -42,10 +48,23 @@ class Form:
         uses: names of the options that have an effect on it; any other is refused.
         recognises: whether what lies at a path, which exists, is of this form; opens no image.
         load: reads it; raises InputError that names the element and the next step.
+        is_object: whether it is an object in memory; both functions get this instead of a path then.
+        load_several: reads several of this form as one data set; None where one is all there can be.
     """
 
     name: str
     looks: str
     uses: frozenset[str]
-    recognises: Callable[[Path], bool]
-    load: Callable[[Path, LoadOptions], Dataset]
+    recognises: Callable[[Any], bool]
+    load: Callable[[Any, LoadOptions], Dataset]
+    load_several: Callable[[tuple[Path, ...], LoadOptions], Dataset] | None = None
+    is_object: bool = False
+
+
+def list_folders(path: Path) -> list[str]:
+    """List by name the folders in a folder, as classes would lie there; none in one that cannot be listed."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []

@@ -1,17 +1,19 @@
 """References to images by id, wherever their bytes are. No image is opened here.
 
-A new place for images (an archive, an array) is one `Source` and one `Reader`, and no later file needs to
+A new place for images (an array, say) is one `Source` and one `Reader`, and no later file needs to
 know of it.
 """
 
+import contextlib
 import dataclasses
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
-from headstart.errors import BadImageError, ResourceError
+from headstart.errors import BadImageError, HeadstartError, ResourceError
 
 __all__ = [
     "FileSource",
@@ -22,6 +24,10 @@ __all__ = [
     "Reader",
     "Source",
     "Stamp",
+    "check_bytes",
+    "open_regular",
+    "peek",
+    "read_bytes_at",
     "read_image_bytes",
 ]
 
@@ -138,7 +144,7 @@ class FolderReader:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JoinedReader:
-    """A reader, and a second one for ids that begin with `prefix` and `/`."""
+    """A reader, and a second one for ids that begin with `prefix`."""
 
     first: Reader
     prefix: str
@@ -146,7 +152,7 @@ class JoinedReader:
 
     def open(self, image_id: str) -> Source:
         """Give the source of an id; the second reader gets it without the prefix."""
-        own = image_id.removeprefix(f"{self.prefix}/")
+        own = image_id.removeprefix(self.prefix)
         return self.first.open(own) if own == image_id else self.second.open(own)
 
 
@@ -155,6 +161,45 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
 
     Raises:
         BadImageError: missing, not a regular file (a pipe is never waited on), too large, unreadable.
+        ResourceError: the process is out of file handles or memory.
+    """
+    with open_regular(path) as (file, info):
+        check_bytes(info.st_size)
+        return file.read(info.st_size if most is None else min(most, info.st_size))
+
+
+def read_bytes_at(path: Path, start: int, size: int) -> bytes:
+    """Read `size` bytes of a regular file of any length, fewer where it ends before.
+
+    Raises:
+        BadImageError, ResourceError: as `read_image_bytes`.
+    """
+    with open_regular(path) as (file, info):
+        file.seek(start)
+        return file.read(min(size, max(0, info.st_size - start)))
+
+
+def peek(path: Path, size: int) -> bytes:
+    """Read the first bytes of a file, none where it is no regular one or cannot be read."""
+    try:
+        return read_bytes_at(path, 0, size)
+    except BadImageError:
+        return b""
+
+
+def check_bytes(size: int) -> None:
+    """Refuse an image's file of so many bytes, as BadImageError, before it is read."""
+    if size > MAX_FILE_BYTES:
+        raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a regular file to read, with what the system says of it.
+
+    Raises:
+        BadImageError: missing, not a regular file (a pipe is never waited on), or unreadable, then or while
+            it is open.
         ResourceError: the process is out of file handles or memory.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -166,15 +211,13 @@ def read_image_bytes(path: Path, most: int | None = None) -> bytes:
                 raise BadImageError("is a directory")
             if not stat.S_ISREG(info.st_mode):
                 raise BadImageError("not a regular file")
-            if info.st_size > MAX_FILE_BYTES:
-                raise BadImageError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
             with open(handle, "rb", closefd=False) as file:
-                return file.read(info.st_size if most is None else min(most, info.st_size))
+                yield file, info
         finally:
             os.close(handle)
     except MemoryError as exc:
         raise ResourceError(f"{path}: out of memory while reading") from exc
-    except BadImageError:
+    except HeadstartError:
         raise
     except (OSError, ValueError) as exc:
         number = getattr(exc, "errno", None)

@@ -7,14 +7,26 @@ from collections import Counter
 from pathlib import Path
 
 from headstart.choices import choose
+from headstart.data.archives import ARCHIVE
+from headstart.data.cifar import CIFAR
+from headstart.data.class_names import name_classes
 from headstart.data.dataset import Dataset
-from headstart.data.folders import ARCHIVE_SUFFIXES, FOLDER
+from headstart.data.folders import FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import capture_groups, say_why_whole
+from headstart.data.gtsrb import GTSRB
+from headstart.data.huggingface import HUGGINGFACE
+from headstart.data.idx import IDX
+from headstart.data.in_memory import MEMORY
 from headstart.data.manifests import MANIFEST
+from headstart.data.metadata import METADATA
+from headstart.data.numpy_files import NUMPY
+from headstart.data.pickled import PICKLE
+from headstart.data.trees import ARCHIVE_SUFFIXES
+from headstart.data.webdataset import WEBDATASET
 from headstart.errors import InputError, UsageError
 
-__all__ = ["FORMS", "load_dataset"]
+__all__ = ["FORMS", "list_paths", "load_dataset"]
 
 # Characters that show nothing, beside those of the category Cf: fillers, joiners, variation selectors.
 UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
@@ -22,83 +34,158 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 )
 
 
-# A form of data is one file, and its line here; the first that recognises the data reads them.
+# A form of data is one file, and its line here; the first that recognises the data reads them. Those that
+# know their files by name or content come before a folder of any.
 FORMS = {
     form.name: form
     for form in (
+        GTSRB,
+        METADATA,
+        CIFAR,
+        IDX,
+        PICKLE,
+        NUMPY,
         FOLDER,
         MANIFEST,
+        WEBDATASET,
+        ARCHIVE,
+        HUGGINGFACE,
+        MEMORY,
     )
 }
 
 
 def load_dataset(
-    source: str | os.PathLike[str],
+    source: object,
     *,
     format: str | None = None,
     root: str | os.PathLike[str] | None = None,
     group: str | None = None,
     allow_outside: bool = False,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    class_names: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read labelled images in any of the known forms of data, which is found by looking.
 
     Args:
-        source: a folder (class folders, or train / val / test folders with class folders in them),
-            or a CSV, TSV or JSONL manifest with columns path, label and optionally split and group.
+        source: a folder (class folders, or train / val / test folders with class folders in them; images
+            with a metadata.csv beside; GTSRB as distributed); a zip or tar archive of class folders, or
+            shards of WebDataset, or a list of several, which are one a class, or shards; a CSV, TSV, JSONL
+            or Parquet manifest with columns path, label and optionally split and group, or the usual other
+            names of these; a .npz, or .npy files, of images and labels; a folder or .tar.gz of CIFAR-10 or
+            CIFAR-100; MNIST's files; pickles of arrays. Or what a Python program holds: (images, labels) as
+            `from_arrays` takes them, pairs of an image and a label, a bunch of scikit-learn's, the
+            tuples of a data set of Keras', a data set of PyTorch's without a transform, a Dataset or
+            DatasetDict of Hugging Face's `datasets`.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: a regular expression searched in each image id; images with the same captured text
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
         allow_outside: let links and manifest paths lead out of the root.
+        path_column: the column of a manifest that has the paths; by default one with a usual name.
+        label_column: likewise of the labels.
+        class_names: a file with the names of classes that are numbers: a table of numbers and names, or
+            one name a line from number 0 on, as text or as a JSON list, or a JSON object.
 
     Raises:
         InputError: nothing usable there; the message names the element and the next step.
         UsageError: `format` is unknown; `group` is no regular expression with a capture, takes too
             long to search, or leaves nothing to split; or an argument has no effect.
     """
-    path = Path(source)
-    try:
-        if not os.fspath(source):
-            raise InputError("the data are an empty name; name a folder or a manifest")
-        path.stat()
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, InputError):
-            raise
-        reason = "no such file or folder" if not isinstance(exc, PermissionError) else "no access"
-        raise InputError(f"{path}: {reason}") from exc
-    options = LoadOptions(None if root is None else Path(root), group, allow_outside)
-    form = _find_form(path, format)
+    paths = list_paths(source)
+    options = LoadOptions(
+        None if root is None else Path(root), group, allow_outside, path_column, label_column
+    )
+    form = _find_form(source, paths, format)
     unused = [name for name in options.given() if name not in form.uses]
     if unused:
-        others = [other.looks for other in FORMS.values() if unused[0] in other.uses]
+        others = [other.name for other in FORMS.values() if unused[0] in other.uses]
         raise UsageError(
-            f"{unused[0]} applies to {' or '.join(others)}, and the data are {form.looks}; leave it out"
+            f"{unused[0]} applies to the form{'s' if len(others) > 1 else ''} {', '.join(others)}, and the "
+            f"data are {form.looks}; leave it out"
         )
-    dataset = dataclasses.replace(form.load(path, options), source=path)
+    if len(paths) > 1 and form.load_several is not None:
+        dataset = dataclasses.replace(form.load_several(paths, options), source=paths)
+    elif paths:
+        dataset = dataclasses.replace(form.load(paths[0], options), source=paths[0])
+    else:
+        dataset = form.load(source, options)
+    if class_names is not None:
+        dataset = name_classes(dataset, Path(class_names))
     if group is not None:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
 
 
-def _find_form(path: Path, name: str | None) -> Form:
-    """The form of what lies there, or the one that is insisted on.
+def list_paths(source: object) -> tuple[Path, ...]:
+    """Give the path that data are, or each of several; () for an object in memory.
+
+    A list of paths alone is several; any other list has images in it.
+    """
+    named = source if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(name, str | os.PathLike) for name in named):
+        return ()
+    if not all(map(os.fspath, named)):
+        raise InputError("the data are an empty name; name a folder or a manifest")
+    return tuple(map(Path, named))
+
+
+def _find_form(source: object, paths: tuple[Path, ...], name: str | None) -> Form:
+    """The form of what lies at paths or is in memory, or the one that is insisted on.
 
     Raises:
-        UsageError: no form of that name.
-        InputError: no form, or not that one, recognises it.
+        UsageError: no form of that name, or not one of such data; or no object that a form takes.
+        InputError: nothing lies there; no form, or not that one, recognises it; or several cannot be one
+            data set.
     """
     wanted = [*FORMS.values()] if name is None else [choose("format", name, FORMS)]
-    for form in wanted:
-        if form.recognises(path):
+    fitting = [form for form in wanted if form.is_object != bool(paths)]
+    if len(paths) > 1:
+        fitting = [form for form in fitting if form.load_several is not None]
+    for path in paths:
+        _check_exists(path)
+    for form in fitting:
+        if all(map(form.recognises, paths or (source,))):
             return form
-    if path.suffix.lower() in ARCHIVE_SUFFIXES:
-        raise InputError(f"{path}: an archive is not read; unpack it and give the folder")
-    raise InputError(f"{path}: expected {' or '.join(form.looks for form in wanted)}")
+    what = (
+        ("a path" if len(paths) == 1 else "paths") if paths else f"of type {type(source).__name__}"
+    )
+    if not fitting:
+        raise UsageError(f"format '{name}' takes {wanted[0].looks}, and the data are {what}")
+    if not paths:
+        looks = " or ".join(form.looks for form in fitting)
+        raise UsageError(f"the data are {what}; give a path or {looks}")
+    if len(paths) > 1:
+        strange = next((p for p in paths if not any(f.recognises(p) for f in fitting)), paths[0])
+        raise InputError(
+            f"{strange}: several data are one data set only where each is an archive: one a class, or "
+            "shards of WebDataset"
+        )
+    if paths[0].suffix.lower() in ARCHIVE_SUFFIXES:
+        raise InputError(
+            f"{paths[0]}: no zip, nor a tar that is plain or compressed by gzip, bzip2, xz or zstd, or "
+            "damaged; copy or download it again, or pack the images so"
+        )
+    if name is not None:
+        raise InputError(f"{paths[0]}: expected {fitting[0].looks}")
+    names = ", ".join(sorted(form.name for form in fitting))
+    raise InputError(
+        f"{paths[0]}: expected one of the forms of data {names}; such as {FOLDER.looks}"
+    )
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.stat()
+    except (OSError, ValueError) as exc:
+        reason = "no access" if isinstance(exc, PermissionError) else "no such file or folder"
+        raise InputError(f"{path}: {reason}") from exc
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
     if any(dataset.groups):
-        raise UsageError("the manifest has a column group already; leave --group out")
+        raise UsageError("the data have a column group already; leave --group out")
     groups = capture_groups(pattern, dataset.ids)
     named = sum(map(bool, groups))
     if why := say_why_whole(groups):

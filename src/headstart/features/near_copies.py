@@ -23,6 +23,7 @@ import numpy as np
 from headstart.arrays import FloatND, IntN, IntP2
 from headstart.choices import natural_key
 from headstart.draws import draw
+from headstart.features.neighbours import BLOCK_NUMBERS, LEAST_SQUARE, to_directions
 
 __all__ = ["find_near_copies"]
 
@@ -36,10 +37,6 @@ FEWEST_IMAGES = 4  # in a class, to judge its order of names
 
 # In a class of more images, only this many are compared with all others of it.
 COMPARED_IMAGES = 2000
-BLOCK_NUMBERS = 2**23  # distances at a time, 32 MB
-
-# float32 products of unit vectors are right to about 1e-7 times the square root of D.
-LEAST_SQUARE = 1e-6
 
 
 def find_near_copies(
@@ -59,8 +56,7 @@ def find_near_copies(
         ids: N names, whose natural order may be that of a series.
         seed: of the draw of images in classes of more than `COMPARED_IMAGES`.
     """
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    directions = (features / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    directions = to_directions(features)
     numbers = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
     of_unit = np.array([numbers[unit] for unit in units], dtype=np.int64)
     pairs: list[tuple[int, int]] = []

@@ -24,7 +24,7 @@ from headstart.networks.backbones import Backbone, load_backbone
 from headstart.networks.lite import list_packaged
 from headstart.parallel import Progress, count_cpus, no_progress
 from headstart.runs.budget import Budget
-from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
+from headstart.runs.sources import Data, check_trainable, load_data, report_scan
 from headstart.training.advice import Advice, Limits, choose_network, give_advice
 from headstart.training.calibration import measure_costs
 from headstart.training.decisions import Decisions
@@ -108,7 +108,7 @@ def advise(
     options does what is advised.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`.
+        data: as `load_dataset` takes it, or a `Dataset`.
         backbones: names of networks to choose among; by default those that `list_networks` gives.
         progress: called with how far the work is.
         report: called with the data set and its scan, before any work.
@@ -121,7 +121,6 @@ def advise(
         ResourceError: out of disk, memory or permission.
     """
     began = time.monotonic()
-    check_data(data)
     settings = make_settings(options)
     if settings.strategy != AUTO:
         raise UsageError("setting 'strategy' has no effect on advise, which chooses it")

@@ -14,7 +14,6 @@ import numpy as np
 from headstart.arrays import BoolN, IntCC, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes
-from headstart.data.loading import load_dataset
 from headstart.errors import BadImageError, InputError, UsageError
 from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
@@ -27,14 +26,15 @@ from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
-from headstart.runs.sources import Data, check_data
-from headstart.training.settings import make_settings
+from headstart.runs.sources import Data, read_data
+from headstart.training.settings import READING, Settings, make_settings
 
 __all__ = ["Evaluation", "evaluate"]
 
 # The settings that `evaluate` uses; the others concern training.
 EVALUATE_SETTINGS = (
-    "root allow_outside max_bad max_pixels engine precision device workers cache_dir rehash".split()
+    *READING,
+    *"max_bad max_pixels engine precision device workers cache_dir rehash".split(),
 )
 
 FEW = 5  # images that are compared to know a run's own data
@@ -108,7 +108,6 @@ def evaluate(
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
-    check_data(data)
     choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
     unused = [name for name in options if name not in EVALUATE_SETTINGS]
     if unused:
@@ -122,12 +121,10 @@ def evaluate(
     settings = make_settings({**_list_choices(record), **options})
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    if not isinstance(data, Dataset):
-        bounds = settings.data
-        data = load_dataset(data, root=bounds.root, allow_outside=bounds.allow_outside)
-    dataset, chosen = _choose_split(data, split, members)
+    dataset, chosen = _choose_split(read_data(data, settings), split, members)
     problem, known = dataset.problem, len(classifier.classes)
-    targets, classes = _match_targets(dataset, classifier.classes, unknown_classes)
+    advice = _advise_names(record, settings)
+    targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
@@ -174,7 +171,7 @@ def _read_model(
 
 
 def _match_targets(
-    dataset: Dataset, known: tuple[str, ...], unknown_classes: str
+    dataset: Dataset, known: tuple[str, ...], unknown_classes: str, advice: str
 ) -> tuple[Targets, tuple[str, ...]]:
     """Give (targets by class index, the model's classes and then those that it does not know)."""
     unknown = tuple[str, ...]()
@@ -184,7 +181,15 @@ def _match_targets(
     try:
         return match_classes(dataset, known + unknown), known + unknown
     except InputError as exc:
-        raise InputError(f"{exc}, or pass --unknown-classes wrong or skip") from exc
+        raise InputError(f"{exc}, {advice}or pass --unknown-classes wrong or skip") from exc
+
+
+def _advise_names(run: Run | None, settings: Settings) -> str:
+    """Name the file that a run's classes have their names from, where it is not given again."""
+    named = None if run is None else run.settings.get("class_names", {}).get("value")
+    if named is None or settings.data.class_names is not None:
+        return ""
+    return f"give --class-names {named} as for the run, "
 
 
 def _tell_unknown(is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str) -> str:

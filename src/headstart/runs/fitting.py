@@ -48,9 +48,18 @@ from headstart.runs.folder import (
     mark_incomplete,
     recover,
 )
-from headstart.runs.record import Measured, Members, Parts, Run, Start, read_start, save_run
+from headstart.runs.record import (
+    Measured,
+    Members,
+    Parts,
+    Run,
+    Start,
+    name_data,
+    read_start,
+    save_run,
+)
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
-from headstart.runs.sources import Data, check_data, check_trainable, load_data, report_scan
+from headstart.runs.sources import Data, check_trainable, load_data, locate, report_scan
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
@@ -84,7 +93,7 @@ def fit(
     """Train a classifier from labelled images and write it to a folder.
 
     Args:
-        data: a folder of class folders, a manifest, or a `Dataset`; None where `resume` knows it.
+        data: as `load_dataset` takes it, or a `Dataset`; None where `resume` knows it.
         out: the folder of the run; made if missing.
         overwrite: replace a complete run in that folder.
         resume: continue the interrupted training in that folder, with its data and settings. `workers`,
@@ -113,7 +122,6 @@ def fit(
         data, options, plan_before = _read_start(folder, data, options)
     elif data is None:
         raise UsageError("data is missing; name a folder or manifest of labelled images")
-    check_data(data)
     settings = make_settings(options)
     _check_settings(settings)
     progress("listing images", 0, 0)
@@ -329,8 +337,8 @@ def _check_settings(settings: Settings) -> None:
 
 def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
     """Check that the run may be written there; say whether it replaces a complete run."""
-    tree = None if isinstance(data, Dataset) or not Path(data).is_dir() else Path(data).resolve()
-    if tree is not None and folder.resolve().is_relative_to(tree):
+    tree = locate(data)
+    if isinstance(tree, Path) and tree.is_dir() and folder.resolve().is_relative_to(tree.resolve()):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
     replaces = check_folder(folder, overwrite=overwrite or resume)
     place = find_training(folder)
@@ -426,7 +434,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         decisions=decisions,
         warnings=_find_warnings(task, measured),
         history=(),
-        data=None if isinstance(data, Dataset) else Path(os.path.abspath(data)),
+        data=locate(data),
         root=Path(os.path.abspath(used.root)),
         computed=features.computed,
         engine=engine,
@@ -510,18 +518,19 @@ _MAY_CHANGE = ("workers", "device", "cache_dir")
 _GUARDS = ("allow_outside", "max_pixels")
 
 
-def _write_start(place: Path, data: Data | None, plan: _Plan) -> None:
+def _write_start(place: Path, data: Data, plan: _Plan) -> None:
     """Write the data and settings that `resume` needs."""
     settings = plan.settings
-    path = None if isinstance(data, Dataset) else os.path.abspath(str(data))
     options = dict(sorted(settings.given().items()))
-    for name in ("root", "weights", "cache_dir"):
+    for name in ("root", "class_names", "weights", "cache_dir"):
         if options.get(name) is not None:
             options[name] = os.path.abspath(options[name])
     if isinstance(settings.data.val, str):
         options["val"] = os.path.abspath(settings.data.val)
     place.mkdir(exist_ok=True)
-    start = Start(data=path, options=options, advised=plan.advised, parts=plan.parts)
+    start = Start(
+        data=name_data(locate(data)), options=options, advised=plan.advised, parts=plan.parts
+    )
     write_atomically(place / START, to_json_bytes(start.model_dump()))
 
 
@@ -545,7 +554,7 @@ def _read_start(
     start = read_start(path)
     stored = dict(start.options)
     data = start.data if data is None else data
-    if not isinstance(data, str | os.PathLike | Dataset):
+    if data is None:
         raise UsageError(f"{folder}: was started from a Dataset; give it again")
     for name in _GUARDS:
         default = FIELDS[name].info.default

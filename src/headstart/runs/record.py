@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -50,6 +50,7 @@ __all__ = [
     "Run",
     "Start",
     "has_record",
+    "name_data",
     "read_start",
     "save_run",
     "to_json",
@@ -141,7 +142,8 @@ class Run:
         decisions: the values of the settings that the user did not give, and their evidence.
         warnings: one line each, for people.
         history: an object an epoch, 0 the starting point; () where there are no epochs.
-        data: absolute path of the folder or manifest it was trained on; None for a `Dataset` in memory.
+        data: absolute path of the folder, manifest or archive it was trained on, or of several archives;
+            None for a `Dataset` in memory.
         root: absolute path of the folder that the image ids are relative to. A run that comes from
             anywhere may name any folder: ask the user before opening images there.
         computed: how many images' features were computed; the others' came from the store.
@@ -163,7 +165,7 @@ class Run:
     decisions: Decisions
     warnings: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
-    data: Path | None
+    data: Path | tuple[Path, ...] | None
     root: Path
     computed: int
     engine: EngineChoice
@@ -279,7 +281,7 @@ def save_run(run: Run, *, keep: Collection[str]) -> Run:
         "warnings": run.warnings,
     }
     provenance = {
-        "data": None if run.data is None else str(run.data),
+        "data": name_data(run.data),
         "root": str(run.root),
         "engine": dataclasses.asdict(run.engine),
         "computed": run.computed,
@@ -348,8 +350,19 @@ class _Engine(_Document):
     reason: str
 
 
+def _check_paths(value: Any) -> Any:
+    """Not a union of types, whose members pydantic adds to the name of the field."""
+    several = value if isinstance(value, list) else [value or ""]
+    if not all(isinstance(path, str) for path in several):
+        raise ValueError("should be a path, several, or null")
+    return value
+
+
+_Paths = Annotated[Any, AfterValidator(_check_paths)]
+
+
 class _Provenance(_Document):
-    data: str | None
+    data: _Paths
     root: str
     engine: _Engine
     computed: _Count
@@ -382,13 +395,14 @@ class Start(_Document):
     """start.json: the data and settings that a training was started with.
 
     Attributes:
-        data: absolute path of its folder or manifest; None for a `Dataset` in memory.
+        data: absolute path of its folder, manifest or archive, or of several archives; None for a
+            `Dataset` in memory.
         options: fields of `Settings` that were given, or advised.
         advised: the "settings" among them that follow the "advice"; {} without.
         parts: how many parts of the images a budget allowed; 0 for all.
     """
 
-    data: str | None
+    data: _Paths
     options: dict[str, Any]
     advised: dict[str, dict[str, Any]] = {}
     parts: Annotated[int, Field(ge=0)] = 0
@@ -451,7 +465,7 @@ def _make_run(
         decisions=decisions,
         warnings=tuple(metrics.warnings),
         history=history,
-        data=None if provenance.data is None else Path(provenance.data),
+        data=_locate(provenance.data),
         root=Path(provenance.root),
         computed=provenance.computed,
         engine=EngineChoice(**provenance.engine.model_dump()),
@@ -468,6 +482,19 @@ def _read_settings(path: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{path}: damaged: '{name}' is no setting; fit again")
         _check_document(path, _Setting, entry)
     return settings
+
+
+def name_data(data: Path | tuple[Path, ...] | None) -> str | list[str] | None:
+    """Give the paths of data as JSON has them."""
+    if isinstance(data, tuple):
+        return [str(path) for path in data]
+    return None if data is None else str(data)
+
+
+def _locate(data: str | list[str] | None) -> Path | tuple[Path, ...] | None:
+    if isinstance(data, list):
+        return tuple(Path(path) for path in data)
+    return None if data is None else Path(data)
 
 
 def read_start(path: Path) -> Start:

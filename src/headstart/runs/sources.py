@@ -3,19 +3,27 @@
 import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from headstart.data.dataset import Dataset, add_validation
 from headstart.data.groups import say_why_whole
-from headstart.data.loading import load_dataset
+from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
-from headstart.training.settings import Settings
+from headstart.training.settings import READING, Settings
 
-__all__ = ["Data", "check_data", "check_trainable", "load_data", "report_scan"]
+__all__ = [
+    "Data",
+    "check_trainable",
+    "load_data",
+    "locate",
+    "read_data",
+    "report_scan",
+]
 
-# A folder, a manifest, or a data set that was loaded before.
-Data = str | os.PathLike[str] | Dataset
+# Whatever `load_dataset` takes, or a data set that was loaded before.
+Data = object
 
 
 def load_data(data: Data, settings: Settings) -> Dataset:
@@ -25,21 +33,16 @@ def load_data(data: Data, settings: Settings) -> Dataset:
         InputError, UsageError: as `load_dataset` and `add_validation` say; or there is nothing to
             measure on, and all images are one group.
     """
-    if isinstance(data, Dataset):
-        unused = {"root", "group"} & settings.data.model_fields_set
-        if unused:
-            raise UsageError(f"{min(unused)} has no effect on a Dataset; give it to load_dataset")
-        dataset = data
-    else:
-        dataset = load_dataset(
-            data,
-            root=settings.data.root,
-            group=settings.data.group,
-            allow_outside=settings.data.allow_outside,
-        )
+    dataset = read_data(data, settings)
     val = settings.data.val
     if isinstance(val, str):
-        validation = load_dataset(val, allow_outside=settings.data.allow_outside)
+        validation = load_dataset(
+            val,
+            allow_outside=settings.data.allow_outside,
+            class_names=settings.data.class_names,
+            # A folder has no columns, and a manifest is most likely like the first.
+            **(_name_columns(settings) if os.path.isfile(val) else {}),
+        )
         dataset = add_validation(dataset, validation)
     elif val and "val" in dataset.splits:
         raise UsageError(
@@ -51,16 +54,35 @@ def load_data(data: Data, settings: Settings) -> Dataset:
     return dataset
 
 
-def check_data(data: object) -> None:
-    """Refuse what is no data.
+def read_data(data: Data, settings: Settings) -> Dataset:
+    """Load what is no `Dataset` yet, in the way that the settings say.
 
     Raises:
-        UsageError: names its type.
+        InputError, UsageError: as `load_dataset` says; or a setting has no effect on a `Dataset`.
     """
-    if not isinstance(data, str | os.PathLike | Dataset):
-        raise UsageError(
-            f"the data are of type {type(data).__name__}; give a folder, a manifest or a Dataset"
-        )
+    if isinstance(data, Dataset):
+        unused = ({"group", *READING} - {"allow_outside"}) & settings.data.model_fields_set
+        if unused:
+            raise UsageError(f"{min(unused)} has no effect on a Dataset; give it to load_dataset")
+        return data
+    return load_dataset(
+        data,
+        root=settings.data.root,
+        group=settings.data.group,
+        allow_outside=settings.data.allow_outside,
+        class_names=settings.data.class_names,
+        **_name_columns(settings),
+    )
+
+
+def _name_columns(settings: Settings) -> dict[str, str | None]:
+    return {"path_column": settings.data.path_column, "label_column": settings.data.label_column}
+
+
+def locate(data: Data) -> Path | tuple[Path, ...] | None:
+    """Give the absolute path of the data, or of each of several; None for what is in memory."""
+    paths = tuple(Path(os.path.abspath(path)) for path in list_paths(data))
+    return paths if len(paths) > 1 else next(iter(paths), None)
 
 
 def check_trainable(dataset: Dataset) -> None:

@@ -6,11 +6,11 @@ Pure arithmetic, without PyTorch and without images: the rules are tested on tab
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.training.costs import PIXELS, Bill, Costs, CutWork
+from headstart.training.cuts import read_cuts
 from headstart.training.facts import (
     SIMILAR_CONFIDENCE,
     Depth,
@@ -132,7 +132,8 @@ class Candidate:
     @property
     def cuts(self) -> tuple[str, ...]:
         """The cut points that it reads or begins at, each once; () where there is none."""
-        return tuple(dict.fromkeys(re.findall("[^,+]+", self.settings.get("cut", ""))))
+        heads = read_cuts(self.settings["cut"]) if "cut" in self.settings else ()
+        return tuple(dict.fromkeys(name for cuts in heads for name in cuts))
 
     @property
     def name(self) -> str:
@@ -284,7 +285,7 @@ def expect_ratio(facts: Facts, cut: CutWork, epochs: int) -> tuple[float, float]
     confidence = facts.confidence
     if confidence is None or not math.isfinite(confidence):
         confidence = SIMILAR_CONFIDENCE / 2
-    last, lowest = facts.singles[-1], min(d.log_loss for d in facts.depths if "+" not in d.cut)
+    last, lowest = facts.singles[-1], min(d.log_loss for d in facts.depths if len(d.heads) == 1)
     earlier = 0.0
     if facts.best is not last:
         earlier = math.log(max(lowest, 1e-9) / max(last.log_loss, 1e-9))
@@ -461,8 +462,10 @@ def choose_network(advices: Sequence[Advice]) -> Advice:
     """Choose among the advices for several networks as among candidates; the first of those alike."""
     if len(advices) == 1 or not all(a.facts.depths for a in advices):
         return advices[0]
-    by_candidate = {id(a.chosen): a for a in advices}
-    chosen = choose_candidate([a.chosen for a in advices], advices[0].budget_s)
+    # Of a larger network the images may not be read in the time; each has its own rest of the budget.
+    fitting = [a for a in advices if a.chosen.bill.seconds <= a.budget_s] or advices[:1]
+    by_candidate = {id(a.chosen): a for a in fitting}
+    chosen = choose_candidate([a.chosen for a in fitting], math.inf)
     networks = tuple((a.backbone, a.chosen) for a in advices)
     return dataclasses.replace(by_candidate[id(chosen)], networks=networks)
 

@@ -17,7 +17,7 @@ from headstart.networks.backbones import Backbone
 from headstart.parallel import count_cpus
 from headstart.problem import softmax
 from headstart.training.facts import CurvePoint, Depth, Facts
-from headstart.training.heads import CutScore, assign_folds, name_cuts, suggest_cuts
+from headstart.training.heads import CutScore, assign_folds, suggest_cuts
 from headstart.training.probes import compare_cuts, units_of, weigh_classes
 from headstart.training.task import Task
 
@@ -72,7 +72,7 @@ def _list_depths(scores: Sequence[CutScore]) -> tuple[Depth, ...]:
         error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
         depths.append(
             Depth(
-                name_cuts(score.heads),
+                score.heads,
                 score.accuracy,
                 score.accuracy_error,
                 score.log_loss,

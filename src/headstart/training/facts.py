@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headstart.training.cuts import Heads, name_cuts
+
 __all__ = ["SIMILAR_CONFIDENCE", "CurvePoint", "Depth", "Facts", "PowerLaw", "fit_power_law"]
 
 # Images are like those of the pre-training where the network's own head is this sure of them.
@@ -23,7 +25,7 @@ class Depth:
     """A linear probe on the features at some cut points, measured by cross-validation.
 
     Attributes:
-        cut: a cut point; or several, in the notation of the setting `cut`.
+        heads: one on one cut point or on several side by side, or several whose mean is taken.
         accuracy: in [0, 1].
         error: standard error of the accuracy.
         log_loss: nats an image.
@@ -31,7 +33,7 @@ class Depth:
         gap_error: standard error of the gap, on the same images.
     """
 
-    cut: str
+    heads: Heads
     accuracy: float
     error: float
     log_loss: float
@@ -39,9 +41,9 @@ class Depth:
     gap_error: float = 0.0
 
     @property
-    def is_of_several(self) -> bool:
-        """Whether it reads the features of more than one cut point."""
-        return "," in self.cut or "+" in self.cut
+    def cut(self) -> str:
+        """It in the notation of the setting `cut`."""
+        return name_cuts(self.heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Facts:
     @property
     def singles(self) -> tuple[Depth, ...]:
         """The depths of one cut point each."""
-        return tuple(d for d in self.depths if not d.is_of_several)
+        return tuple(d for d in self.depths if sum(map(len, d.heads)) == 1)
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON, which `from_json` reads."""
@@ -108,7 +110,9 @@ class Facts:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Facts":
         """Read what `to_json` wrote."""
-        depths = tuple(Depth(**d) for d in value["depths"])
+        depths = tuple(
+            Depth(**{**d, "heads": tuple(map(tuple, d["heads"]))}) for d in value["depths"]
+        )
         curve = tuple(CurvePoint(**p) for p in value["curve"])
         lists = {name: tuple(value[name]) for name in ("per_class", "shift")}
         return cls(**{**value, **lists, "depths": depths, "curve": curve})

@@ -21,6 +21,7 @@ from headstart.errors import InputError, UsageError
 from headstart.metrics import image_losses
 from headstart.parallel import Progress, no_progress
 from headstart.problem import SINGLE_LABEL, Problem, softmax
+from headstart.training.cuts import Heads
 from headstart.training.logistic import CV_GAP, GAP, SoftmaxRegression, side_by_side
 from headstart.training.rules import MAX_FOLDS, PENALTY_WITHOUT_FOLDS, count_folds
 
@@ -38,9 +39,9 @@ __all__ = [
     "choose_cuts",
     "choose_penalty",
     "choose_shallow",
+    "cross_validate",
     "fit_linear",
     "head_of_arrays",
-    "name_cuts",
     "parse_head",
     "suggest_cuts",
 ]
@@ -269,7 +270,7 @@ class CutScore:
     """A head on the features of some cut points, or the mean of several, measured by cross-validation.
 
     Attributes:
-        heads: of each head, the names of the cut points whose features it reads side by side.
+        heads: whose mean is taken; one alone is its own.
         log_loss: mean over the images, by their weights.
         accuracy: fraction of the images that are right, by their weights.
         error: standard error of the log loss, over independent units: images of one unit are not.
@@ -278,7 +279,7 @@ class CutScore:
             the scores of a choice, for paired comparisons.
     """
 
-    heads: tuple[tuple[str, ...], ...]
+    heads: Heads
     log_loss: float
     accuracy: float
     error: float
@@ -291,14 +292,13 @@ class CutChoice:
     """The outcome of choosing among cut points.
 
     Attributes:
-        heads: the chosen ones, each by the cut points whose features it reads side by side in this order;
-            the best alone comes first.
-        penalties: of each head, chosen on all images.
+        heads: the chosen ones; the best alone comes first.
+        penalties: of each of them; empty where they were judged on a sample of the images.
         scores: of all candidates, in their order, then of the mean of several where that is better than
             any; empty where there were too few images a class.
     """
 
-    heads: tuple[tuple[str, ...], ...]
+    heads: Heads
     penalties: tuple[Penalty, ...]
     scores: tuple[CutScore, ...]
 
@@ -349,6 +349,7 @@ def fit_linear(
     *,
     penalty: float,
     weights: FloatN | None = None,
+    gap: float = GAP,
 ) -> LinearHead:
     """Fit multinomial logistic regression on standardised features.
 
@@ -360,13 +361,14 @@ def fit_linear(
         labels: int (N,), each class at least once.
         penalty: above 0.
         weights: float (N,) weight of each image; 1 by default.
+        gap: how near the minimum it ends, in nats an image.
 
     Raises:
         InputError: NaN or infinite features.
     """
     with side_by_side(features.size * classes) as run:
         whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, GAP)[0]))
+        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, gap)[0]))
 
 
 def choose_penalty(
@@ -429,11 +431,6 @@ def choose_penalty(
     return Penalty(PENALTIES[best], path, folds, probabilities)
 
 
-def name_cuts(heads: Sequence[tuple[str, ...]]) -> str:
-    """Give the notation of the setting `cut` for heads: "a,b" reads side by side, "a+b" is two's mean."""
-    return "+".join(",".join(cuts) for cuts in heads)
-
-
 def average_heads(
     heads: Mapping[tuple[str, ...], LinearHead], widths: Mapping[str, int]
 ) -> tuple[tuple[str, ...], LinearHead]:
@@ -460,9 +457,42 @@ def average_heads(
 
 def average_probabilities(parts: Sequence[FloatNC]) -> FloatNC:
     """Give the probabilities, float32 (N, C), of the mean of the logits that these came from."""
+    return softmax(np.mean([_log(part) for part in parts], axis=0)).astype(np.float32)
+
+
+def _log(probabilities: FloatNC) -> FloatNC:
+    """float32 (N, C) -> float64 (N, C); that of zero is finite."""
     least = np.finfo(np.float32).tiny
-    logs = [np.log(np.maximum(part, least, dtype=np.float64)) for part in parts]
-    return softmax(np.mean(logs, axis=0)).astype(np.float32)
+    return np.log(np.maximum(probabilities, least, dtype=np.float64))
+
+
+def cross_validate(
+    features: FloatND,
+    labels: IntN,
+    units: tuple[str, ...],
+    classes: int,
+    *,
+    penalty: float,
+    weights: FloatN | None = None,
+    seed: int = 0,
+) -> FloatNC:
+    """Give every image's probabilities by a head at this penalty that was fitted without its unit.
+
+    Args:
+        features, labels, units, weights: as `choose_penalty`; every class has at least two units.
+
+    Returns:
+        float32 (N, C).
+
+    Raises:
+        InputError: NaN or infinite features.
+    """
+    folds = count_folds(min(_units_per_class(labels, units, classes)))
+    fold = assign_folds(labels, units, folds, seed)
+    with side_by_side(features.size * classes) as run:
+        regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
+        solutions = regression.solve_in_stages(range(folds), penalty, CV_GAP)
+        return regression.held_out_probabilities(solutions)
 
 
 def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -493,7 +523,7 @@ def choose_cuts(
     better than most (docs/strategies.md).
 
     All are judged on the same folds: those of all images, or of a stratified sample of units where there are
-    many thousands. The penalty of the chosen one comes from all images in either case.
+    many thousands.
 
     Args:
         values: {name of a cut point: float (N, D)}; labels, units, weights: as `choose_penalty`.
@@ -528,35 +558,39 @@ def choose_cuts(
     rows = np.flatnonzero(assign_folds(labels, units, parts, seed) == 0)
     some = tuple(units[row] for row in rows)
     penalties: dict[tuple[str, ...], Penalty] = {}
-
-    def score(*heads: tuple[str, ...]) -> CutScore:
-        held_out = [penalties[cuts].probabilities for cuts in heads]
-        mean = average_probabilities([part for part in held_out if part is not None])
-        return _score(heads, mean, labels[rows], some, weights[rows])
-
+    logs: dict[tuple[str, ...], FloatNC] = {}
     for step, cuts in enumerate(candidates):
         progress("choice of cut points", step, len(candidates))
         penalties[cuts] = penalty_of(cuts, rows)
-    scores = [score(cuts) for cuts in candidates]
-    best = _select(min(scores, key=lambda s: s.log_loss), candidates, score)
+        held_out = penalties[cuts].probabilities
+        assert held_out is not None
+        logs[cuts] = _log(held_out)
+
+    def score(heads: Heads, total: FloatNC) -> CutScore:
+        return _score(heads, softmax(total / len(heads)), labels[rows], some, weights[rows])
+
+    scores = [score((cuts,), logs[cuts]) for cuts in candidates]
+    best = _select(min(scores, key=lambda s: s.log_loss), logs, score)
     if len(best.heads) > 1:
         scores.append(best)
-    chosen = [
-        penalties[cuts] if parts == 1 else penalty_of(cuts, everything) for cuts in best.heads
-    ]
     progress("choice of cut points", len(candidates), len(candidates))
-    return CutChoice(best.heads, tuple(chosen), tuple(scores))
+    known = tuple(penalties[cuts] for cuts in best.heads) if parts == 1 else ()
+    return CutChoice(best.heads, known, tuple(scores))
 
 
 def _select(
-    best: CutScore, candidates: Sequence[tuple[str, ...]], score: Callable[..., CutScore]
+    best: CutScore,
+    logs: Mapping[tuple[str, ...], FloatNC],
+    score: Callable[[Heads, FloatNC], CutScore],
 ) -> CutScore:
     """Add to the best head whichever lowers the log loss of the mean most, while one does."""
-    while others := [cuts for cuts in candidates if cuts not in best.heads]:
-        joined = min((score(*best.heads, cuts) for cuts in others), key=lambda s: s.log_loss)
-        if joined.log_loss > best.log_loss - RESOLUTION:
+    total = logs[best.heads[0]]
+    while others := [cuts for cuts in logs if cuts not in best.heads]:
+        tried = {cuts: score((*best.heads, cuts), total + logs[cuts]) for cuts in others}
+        joined = min(tried, key=lambda cuts: tried[cuts].log_loss)
+        if tried[joined].log_loss > best.log_loss - RESOLUTION:
             break
-        best = joined
+        best, total = tried[joined], total + logs[joined]
     return best
 
 
@@ -583,12 +617,12 @@ def choose_shallow(scores: Sequence[CutScore]) -> str:
     for score in early:
         worse = score.losses - best.losses
         if worse.mean() <= _standard_error(worse):
-            return name_cuts(score.heads)
-    return name_cuts(best.heads)
+            return score.heads[0][0]
+    return best.heads[0][0]
 
 
 def _score(
-    heads: tuple[tuple[str, ...], ...],
+    heads: Heads,
     probabilities: FloatNC,
     labels: IntN,
     units: tuple[str, ...],

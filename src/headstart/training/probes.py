@@ -4,11 +4,13 @@ It needs no PyTorch unless the head is an MLP.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from headstart.arrays import FloatC, IntN
 from headstart.data.splits import join_units
+from headstart.training.cuts import Heads, name_cuts
 from headstart.training.decisions import Origin
 from headstart.training.heads import (
     CutChoice,
@@ -19,7 +21,6 @@ from headstart.training.heads import (
     choose_cuts,
     choose_penalty,
     fit_linear,
-    name_cuts,
 )
 from headstart.training.recipes import HEAD
 from headstart.training.rules import choose_class_weights
@@ -61,7 +62,7 @@ def compare_cuts(task: Task, candidates: Sequence[tuple[str, ...]], weights: Flo
     )
 
 
-def settle_cut(task: Task, heads: Sequence[tuple[str, ...]], choice: CutChoice) -> None:
+def settle_cut(task: Task, heads: Heads, choice: CutChoice) -> None:
     """Record the cut points of the chosen heads, and the scores of all where there are any."""
     names = ("log_loss", "accuracy", "error")
     scores = [
@@ -72,35 +73,15 @@ def settle_cut(task: Task, heads: Sequence[tuple[str, ...]], choice: CutChoice) 
     task.decisions.settle("cut", name_cuts(heads), origin, scores=scores)
 
 
-def probe(
-    task: Task,
-    heads: Sequence[tuple[str, ...]],
-    weights: FloatC,
-    penalties: Sequence[Penalty | None] = (None,),
-) -> Trained:
-    """Train a head on the features at some cut points side by side; or several linear ones, for their mean.
+def probe(task: Task, heads: Heads, weights: FloatC, penalties: Sequence[Penalty] = ()) -> Trained:
+    """Train a head on the features at some cut points; or several linear ones, for their mean.
 
     Args:
-        heads: of each, the names of the cut points.
         weights: float (C,), of the classes.
-        penalties: of linear heads, where they are known already.
+        penalties: of linear heads, one each, where they are known already.
     """
     if task.settings.head == "linear":
-        known = list(penalties) + [None] * (len(heads) - len(penalties))
-        # The best head is the last to be fitted, so that its penalty is the one that is recorded.
-        fitted = {
-            cuts: fit_head(task, cuts, weights, penalty)
-            for cuts, penalty in reversed(list(zip(heads, known, strict=True)))
-        }
-        cuts, head = next((cuts, head) for cuts, (head, _) in fitted.items())
-        if len(fitted) > 1:
-            widths = {c.name: c.channels for c in task.backbone.cuts}
-            cuts, head = average_heads({c: h for c, (h, _) in fitted.items()}, widths)
-        held_out = [p.probabilities for _, p in fitted.values() if p.probabilities is not None]
-        probabilities = average_probabilities(held_out) if held_out else None
-        if len(task.val_rows):
-            probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
-        return Trained(task.backbone, cuts, head, probabilities)
+        return _probe_linear(task, heads, weights, penalties)
     from headstart.training.epochs import settle_recipe, tell_unlearned, train_mlp
 
     [cuts] = heads
@@ -111,27 +92,68 @@ def probe(
     return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted)
 
 
-def fit_head(
-    task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None = None
+def _probe_linear(
+    task: Task, heads: Heads, weights: FloatC, penalties: Sequence[Penalty]
+) -> Trained:
+    fitted: dict[tuple[str, ...], LinearHead] = {}
+    chosen: list[Penalty] = []
+    for place, cuts in enumerate(heads):
+        known = penalties[place] if penalties else None
+        fitted[cuts], penalty = _fit(task, cuts, weights, known)
+        chosen.append(penalty)
+    _settle_penalties(task, heads, chosen)
+    cuts, head = heads[0], fitted[heads[0]]
+    probabilities = chosen[0].probabilities
+    if len(heads) > 1:
+        widths = {c.name: c.channels for c in task.backbone.cuts}
+        cuts, head = average_heads(fitted, widths)
+        held_out = [p.probabilities for p in chosen if p.probabilities is not None]
+        probabilities = average_probabilities(held_out) if held_out else None
+    if len(task.val_rows):
+        probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
+    return Trained(task.backbone, cuts, head, probabilities)
+
+
+def fit_head(task: Task, cuts: tuple[str, ...], weights: FloatC) -> LinearHead:
+    """Fit a linear head with the penalty that the user gave, or that is chosen now."""
+    head, penalty = _fit(task, cuts, weights, None)
+    _settle_penalties(task, (cuts,), [penalty])
+    return head
+
+
+def _fit(
+    task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None
 ) -> tuple[LinearHead, Penalty]:
-    """Fit a linear head with the penalty that the user gave, that is known already, or that is chosen now."""
     matrix, classes = task.matrix(cuts), len(task.dataset.classes)
     image_weights = weights[task.labels]
     if task.settings.penalty is not None:
         penalty = Penalty(task.settings.penalty, (), 0, None)
-    else:
-        penalty = penalty or choose_penalty(
-            matrix,
-            task.labels,
-            units_of(task, task.rows),
-            classes,
-            weights=image_weights,
-            seed=task.settings.seed,
-            progress=task.progress,
-        )
-        # Without folds nothing was measured.
-        origin: Origin = "measured" if penalty.folds else "default"
-        path = [list(p) for p in penalty.path]
-        task.decisions.settle("penalty", penalty.value, origin, folds=penalty.folds, log_loss=path)
+    penalty = penalty or choose_penalty(
+        matrix,
+        task.labels,
+        units_of(task, task.rows),
+        classes,
+        weights=image_weights,
+        seed=task.settings.seed,
+        progress=task.progress,
+    )
     head = fit_linear(matrix, task.labels, classes, penalty=penalty.value, weights=image_weights)
     return head, penalty
+
+
+def _settle_penalties(task: Task, heads: Heads, penalties: Sequence[Penalty]) -> None:
+    """Record the penalty of the first head, which is the best alone, and those of all."""
+    if task.settings.penalty is not None:
+        return
+    first = penalties[0]
+    evidence: dict[str, Any] = {
+        "folds": first.folds,
+        "log_loss": [list(point) for point in first.path],
+    }
+    if len(heads) > 1:
+        evidence["heads"] = {
+            name_cuts([cuts]): p.value for cuts, p in zip(heads, penalties, strict=True)
+        }
+    # Without folds nothing was measured.
+    origin: Origin = "measured" if first.folds else "default"
+    task.decisions.settle("penalty", first.value, origin, **evidence)

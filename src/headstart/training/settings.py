@@ -24,6 +24,7 @@ from headstart.training.recipes import Recipe
 __all__ = [
     "AUTO",
     "FIELDS",
+    "READING",
     "DataSettings",
     "Setting",
     "Settings",
@@ -52,6 +53,9 @@ class DataSettings(BaseModel):
         group: regular expression whose captures in an image id name its group.
         root: folder that a manifest's paths are relative to.
         allow_outside: let links and manifest paths lead out of the data folder.
+        path_column: column of a manifest that has the paths; None for one with a usual name.
+        label_column: likewise of the labels.
+        class_names: file with the names of classes that are numbers.
         max_bad: fraction of images that may be unreadable; one is always allowed.
     """
 
@@ -82,6 +86,20 @@ class DataSettings(BaseModel):
     allow_outside: Annotated[
         bool, Option("Follow links and manifest paths that lead out of the folder.", DATA)
     ] = False
+    path_column: Annotated[
+        str | None, Option("Take images' paths from this column of a manifest.", DATA)
+    ] = None
+    label_column: Annotated[
+        str | None, Option("Take labels from this column of a manifest.", DATA)
+    ] = None
+    class_names: Annotated[
+        str | None,
+        Option(
+            "Call classes that are numbers by the names in this file: a table of numbers and "
+            "names, or one name a line.",
+            DATA,
+        ),
+    ] = None
     max_bad: Annotated[
         float,
         Field(ge=0, le=1),
@@ -323,6 +341,9 @@ def _list_fields() -> dict[str, Setting]:
 # Every setting by the flat name that users give.
 FIELDS: dict[str, Setting] = _list_fields()
 
+
+# Settings that say how a folder or manifest is read, whatever is done with its images then.
+READING = ("root", "allow_outside", "path_column", "label_column", "class_names")
 
 # The ends of a range as pydantic names them, and in words.
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}

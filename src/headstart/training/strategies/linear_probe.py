@@ -5,6 +5,7 @@ By default the head is linear and reads the last features; else it reads those a
 
 from headstart.errors import UsageError
 from headstart.networks.backbones import Backbone
+from headstart.training.cuts import Heads, read_cuts
 from headstart.training.heads import suggest_cuts
 from headstart.training.probes import compare_cuts, probe, settle_cut, weigh_classes
 from headstart.training.recipes import HEAD
@@ -14,24 +15,22 @@ from headstart.training.task import FEATURES, Strategy, Task, Trained
 __all__ = ["LINEAR_PROBE"]
 
 
-def _read_cut(settings: Settings, backbone: Backbone) -> list[tuple[str, ...]]:
-    """Give the heads that the settings name, each by the cut points it reads together; none for auto."""
+def _read_cut(settings: Settings, backbone: Backbone) -> Heads:
+    """Give the heads that the settings name; none for auto."""
     names = tuple(c.name for c in backbone.cuts)
     wanted = settings.cut or "last"
     if wanted == "auto" and len(names) > 1:
-        return []
+        return ()
     if wanted in ("auto", "last", "all"):
-        return [names if wanted == "all" else names[-1:]]
-    heads = []
-    for words in wanted.split("+"):
-        given = [backbone.cut(word.strip()).name for word in words.split(",")]
-        heads.append(tuple(n for n in names if n in given))
+        return (names if wanted == "all" else names[-1:],)
+    given = [{backbone.cut(name).name for name in cuts} for cuts in read_cuts(wanted)]
+    heads = tuple(dict.fromkeys(tuple(n for n in names if n in own) for own in given))
     if len(heads) > 1 and settings.head != "linear":
         raise UsageError(
             f"cut '{wanted}' is the mean of linear heads, and the head is {settings.head}; join cut "
             "points by commas, which one head reads side by side"
         )
-    return list(dict.fromkeys(heads))
+    return heads
 
 
 def _run(task: Task) -> Trained:
@@ -40,8 +39,7 @@ def _run(task: Task) -> Trained:
     if heads:
         return probe(task, heads, weights)
     choice = compare_cuts(task, suggest_cuts(tuple(c.name for c in task.backbone.cuts)), weights)
-    several = task.settings.head == "linear"
-    heads = list(choice.heads if several else choice.heads[:1])
+    heads = choice.heads if task.settings.head == "linear" else choice.heads[:1]
     settle_cut(task, heads, choice)
     return probe(task, heads, weights, choice.penalties)
 

@@ -43,8 +43,8 @@ def _run(task: Task) -> Trained:
         # With too few images a class to measure, half of the network.
         middle = candidates[(len(candidates) - 1) // 2]
         cuts = (choose_shallow(choice.scores),) if choice.scores else middle
-        settle_cut(task, [cuts], choice)
-    trained = probe(task, [cuts], weights)
+        settle_cut(task, (cuts,), choice)
+    trained = probe(task, (cuts,), weights)
     small = truncate(task.backbone, cuts[0])
     task.decisions.record("saved", _compare_sizes(task, small))
     return dataclasses.replace(trained, backbone=small)

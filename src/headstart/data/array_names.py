@@ -1,0 +1,222 @@
+"""Takes the names that arrays go by, and their labels, gives which belong together, and names of classes.
+
+What people call images, labels and their parts: Keras (x_train, y_train), MedMNIST (train_images,
+train_labels), scikit-learn (data or images, target, target_names), courses (features, labels).
+"""
+
+import dataclasses
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.data.dataset import SPLIT_NAMES
+from headstart.errors import InputError
+
+__all__ = [
+    "CLASS_NAMES",
+    "LABELS",
+    "MAX_LABEL_BYTES",
+    "Pair",
+    "check_names",
+    "find_pairs",
+    "name_labels",
+    "names_images",
+]
+
+# The first that is there is taken: scikit-learn's digits are there as images, and as rows of numbers.
+IMAGES = ("images", "image", "x", "features", "data", "imgs")
+LABELS = ("labels", "label", "y", "targets", "target")
+CLASS_NAMES = ("target_names", "class_names", "classes", "label_names")
+
+MAX_LABEL_BYTES = 2**30
+MAX_CLASSES = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The names of images and of their labels.
+
+    Attributes:
+        split: "train", "val", "test" or "" (not assigned).
+        images, labels: as they are called.
+    """
+
+    split: str
+    images: str
+    labels: str
+
+
+def _part_name(name: str) -> tuple[str, str] | None:
+    """(split, kind) of "x_train", "train_images", "images" or "XTest"; None for what is neither."""
+    words = re.sub(r"(?<=[a-zXY])(?=[A-Z])", "_", name).lower().split("_")
+    if words[-1] in SPLIT_NAMES and len(words) == 2:
+        words = words[::-1]
+    split = SPLIT_NAMES.get(words[0], "") if len(words) == 2 else ""
+    if len(words) == 1 or split:
+        return split, words[-1]
+    return None
+
+
+def names_images(name: str) -> bool:
+    """Whether it is what people call images, as "x_train" is."""
+    part = _part_name(name)
+    return part is not None and part[1] in IMAGES
+
+
+def find_pairs(where: str, names: Iterable[str]) -> tuple[list[Pair], tuple[str, ...]]:
+    """Find images and their labels among arrays, by their names.
+
+    Returns:
+        the pairs, and a warning where others are left out.
+
+    Raises:
+        InputError: there is none; images without labels, two of one split, or splits beside none.
+    """
+    names = list(names)
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        split, kind = _part_name(name) or ("", "")
+        if kind not in (*IMAGES, *LABELS):
+            continue
+        kinds = found.setdefault(split, {})
+        if kind in kinds:
+            raise InputError(
+                f"{where}: {kinds[kind]} and {name} both mean the split '{split}'; keep one"
+            )
+        kinds[kind] = name
+    pairs = []
+    for split, kinds in found.items():
+        images = next((kinds[kind] for kind in IMAGES if kind in kinds), None)
+        labels = next((kinds[kind] for kind in LABELS if kind in kinds), None)
+        if images is not None and labels is not None:
+            pairs.append(Pair(split, images, labels))
+        elif images is not None and split:
+            raise InputError(f"{where}: {images} has no labels; add them, or leave it out")
+    listed = _list(names) or "none"
+    if not pairs:
+        raise InputError(
+            f"{where}: no images with labels among its arrays ({listed}); name them images and labels, "
+            "or x_train, y_train, x_test and y_test"
+        )
+    if len(pairs) > 1 and any(not pair.split for pair in pairs):
+        both = " and ".join(pair.images for pair in pairs[:2])
+        raise InputError(f"{where}: {both} are both there; keep the whole, or its splits")
+    used = {name for pair in pairs for name in (pair.images, pair.labels)}
+    others = [name for name in names if name not in used and name not in CLASS_NAMES]
+    warning = f"arrays left out: {_list(others)}"
+    return pairs, (warning,) if others else ()
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(name[:40] for name in names[:8])
+
+
+def check_names(where: str, names: Any) -> tuple[str, ...]:
+    """Give names of classes, by number, as text; a name may be a whole number.
+
+    Raises:
+        InputError: they are no list of texts, or two are the same.
+    """
+    if isinstance(names, np.ndarray):
+        names = names.tolist() if names.ndim == 1 and names.dtype.kind in "SUiu" else None
+    if not isinstance(names, list | tuple) or not names or len(names) > MAX_CLASSES:
+        raise InputError(f"{where}: no list of names of classes")
+    texts = tuple(str(name) if type(name) is int else _text(where, name) for name in names)
+    twice = [text for text, count in Counter(texts).items() if count > 1]
+    if twice:
+        raise InputError(f"{where}: the name '{min(twice)}' stands twice; rename one")
+    return texts
+
+
+def name_labels(
+    where: str, labels: Any, count: int, classes: Sequence[str] | None = None
+) -> list[str]:
+    """Give the name of the class of each image.
+
+    Args:
+        where: what the labels are, for messages.
+        labels: N whole numbers, names, or rows of a one-hot matrix.
+        count: N.
+        classes: names by number; numbers name themselves without them.
+
+    Raises:
+        InputError: a label that is none of these, or has no name; another number than `count`.
+    """
+    found = len(labels) if isinstance(labels, list | tuple) or np.ndim(labels) else 0
+    if found != count:
+        raise InputError(f"{where}: {found:,} labels for {count:,} images; each image needs one")
+    values = _to_values(where, labels)
+    if values and not isinstance(values[0], int):
+        names = {value: _text(where, value) for value in set(values)}
+        return [names[value] for value in values]
+    if values and min(values) < 0:
+        low = min(values)
+        raise InputError(f"{where}: label {low} of row {values.index(low)}; expected 0 and above")
+    if classes is not None and values and max(values) >= len(classes):
+        high = max(values)
+        raise InputError(
+            f"{where}: label {high} of row {values.index(high)}, and there are {len(classes)} names of "
+            "classes, from 0"
+        )
+    names = {value: str(value) if classes is None else classes[value] for value in set(values)}
+    return [names[value] for value in values]
+
+
+def _to_values(where: str, labels: Any) -> list[Any]:
+    """N whole numbers, or N texts, or N bytes of texts."""
+    if isinstance(labels, list | tuple):
+        kinds = set(map(type, labels))
+        if len(kinds) == 1 and kinds <= {str, bytes}:  # no array, as long as the longest for each
+            return list(labels)
+        if not all(issubclass(kind, int | float | np.number | np.bool_) for kind in kinds):
+            raise InputError(
+                f"{where}: labels of more than one kind, or none; give whole numbers or names"
+            )
+    array = np.asarray(labels)
+    if array.dtype.kind not in "buifSU":
+        raise InputError(
+            f"{where}: labels that are {'Python objects' if array.dtype.hasobject else array.dtype}; "
+            "give whole numbers or names"
+        )
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2 and array.dtype.kind in "buif":
+        if not ((array == 0) | (array == 1)).all() or (array.sum(axis=1) != 1).any():
+            raise InputError(
+                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, of which not each names "
+                "one class; headstart learns one class an image"
+            )
+        array = array.argmax(axis=1)
+    if array.ndim != 1:
+        raise InputError(f"{where}: labels of {array.ndim} dimensions; give one for each image")
+    is_whole = array.dtype.kind != "f" or (
+        np.isfinite(array) & (array == np.rint(array)) & (np.abs(array) < 2**53)
+    )
+    if not np.all(is_whole):
+        raise InputError(f"{where}: labels that are no whole numbers; give a class to each image")
+    try:
+        values: list[Any] = (array if array.dtype.kind in "SU" else array.astype(np.int64)).tolist()
+        return values
+    except ValueError as exc:  # text of numbers that are no characters
+        raise InputError(f"{where}: labels that are not valid Unicode") from exc
+
+
+def _text(where: str, name: Any) -> str:
+    """A name in Unicode form NFC."""
+    try:
+        text = name.decode() if isinstance(name, bytes) else name
+        if not isinstance(text, str):
+            raise InputError(
+                f"{where}: a name of a class is of type {type(name).__name__}; give text"
+            )
+        text.encode()
+    except UnicodeError as exc:
+        raise InputError(f"{where}: the name {name!a} is not valid Unicode") from exc
+    text = unicodedata.normalize("NFC", text).strip()
+    if not text or "\0" in text:
+        raise InputError(f"{where}: the name {name!a} of a class is empty, or has a NUL in it")
+    return text
