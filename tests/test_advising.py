@@ -9,8 +9,8 @@ import pytest
 import headstart
 from headstart.errors import HeadstartError, InputError, UsageError
 from headstart.runs import advising, fitting, refitting
-from headstart.runs.advising import LEAST_A_CLASS, draw_parts
 from headstart.runs.budget import OutOfTime
+from headstart.runs.sampling import LEAST_A_CLASS, draw_parts
 from headstart.training.advice import MATTERS
 from headstart.training.settings import make_settings
 from headstart.training.strategies.table import STRATEGIES

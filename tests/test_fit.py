@@ -13,7 +13,6 @@ from PIL import Image
 
 import headstart
 import headstart.data.splits
-import headstart.runs.advising
 import headstart.runs.fitting
 import headstart.runs.sources
 from headstart import Classifier, InputError, ResourceError, UsageError, evaluate, fit, load_dataset
@@ -182,7 +181,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_any_work(
     def load(*_args, **_options):
         raise AssertionError("work began")
 
-    monkeypatch.setattr(headstart.runs.advising, "load_backbone", load)
+    monkeypatch.setattr(headstart.runs.sources, "load_backbone", load)
     monkeypatch.setattr(headstart.runs.sources, "load_dataset", load)
     monkeypatch.setattr(headstart, "load_dataset", load)
     with pytest.raises(ResourceError, match=r"file: .*[^e]; name another place with --ca"):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+import headstart
 from headstart.data.groupings import suggest_groupings
 from headstart.training.grouping import GroupingScore, choose_grouping, measure_groupings
 
@@ -110,3 +112,54 @@ def test_of_groupings_that_matter_the_finest_that_is_as_low_is_chosen():
 def test_a_class_of_one_group_has_no_folds():
     features, labels, _ = tracks(1.0)
     assert measure_groupings(features, labels, {"class": [f"c{c}" for c in labels]}, 3) == ()
+
+
+# ---------------------------------------------------------------- in a fit
+
+
+@pytest.fixture
+def films(plant, tmp_path):
+    """Three classes of ten films of four nearly equal frames; which film it is shows more than the class."""
+    random = np.random.default_rng(0)
+    for label in ("a", "b", "c"):
+        folder = tmp_path / "films" / label
+        folder.mkdir(parents=True)
+        for film in range(10):
+            base = random.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+            for frame in range(4):
+                noise = random.integers(0, 8, (48, 48, 3), dtype=np.uint8)
+                pixels = np.kron(base // 2, np.ones((8, 8, 1), dtype=np.uint8)) + noise
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{film:03}_{frame}.png")
+    return tmp_path / "films"
+
+
+def test_a_plain_fit_keeps_frames_of_a_film_together_and_says_why(films, network, tmp_path):
+    run = headstart.fit(films, tmp_path / "run", **network, strategy="linear-probe")
+    [told] = [w for w in run.warnings if "kept together" in w]
+    assert "the name before its last number, in 30 groups" in told
+    assert "--group none" in told
+    assert run.decisions.facts["groupings"]["chosen"] == "the name before its last number"
+    apart = headstart.fit(
+        films, tmp_path / "apart", **network, strategy="linear-probe", group="none"
+    )
+    assert not [w for w in apart.warnings if "kept together" in w]
+    figures = [r.metrics["accuracy"].value for r in (apart, run)]
+    assert figures[0] > figures[1] + 0.3
+    named = headstart.fit(
+        films, tmp_path / "named", **network, strategy="linear-probe", group="(.*)_"
+    )
+    assert named.metrics["accuracy"].value == pytest.approx(figures[1], abs=0.12)
+    held = headstart.fit(films, tmp_path / "held", **network, strategy="linear-probe", val=0.3)
+    sides = {(g, s) for g, s in zip(held.members.groups, held.members.splits, strict=True)}
+    assert len(sides) == len({g for g, _ in sides}) == 30
+
+
+def test_names_that_matter_nothing_are_measured_and_left_alone(plant, network, tmp_path):
+    data = plant(tmp_path / "data", dict.fromkeys(("blobs", "plain", "stripes"), 16))
+    for path in sorted(data.glob("*/*.png")):
+        number = int(path.stem)
+        path.rename(path.with_name(f"{number // 4:02}_{number % 4}.png"))
+    run = headstart.fit(data, tmp_path / "run", **network, strategy="linear-probe")
+    assert not [w for w in run.warnings if "kept together" in w]
+    assert set(run.members.groups) == {""}
+    assert run.decisions.facts["groupings"]["measured"]

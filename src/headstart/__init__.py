@@ -109,7 +109,7 @@ ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables rows "
-        "image_arrays array_names unpickling * class_names loading views scan splits"
+        "image_arrays array_names unpickling * class_names loading groupings views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
@@ -118,12 +118,13 @@ ORDER = {
     ),
     "training": (
         "decisions recipes rules cuts facts costs advice logistic heads settings task outputs trainable "
-        "inputs objectives loop epochs probes mirroring tuning evidence calibration label_errors shortcuts"
+        "inputs objectives loop epochs probes mirroring tuning evidence grouping calibration label_errors "
+        "shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder prediction classifier record predictor sources budget advising refitting fitting "
-        "evaluation auditing corrections"
+        "folder prediction classifier record predictor sources budget sampling grouping advising "
+        "refitting fitting evaluation auditing corrections"
     ),
     "publish": "charts",
     "cli": "demo terminal options reference listings commands app",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from headstart.arrays import IntN
 
-__all__ = ["suggest_groupings"]
+__all__ = ["name_groups", "suggest_groupings"]
 
 # A grouping is looked at where at least this share of the images has company in its group, and this share of
 # the classes two groups or more.
@@ -24,21 +24,28 @@ _LAST_NUMBER = re.compile(r"[\s._()-]*[0-9]+\)?$")
 
 
 def suggest_groupings(ids: Sequence[str], labels: IntN) -> dict[str, tuple[str, ...]]:
-    """Suggest groupings by the names of images.
+    """Suggest groupings by the names of images, those that could matter.
 
     Args:
         ids: N paths with `/`.
         labels: int (N,), of the classes.
 
     Returns:
-        {what the groups are named by, for people: N names of groups}, the finest first. Images of two
-        folders are never in one group, unless that is what the key says.
+        As `name_groups`, the finest first.
     """
     suggested: dict[str, tuple[str, ...]] = {}
-    for what, names in _list_groupings(ids):
+    for what, names in name_groups(ids).items():
         if names not in suggested.values() and _is_sensible(names, labels):
             suggested[what] = names
     return dict(sorted(suggested.items(), key=lambda entry: -len(set(entry[1]))))
+
+
+def name_groups(ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Give {what the groups are named by, for people: N names of groups} of every grouping by names.
+
+    Images of two folders are never in one group, unless that is what the key says.
+    """
+    return dict(_list_groupings(ids))
 
 
 def _list_groupings(ids: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

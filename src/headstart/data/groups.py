@@ -11,7 +11,10 @@ import regex
 
 from headstart.errors import UsageError
 
-__all__ = ["capture_groups", "say_why_whole"]
+__all__ = ["NO_GROUPS", "capture_groups", "say_why_whole"]
+
+# Says that images are independent, whatever their names suggest.
+NO_GROUPS = "none"
 
 # For all names together. A sensible pattern takes 0.2 s for 100,000 names; one that can match in
 # exponentially many ways would never end.

@@ -13,7 +13,7 @@ from headstart.data.class_names import name_classes
 from headstart.data.dataset import Dataset
 from headstart.data.folders import FOLDER
 from headstart.data.form import Form, LoadOptions
-from headstart.data.groups import capture_groups, say_why_whole
+from headstart.data.groups import NO_GROUPS, capture_groups, say_why_whole
 from headstart.data.gtsrb import GTSRB
 from headstart.data.huggingface import HUGGINGFACE
 from headstart.data.idx import IDX
@@ -80,7 +80,7 @@ def load_dataset(
             DatasetDict of Hugging Face's `datasets`.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
-        group: a regular expression searched in each image id; images with the same captured text
+        group: "none", or a regular expression searched in each image id; images with the same captured text
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
         allow_outside: let links and manifest paths lead out of the root.
         path_column: the column of a manifest that has the paths; by default one with a usual name.
@@ -113,7 +113,7 @@ def load_dataset(
         dataset = form.load(source, options)
     if class_names is not None:
         dataset = name_classes(dataset, Path(class_names))
-    if group is not None:
+    if group is not None and group != NO_GROUPS:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
 

@@ -12,25 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import IntN
 from headstart.data.dataset import Dataset
 from headstart.data.scan import Scan
-from headstart.draws import draw
 from headstart.errors import InputError, UsageError
 from headstart.features.extraction import extract
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, read_json, write_quietly
-from headstart.networks.backbones import Backbone, load_backbone
+from headstart.networks.backbones import Backbone
 from headstart.networks.lite import list_packaged
 from headstart.parallel import Progress, count_cpus, no_progress
 from headstart.runs.budget import Budget
-from headstart.runs.sources import Data, check_trainable, load_data, report_scan
+from headstart.runs.grouping import find_groups
+from headstart.runs.sampling import SAMPLE, draw_parts
+from headstart.runs.sources import Data, check_trainable, load_data, load_network, report_scan
 from headstart.training.advice import Advice, Limits, choose_network, give_advice
 from headstart.training.calibration import measure_costs
 from headstart.training.decisions import Decisions
 from headstart.training.evidence import measure_facts
 from headstart.training.facts import Facts
-from headstart.training.heads import assign_folds
 from headstart.training.probes import units_of
 from headstart.training.rules import DISK_SHARE
 from headstart.training.settings import AUTO, Settings, make_settings
@@ -39,59 +38,15 @@ from headstart.training.task import Task
 
 __all__ = [
     "COMPARING_SHARE",
-    "SAMPLE",
     "advise",
     "advise_for",
     "compare_networks",
-    "draw_parts",
     "list_networks",
-    "load_network",
     "may_refit",
 ]
 
-# The facts are measured on so many images: accuracies are then sure to about one point.
-SAMPLE = 2000
-# Of every class there are so many units in the sample, where it has them; cross-validation needs them.
-LEAST_A_CLASS = 5
 # The share of a budget in which a further network may be begun, where the user named none.
 COMPARING_SHARE = 0.1
-
-
-def load_network(settings: Settings, *, random_weights: bool = False) -> Backbone:
-    """Load the network that the settings name."""
-    return load_backbone(
-        settings.backbone,
-        weights=settings.weights,
-        input_px=settings.input_px,
-        random_weights=random_weights,
-        seed=settings.seed,
-        cache_dir=settings.runtime.cache_dir,
-    )
-
-
-def draw_parts(dataset: Dataset, rows: IntN, count: int, seed: int) -> list[IntN]:
-    """Draw stratified parts of some rows, units kept whole; together they are all.
-
-    The first has `LEAST_A_CLASS` units of every class that has them, so that it can be cross-validated.
-    """
-    if count < 2:
-        return [rows]
-    some = dataset.select(rows)
-    units = some.units()
-    part = assign_folds(some.targets, units, count, seed, problem=some.problem)
-    members: dict[str, list[int]] = {}
-    of_class: dict[int, dict[str, None]] = {}  # as ordered sets
-    for row, (unit, classes) in enumerate(zip(units, some.classes_of_rows(), strict=True)):
-        members.setdefault(unit, []).append(row)
-        for label in classes:
-            of_class.setdefault(label, {})[unit] = None
-    for own in of_class.values():
-        others = [unit for unit in own if part[members[unit][0]] > 0]
-        missing = LEAST_A_CLASS - (len(own) - len(others))
-        others.sort(key=lambda unit: draw(seed, "sample", unit))
-        for unit in others[: max(0, missing)]:
-            part[members[unit]] = 0
-    return [rows[part == number] for number in range(count)]
 
 
 def advise(
@@ -132,6 +87,7 @@ def advise(
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
     check_trainable(dataset)
+    dataset, _ = find_groups(dataset, settings, progress)
     if report is not None:
         report_scan(dataset, settings, report)
     budget = Budget.of(settings, began)

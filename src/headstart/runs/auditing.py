@@ -28,8 +28,7 @@ from headstart.features.runtime import Runtime
 from headstart.files import check_cache
 from headstart.metrics import Estimate, wilson_interval
 from headstart.parallel import Progress, no_progress
-from headstart.runs.advising import load_network
-from headstart.runs.sources import Data, read_data
+from headstart.runs.sources import Data, load_network, read_data
 from headstart.training.heads import assign_folds, choose_cuts, cross_validate, fit_linear
 from headstart.training.label_errors import find_label_errors
 from headstart.training.logistic import CV_GAP

@@ -32,9 +32,7 @@ from headstart.runs.advising import (
     COMPARING_SHARE,
     advise_for,
     compare_networks,
-    draw_parts,
     list_networks,
-    load_network,
     may_refit,
 )
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
@@ -48,6 +46,7 @@ from headstart.runs.folder import (
     mark_incomplete,
     recover,
 )
+from headstart.runs.grouping import find_groups
 from headstart.runs.record import (
     Measured,
     Members,
@@ -59,7 +58,15 @@ from headstart.runs.record import (
     save_run,
 )
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
-from headstart.runs.sources import Data, check_trainable, load_data, locate, report_scan
+from headstart.runs.sampling import draw_parts
+from headstart.runs.sources import (
+    Data,
+    check_trainable,
+    load_data,
+    load_network,
+    locate,
+    report_scan,
+)
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
@@ -129,7 +136,8 @@ def fit(
     check_trainable(dataset)
     replaces = _check_place(folder, data, overwrite, resume)
     budget = Budget.of(settings, began)
-    plan = _Plan(dataset, settings, **plan_before)
+    dataset, groupings = find_groups(dataset, settings, progress)
+    plan = _Plan(dataset, settings, groupings=groupings, **plan_before)
     if settings.strategy == AUTO:
         plan = _follow_advice(plan, budget, report, progress)
         report = None
@@ -158,6 +166,7 @@ class _Plan:
         advised: the settings among them that follow the advice, and the advice, as JSON; {} without.
         parts: of the images that are read, where the budget does not allow all; 0 for all.
         is_read: whether they have been read.
+        groupings: what was measured of groups, as JSON.
         backbone: None until it is complete.
     """
 
@@ -166,6 +175,7 @@ class _Plan:
     advised: dict[str, Any] = dataclasses.field(default_factory=dict)
     parts: int = 0
     is_read: bool = False
+    groupings: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbone: Backbone | None = None
 
     @property
@@ -310,6 +320,8 @@ def _train(
         task.decisions.settle(name, value, "advised")
     if plan.advised:
         task.decisions.record("advice", plan.advised["advice"])
+    if plan.groupings:
+        task.decisions.record("groupings", plan.groupings)
     progress("training the head", 0, 0)
     if budget is None:
         return train_and_refit(task, None)

@@ -11,12 +11,14 @@ from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
+from headstart.networks.backbones import Backbone, load_backbone
 from headstart.training.settings import READING, Settings
 
 __all__ = [
     "Data",
     "check_trainable",
     "load_data",
+    "load_network",
     "locate",
     "read_data",
     "report_scan",
@@ -113,3 +115,15 @@ def report_scan(
     used = {image_id for image_id, part in parts if part != "test"}
     bad = [(image_id, reason) for image_id, reason in scan.unreadable if image_id in used]
     check_bad_images(bad, len(used), settings.data.max_bad)
+
+
+def load_network(settings: Settings, *, random_weights: bool = False) -> Backbone:
+    """Load the network that the settings name."""
+    return load_backbone(
+        settings.backbone,
+        weights=settings.weights,
+        input_px=settings.input_px,
+        random_weights=random_weights,
+        seed=settings.seed,
+        cache_dir=settings.runtime.cache_dir,
+    )

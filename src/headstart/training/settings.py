@@ -50,7 +50,8 @@ class DataSettings(BaseModel):
             linear head is then measured by cross-validation, the other strategies not at all; a path
             names a folder or manifest to measure on; None takes the data's own validation split, else
             0 for a linear head on a frozen network and 0.2 for training by gradient.
-        group: regular expression whose captures in an image id name its group.
+        group: regular expression whose captures in an image id name its group, or "none"; by default groups
+            are found by measurement.
         root: folder that a manifest's paths are relative to.
         allow_outside: let links and manifest paths lead out of the data folder.
         path_column: column of a manifest that has the paths; None for one with a usual name.
@@ -74,7 +75,7 @@ class DataSettings(BaseModel):
         str | None,
         Option(
             "Keep images together if this captures the same text in their paths: "
-            "'([^/]+/[^/]+)_[^/]*$'.",
+            "'([^/]+/[^/]+)_[^/]*$'. By default measured; none keeps none together.",
             DATA,
             common=True,
         ),
