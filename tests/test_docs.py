@@ -16,6 +16,7 @@ from headstart.cli.demo import write_digits
 from headstart.cli.options import help_of
 from headstart.cli.reference import write_reference
 from headstart.data.groups import capture_groups
+from headstart.data.loading import FORMS
 from headstart.errors import UsageError
 from headstart.networks.architectures import find_network
 from headstart.networks.catalogue import list_layers
@@ -26,15 +27,21 @@ from headstart.training.strategies.table import STRATEGIES, check_advisable, cho
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
 def find_commands(text):
-    names = "advise|fit|evaluate|predict|extract|cache|backbones|layers"
+    names = "advise|audit|fit|evaluate|predict|extract|cache|backbones|layers"
     return re.findall(rf"^    (headstart (?:{names}).*)$", text, re.MULTILINE)
 
 
 COMMANDS = find_commands(README)
-FITS = [c for text in (README, GUIDE) for c in find_commands(text) if c.startswith("headstart fit")]
+FITS = [
+    c
+    for text in (README, GUIDE, DATA)
+    for c in find_commands(text)
+    if c.startswith("headstart fit")
+]
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +93,12 @@ def test_names_every_command_and_function():
     for command in app.registered_commands:
         assert f"headstart {command.name}" in README or f"scripts/{command.name}" in README
     assert "headstart cache" in README
-    for name in ("fit", "evaluate", "predict", "extract", "extract_activations"):
+    for name in ("audit", "fit", "evaluate", "predict", "extract", "extract_activations"):
         assert f"headstart.{name}(" in README
         assert getattr(headstart, name).__doc__
 
 
-@pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "strategies"])
+@pytest.mark.parametrize("text", [README, GUIDE, DATA], ids=["README", "strategies", "data"])
 def test_options_in_the_documents_exist(text):
     commands = list(typer.main.get_command(app).commands.values())
     commands += [c for group in commands for c in getattr(group, "commands", {}).values()]
@@ -186,6 +193,11 @@ def test_the_table_of_recipes_is_that_of_the_code():
 def test_the_page_of_settings_is_that_of_the_code():
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert page == write_reference(), "python -m headstart.cli.reference > docs/settings.md"
+
+
+def test_the_page_of_data_has_every_form():
+    for name in FORMS:
+        assert re.search(rf"^\| .*`{name}`.* \| .* \| `headstart.* \|$", DATA, re.MULTILINE), name
 
 
 def test_help_is_told_in_sentences():

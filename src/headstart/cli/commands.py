@@ -68,7 +68,7 @@ __all__ = [
 ]
 
 TALKS = ("json", "quiet", "verbose")
-DATA_HELP = "Labelled images: a folder, archives, a table or arrays."
+DATA_HELP = "Folder, archives, table or arrays of images."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
