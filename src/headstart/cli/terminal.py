@@ -295,6 +295,17 @@ def show_audit(audit: "Audit") -> None:
         )
     _show_findings("the same picture more than once", copies)
     _show_findings(
+        "images that belong together",
+        [
+            (
+                f"by {g.name}",
+                f"{g.groups:,} groups",
+                f"a probe {g.together:.2f} instead of {g.apart:.2f}",
+            )
+            for g in audit.groups
+        ],
+    )
+    _show_findings(
         "images unlike all others",
         [(f"{o.score:.1f}", o.image, o.label) for o in audit.outliers],
     )

@@ -28,7 +28,9 @@ from headstart.features.runtime import Runtime
 from headstart.files import check_cache
 from headstart.metrics import Estimate, wilson_interval
 from headstart.parallel import Progress, no_progress
+from headstart.runs.grouping import find_groups
 from headstart.runs.sources import Data, load_network, read_data
+from headstart.training.grouping import GroupingScore
 from headstart.training.heads import assign_folds, choose_cuts, cross_validate, fit_linear
 from headstart.training.label_errors import find_label_errors
 from headstart.training.logistic import CV_GAP
@@ -169,7 +171,7 @@ class Audit:
         duplicates: ids of images that show the same picture, a tuple for each picture.
         leaks: images of which an earlier split has a copy.
         held: what a probe's accuracy is without the leaks, for each split that has some.
-        groups: none yet.
+        groups: ways of naming images that belong together, as figures on single images would flatter.
         outliers: images unlike all others.
         files: unreadable and odd files.
         classes: classes that are small, or told by what is not in the picture.
@@ -183,7 +185,7 @@ class Audit:
     duplicates: tuple[tuple[str, ...], ...]
     leaks: tuple[Leak, ...]
     held: tuple[Held, ...]
-    groups: tuple[Any, ...]
+    groups: tuple[GroupingScore, ...]
     outliers: tuple[Outlier, ...]
     files: tuple[OddFile, ...]
     classes: tuple[OddClass, ...]
@@ -249,6 +251,7 @@ def audit(
     dataset = read_data(data, settings)
     if report is not None:
         report(dataset, scan_images(dataset, max_pixels=settings.runtime.max_pixels))
+    dataset, groupings = find_groups(dataset, settings, progress)
     progress("loading the network", 0, 0)
     backbone = load_network(settings)
     features = extract(dataset, backbone, settings.runtime, progress=progress)
@@ -256,7 +259,8 @@ def audit(
     looks = extract_looks(
         dataset, features.sha256, features.errors, settings.runtime, progress=progress
     )
-    return _Work(dataset, features, looks, settings, progress).audit()
+    found = _Work(dataset, features, looks, settings, progress).audit()
+    return dataclasses.replace(found, groups=tuple(s for s in groupings if s.matters))
 
 
 class _Work:

@@ -69,6 +69,7 @@ from headstart.runs.sources import (
 )
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
+from headstart.training.grouping import GroupingScore
 from headstart.training.heads import assign_folds
 from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
@@ -166,7 +167,7 @@ class _Plan:
         advised: the settings among them that follow the advice, and the advice, as JSON; {} without.
         parts: of the images that are read, where the budget does not allow all; 0 for all.
         is_read: whether they have been read.
-        groupings: what was measured of groups, as JSON.
+        groupings: what was measured of groups.
         backbone: None until it is complete.
     """
 
@@ -175,7 +176,7 @@ class _Plan:
     advised: dict[str, Any] = dataclasses.field(default_factory=dict)
     parts: int = 0
     is_read: bool = False
-    groupings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    groupings: tuple[GroupingScore, ...] = ()
     backbone: Backbone | None = None
 
     @property
@@ -321,7 +322,7 @@ def _train(
     if plan.advised:
         task.decisions.record("advice", plan.advised["advice"])
     if plan.groupings:
-        task.decisions.record("groupings", plan.groupings)
+        task.decisions.record("groupings", [dataclasses.asdict(s) for s in plan.groupings])
     progress("training the head", 0, 0)
     if budget is None:
         return train_and_refit(task, None)

@@ -5,7 +5,6 @@ training stopped at the wrong epoch.
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ __all__ = ["find_groups"]
 
 def find_groups(
     dataset: Dataset, settings: Settings, progress: Progress
-) -> tuple[Dataset, dict[str, Any]]:
+) -> tuple[Dataset, tuple[GroupingScore, ...]]:
     """Group the images of a data set by their names, where a probe shows that this matters.
 
     Args:
@@ -36,36 +35,31 @@ def find_groups(
             usual one is.
 
     Returns:
-        (the data set, with groups and a warning where some matter; what was measured as JSON, {} where
-        nothing was).
+        (the data set, with groups and a warning where some matter; what was measured).
 
     Raises:
         InputError, VerificationError, ResourceError: as `extract` says.
     """
     is_given = any(dataset.groups) or settings.data.group is not None
     if is_given or dataset.problem.name != SINGLE_LABEL.name:
-        return dataset, {}
+        return dataset, ()
     of_train = np.array([split in ("train", "") for split in dataset.splits], dtype=bool)
     pool = dataset.select(np.flatnonzero(of_train & dataset.labelled()))
     suggested = suggest_groupings(pool.ids, pool.labels)
     if not suggested:
-        return dataset, {}
+        return dataset, ()
     if settings.strategy != AUTO and choose_strategy(settings).random_weights:
         settings = make_settings(
             {n: v for n, v in settings.given().items() if n in Runtime.model_fields}
         )
     progress("loading the network", 0, 0)
     scores = _measure(pool, suggested, load_network(settings), settings, progress)
-    found = {"measured": [dataclasses.asdict(score) for score in scores]}
     chosen = choose_grouping(scores)
-    if chosen is None:
-        return dataset, found
-    groups = name_groups(dataset.ids)[chosen.name]
-    warnings = (*dataset.warnings, _say(chosen))
-    return dataclasses.replace(dataset, groups=groups, warnings=warnings), {
-        **found,
-        "chosen": chosen.name,
-    }
+    if chosen is not None:
+        groups = name_groups(dataset.ids)[chosen.name]
+        warnings = (*dataset.warnings, _say(chosen))
+        dataset = dataclasses.replace(dataset, groups=groups, warnings=warnings)
+    return dataset, scores
 
 
 def _measure(
