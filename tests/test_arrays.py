@@ -184,7 +184,7 @@ def test_labels(given, names):
         (np.array([{}], object), "labels that are Python objects"),
         (np.ones((3, 2)), "3 x 2, of which not each names one class"),
         (np.zeros((3, 2, 2)), "labels of 3 dimensions"),
-        (["a", ""], "'' of a class is empty"),
+        (["a", ""], "name of a class is empty"),
         (["a", "\ud800"], "not valid Unicode"),
         ([b"\xff"], "not valid Unicode"),
         ([10**30], "labels that are Python objects"),
