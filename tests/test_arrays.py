@@ -1008,6 +1008,7 @@ def test_from_arrays_with_splits_and_classes():
     [
         (lambda: load_dataset(3), UsageError, "the data are of type int; give a path or"),
         (lambda: load_dataset(GREY), UsageError, "the data are of type ndarray"),
+        (lambda: load_dataset([("a.jpg", "a")]), UsageError, "images that are paths; write them"),
         (lambda: load_dataset([1, 2]), UsageError, "item 0 is of type int; expected a pair"),
         (
             lambda: load_dataset((GREY, LABELS), group="(x)"),
