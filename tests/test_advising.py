@@ -1,5 +1,6 @@
 """Advice on real pictures, and a fit that follows it within its budget."""
 
+import dataclasses
 import json
 import time
 
@@ -11,7 +12,7 @@ from headstart.errors import HeadstartError, InputError, UsageError
 from headstart.runs import advising, fitting, refitting
 from headstart.runs.budget import OutOfTime
 from headstart.runs.sampling import LEAST_A_CLASS, draw_parts
-from headstart.training.advice import MATTERS
+from headstart.training.advice import MATTERS, choose_network
 from headstart.training.settings import make_settings
 from headstart.training.strategies.table import STRATEGIES
 
@@ -130,15 +131,38 @@ def test_with_none_named_the_networks_at_hand_are_compared(loose, two_networks, 
     assert named.networks == ()
 
 
-def test_fit_takes_the_network_that_is_advised(loose, two_networks, tmp_path):
+def test_fit_takes_the_network_that_is_advised(loose, two_networks, tmp_path, monkeypatch):
+    choose = advising.choose_network
+
+    def choose_last(advices):
+        return dataclasses.replace(advices[-1], networks=choose(advices).networks)
+
+    monkeypatch.setattr(advising, "choose_network", choose_last)
     told = []
     run = headstart.fit(
         loose, tmp_path / "run", device="cpu", report=lambda data, found: told.append(found)
     )
-    advice = told[-1]
-    assert len(advice.networks) == 2
-    assert run.settings["backbone"] == {"value": advice.backbone, "origin": "advised"}
+    assert len(told[-1].networks) == 2
+    assert run.settings["backbone"] == {"value": "test_vit", "origin": "advised"}
+    assert run.classifier.backbone.name == "test_vit"
     assert len(run.decisions.facts["advice"]["networks"]) == 2
+
+
+def test_a_network_whose_images_cannot_be_read_in_the_time_is_not_taken(advice):
+    better = dataclasses.replace(advice.chosen, accuracy=1.0)
+    larger = dataclasses.replace(advice, chosen=better, backbone="larger", budget_s=0.0)
+    assert choose_network([advice, larger]).backbone == advice.backbone
+    assert choose_network([larger, larger]).backbone == "larger"
+
+
+def test_what_takes_the_place_of_a_training_keeps_what_was_advised(
+    loose, two_networks, tmp_path, monkeypatch
+):
+    follow(monkeypatch, "partial-fine-tune", **TRAINED)
+    monkeypatch.setattr(refitting, "expect_gain", lambda *a, **k: -0.1)
+    run = headstart.fit(loose, tmp_path / "run", device="cpu")
+    assert run.strategy == "linear-probe"
+    assert run.settings["backbone"]["origin"] == "advised"
 
 
 def test_parts_are_stratified_and_together_all(loose):

@@ -716,7 +716,7 @@ def test_labels(name, data, label, tmp_path):
         ("1.json", b'{"x": 1}', "1.json: names no class"),
         ("1.json", b'{"label": true}', "1.json: names no class"),
         ("1.json", b'{"label": 1.5}', "1.json: names no class"),
-        ("1.json", b'{"label": "\\ud800"}', "1.json: a text of 1 characters, which names no class"),
+        ("1.json", b'{"label": "\\ud800"}', "1.json: the label '\\ud800' is not valid Unicode"),
         ("1.txt", b"a cat " * 50, "1.txt: a text of 299 characters, which names no class"),
         ("1.npy", b"", "no label: neither KEY.cls, nor KEY.json, nor KEY.txt is there"),
     ],

@@ -184,7 +184,7 @@ def test_labels(given, names):
         (np.array([{}], object), "labels that are Python objects"),
         (np.ones((3, 2)), "3 x 2, of which not each names one class"),
         (np.zeros((3, 2, 2)), "labels of 3 dimensions"),
-        (["a", ""], "'' of a class is empty"),
+        (["a", ""], "name of a class is empty"),
         (["a", "\ud800"], "not valid Unicode"),
         ([b"\xff"], "not valid Unicode"),
         ([10**30], "labels that are Python objects"),
@@ -1008,6 +1008,7 @@ def test_from_arrays_with_splits_and_classes():
     [
         (lambda: load_dataset(3), UsageError, "the data are of type int; give a path or"),
         (lambda: load_dataset(GREY), UsageError, "the data are of type ndarray"),
+        (lambda: load_dataset([("a.jpg", "a")]), UsageError, "images that are paths; write them"),
         (lambda: load_dataset([1, 2]), UsageError, "item 0 is of type int; expected a pair"),
         (
             lambda: load_dataset((GREY, LABELS), group="(x)"),

@@ -158,7 +158,7 @@ def test_the_datas_own_validation_images_are_measured_on(plant, tiny, tmp_path):
         (
             {"root": "."},
             UsageError,
-            "root applies to a .csv, .tsv, .jsonl or .parquet manifest, and the data are",
+            "root applies to the form manifest, and the data are",
         ),
         ({"penaltie": 1}, UsageError, "nearest: penalty"),
     ],

@@ -14,7 +14,7 @@ import headstart
 from headstart.errors import InputError, UsageError
 from headstart.networks.building import build_network
 from headstart.runs.classifier import Classifier
-from headstart.training.heads import COMPARED_UNITS
+from headstart.training.heads import COMPARED_UNITS, average_probabilities
 from headstart.training.mirroring import FLIP_IMAGES
 from headstart.training.rules import (
     DISK_SHARE,
@@ -209,6 +209,38 @@ def test_several_cut_points_or_an_early_one(loose, tmp_path, tiny, strategy):
         assert len(loaded.backbone.state) < len(backbone.state)
         saved = run.decisions.facts["saved"]
         assert saved["shallow"]["megabytes"] < saved["whole"]["megabytes"]
+
+
+@pytest.mark.parametrize("val", [0.3, None])
+def test_the_mean_of_two_heads(loose, tiny, tmp_path, val):
+    options = {**tiny, **({"val": val} if val else {})}
+    single = {
+        cut: headstart.fit(loose, tmp_path / cut, cut=cut, **options)
+        for cut in ("blocks.0", "blocks.1,head")
+    }
+    names = [c.name for c in single["blocks.0"].classifier.backbone.cuts]
+    both = headstart.fit(loose, tmp_path / "both", cut="+".join(single), **options)
+    means = average_probabilities([run.measured.probabilities for run in single.values()])
+    assert both.measured.probabilities == pytest.approx(means, abs=1e-4)
+    assert both.classifier.cuts == tuple(n for n in names if n in "blocks.0,blocks.1,head")
+    again = headstart.Run.load(tmp_path / "both")
+    assert again.settings["cut"]["value"] == "blocks.0+blocks.1,head"
+    if not val:
+        found = again.decisions.settled["penalty"].evidence["heads"]
+        assert found.keys() == single.keys()
+    parts = [headstart.evaluate(run, loose, split="all").measured for run in single.values()]
+    joined = headstart.evaluate(again, loose, split="all").measured.probabilities
+    means = average_probabilities([part.probabilities for part in parts])
+    assert joined == pytest.approx(means, abs=1e-4)
+
+
+def test_a_mean_of_heads_is_for_linear_probes(loose, tiny, tmp_path):
+    with pytest.raises(UsageError, match="is the mean of linear heads, and the head is 8"):
+        headstart.fit(loose, tmp_path / "mlp", **{**tiny, "cut": "blocks.0+blocks.1", "head": "8"})
+    for strategy in ("shallow-probe", "partial-fine-tune"):
+        options = {**tiny, "strategy": strategy, "cut": "blocks.0+blocks.1"}
+        with pytest.raises(UsageError, match=r"blocks\.0"):
+            headstart.fit(loose, tmp_path / strategy, **options)
 
 
 def test_all_cut_points_together(loose, tmp_path, tiny):

@@ -6,14 +6,13 @@ train_labels), scikit-learn (data or images, target, target_names), courses (fea
 
 import dataclasses
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import SPLIT_NAMES
+from headstart.data.dataset import SPLIT_NAMES, clean_name
 from headstart.errors import InputError
 
 __all__ = [
@@ -213,10 +212,9 @@ def _text(where: str, name: Any) -> str:
             raise InputError(
                 f"{where}: a name of a class is of type {type(name).__name__}; give text"
             )
-        text.encode()
-    except UnicodeError as exc:
+    except UnicodeDecodeError as exc:
         raise InputError(f"{where}: the name {name!a} is not valid Unicode") from exc
-    text = unicodedata.normalize("NFC", text).strip()
-    if not text or "\0" in text:
-        raise InputError(f"{where}: the name {name!a} of a class is empty, or has a NUL in it")
+    text = clean_name(f"{where}: the name", text)
+    if not text:
+        raise InputError(f"{where}: the name of a class is empty")
     return text

@@ -7,12 +7,10 @@ name for each number from 0 on; or a JSON object {number: name}.
 import dataclasses
 import json
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from headstart.data.dataset import Dataset
-from headstart.data.paths import HALVES
+from headstart.data.dataset import Dataset, clean_name
 from headstart.data.tables import TABLE_SUFFIXES, read_batches, read_text
 from headstart.errors import InputError
 
@@ -78,8 +76,8 @@ def read_class_names(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     numbers: dict[str, int] = {}
     for number, text in pairs:
-        name = unicodedata.normalize("NFC", text.strip())
-        if not name or len(name) > MAX_NAME_CHARS or HALVES.search(name):
+        name = clean_name(f"{path}: the name of class {number}", text)
+        if not name or len(name) > MAX_NAME_CHARS:
             raise InputError(
                 f"{path}: the name of class {number} must have 1 to {MAX_NAME_CHARS} characters, got "
                 f"{name[:40]!a}"

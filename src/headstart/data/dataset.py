@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
@@ -16,7 +17,15 @@ from headstart.data.images import FolderReader, ImageRef, JoinedReader, Reader
 from headstart.errors import InputError, UsageError
 from headstart.problem import SINGLE_LABEL, Classes, Problem
 
-__all__ = ["SPLIT_NAMES", "Dataset", "Row", "add_validation", "dataset_of_rows", "match_classes"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Dataset",
+    "Row",
+    "add_validation",
+    "clean_name",
+    "dataset_of_rows",
+    "match_classes",
+]
 
 SPLIT_NAMES = {
     "train": "train",
@@ -236,6 +245,25 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> Targets:
         for row, is_known in zip(rows, known, strict=True)
     ]
     return dataset.problem.encode(matched, len(classes))
+
+
+def clean_name(what: str, text: str) -> str:
+    """Give the name of a class, split or group as it is kept: in Unicode form NFC, no spaces around it.
+
+    Args:
+        what: it is the name of, for messages.
+        text: as it was found; a name may be empty.
+
+    Raises:
+        InputError: it has a NUL or half of a surrogate pair, which no file name or report can hold.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InputError(f"{what} {text!a:.80} is not valid Unicode") from exc
+    if "\0" in text:
+        raise InputError(f"{what} {text!a:.80} has a NUL in it")
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def dataset_of_rows(

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from headstart.data.dataset import Dataset, Row, dataset_of_rows
-from headstart.data.form import Form, LoadOptions
+from headstart.data.form import Form, LoadOptions, list_folders
 from headstart.data.rows import Listing
 from headstart.data.tables import list_columns
 from headstart.errors import InputError
@@ -53,11 +53,7 @@ def _table_of(name: str) -> str:
 
 
 def _list_classes(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if CLASS_FOLDER.fullmatch(e.name))
-    except OSError:
-        return []
+    return [name for name in list_folders(folder) if CLASS_FOLDER.fullmatch(name)]
 
 
 def _find_answers(root: Path, top: str, listing: Listing) -> Path | None:

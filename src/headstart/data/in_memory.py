@@ -6,6 +6,7 @@ libraries is imported here. `image_arrays` says how pixels are taken.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -193,6 +194,10 @@ def _to_rows(where: str, images: Any) -> Rows:
             f"{where}: images of type {type(images).__name__}; give an array, or a list of images"
         )
     plain = [_to_plain(image) for image in images]
+    if any(isinstance(image, str | os.PathLike) for image in plain):
+        raise UsageError(
+            f"{where}: images that are paths; write them with their labels as a manifest"
+        )
     if all(isinstance(image, np.ndarray) for image in plain):
         return ListRows(plain)
     return _ItemRows(plain, of_pairs=False)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, dataset_of_rows
-from headstart.data.form import Form, LoadOptions
+from headstart.data.form import Form, LoadOptions, list_folders
 from headstart.data.rows import Listing
 from headstart.data.tables import list_columns
 from headstart.errors import HeadstartError, InputError, UsageError
@@ -23,10 +23,7 @@ FILE_NAME = "file_name"
 
 def _find_tables(root: Path) -> dict[str, str]:
     """{path of each metadata file below the root: the split of its folder}."""
-    try:
-        folders = sorted(e.name for e in os.scandir(root) if e.name.lower() in SPLIT_NAMES)
-    except OSError:
-        folders = []
+    folders = [name for name in list_folders(root) if name.lower() in SPLIT_NAMES]
     places = {"": "", **{f"{name}/": SPLIT_NAMES[name.lower()] for name in folders}}
     return {
         f"{place}{name}": split

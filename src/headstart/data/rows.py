@@ -2,16 +2,15 @@
 
 import os
 import re
-import unicodedata
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
 
 from headstart.choices import nearest
-from headstart.data.dataset import SPLIT_NAMES, Row
+from headstart.data.dataset import SPLIT_NAMES, Row, clean_name
 from headstart.data.form import LoadOptions
-from headstart.data.paths import HALVES, Resolver
+from headstart.data.paths import Resolver
 from headstart.data.tables import Batch, read_batches
 from headstart.errors import InputError
 
@@ -276,9 +275,5 @@ def read_cells(
 
 
 def _clean(column: str, value: str | None) -> str:
-    """A label, split or group in Unicode form NFC."""
-    if value is None:
-        return ""
-    if HALVES.search(value):  # half of a surrogate pair, which no file name or report can hold
-        raise InputError(f"the {column} {value!a} is not valid Unicode")
-    return unicodedata.normalize("NFC", value.strip())
+    """A label, split or group."""
+    return "" if value is None else clean_name(f"the {column}", value)

@@ -7,12 +7,11 @@ first dot are a sample. They are read in place, as in any archive.
 import dataclasses
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, dataset_of_rows
+from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, clean_name, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
 from headstart.data.images import Source
 from headstart.data.members import (
@@ -193,8 +192,11 @@ def _read_label(name: str, member: Member) -> str:
         value = next((value[field] for field in FIELDS if field in value), None)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise BadImageError(f"{where}: names no class, as text or a whole number")
-    label = unicodedata.normalize("NFC", str(value).strip())
-    if len(label) > MAX_LABEL or "\0" in label or any("\ud800" <= c <= "\udfff" for c in label):
+    try:
+        label = clean_name("the label", str(value))
+    except InputError as exc:
+        raise BadImageError(f"{where}: {exc}") from exc
+    if len(label) > MAX_LABEL:
         raise BadImageError(f"{where}: a text of {len(label):,} characters, which names no class")
     return label
 

@@ -219,8 +219,15 @@ def make_lite_config(name: str, input_px: tuple[int, int] | None = None) -> dict
 
 
 def list_packaged() -> tuple[str, ...]:
-    """Names of the networks whose packages are installed, from the smallest to the largest."""
-    return tuple(name for name, v in LITE.items() if importlib.util.find_spec(v.package))
+    """Names of the networks whose packages are installed whole, from the smallest to the largest."""
+
+    def is_there(name: str) -> bool:
+        try:
+            return bool(find_packaged_file(name))
+        except InputError:
+            return False
+
+    return tuple(filter(is_there, LITE))
 
 
 def find_packaged_file(name: str) -> tuple[Path, str]:

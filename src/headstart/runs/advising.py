@@ -20,7 +20,7 @@ from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, read_json, write_quietly
 from headstart.networks.backbones import Backbone
 from headstart.networks.lite import list_packaged
-from headstart.parallel import Progress, count_cpus, no_progress
+from headstart.parallel import Progress, no_progress
 from headstart.runs.budget import Budget
 from headstart.runs.grouping import find_groups
 from headstart.runs.sampling import SAMPLE, draw_parts
@@ -45,8 +45,10 @@ __all__ = [
     "may_refit",
 ]
 
-# The share of a budget in which a further network may be begun, where the user named none.
-COMPARING_SHARE = 0.1
+# The share of a budget that comparing networks may take where the user named none; seconds of measuring the
+# first one's work, beside extracting features; how much more each of the built-in ones takes than the one
+# before.
+COMPARING_SHARE, MEASURING_S, LARGER = 0.2, 8.0, 1.5
 
 
 def advise(
@@ -92,16 +94,12 @@ def advise(
         report_scan(dataset, settings, report)
     budget = Budget.of(settings, began)
     assert budget is not None
-    names = backbones or list_networks(settings)
-    refit = may_refit(dataset, settings)
-    bound_s = math.inf if backbones else COMPARING_SHARE * budget.seconds
     return compare_networks(
         dataset,
         settings,
-        names,
-        left_s=budget.left(),
-        refit=refit,
-        bound_s=bound_s,
+        backbones or list_networks(settings),
+        budget=budget,
+        bound_s=math.inf if backbones else COMPARING_SHARE * budget.seconds,
         progress=progress,
     )
 
@@ -117,25 +115,29 @@ def compare_networks(
     settings: Settings,
     names: Sequence[str],
     *,
-    left_s: float,
-    refit: bool,
+    budget: Budget,
     bound_s: float,
     progress: Progress,
 ) -> Advice:
     """Advise with each of some networks, give the best advice.
 
     Args:
-        left_s, refit: as in `advise_for`.
-        bound_s: after so many seconds of work, on all cores, no further network is begun.
+        names: the smallest first.
+        bound_s: what all but the first are expected to take, in seconds. By expectation and not by the
+            clock, so that the same networks are compared whatever is kept from before.
 
     Raises:
         As `load_network` and `advise_for` say.
     """
-    began = time.process_time()  # the clock would count what other programs take
     advices: list[Advice] = []
+    left_s, refit, expected_s = budget.left(), may_refit(dataset, settings), 0.0
     for name in names:
-        if advices and time.process_time() - began > bound_s * count_cpus():
-            break
+        if advices:
+            first = advices[0]
+            own_s = MEASURING_S + first.costs.extraction_s(first.facts.measured)
+            expected_s += own_s * LARGER ** len(advices)
+            if expected_s > bound_s:
+                break
         progress("loading the network", 0, 0)
         own = settings.model_copy(update={"backbone": name})
         backbone = load_network(own)

@@ -213,8 +213,7 @@ def _follow_advice(
             split_dataset(plan.dataset, val=val, seed=settings.seed),
             settings,
             names,
-            left_s=budget.left(),
-            refit=refit,
+            budget=budget,
             bound_s=COMPARING_SHARE * budget.seconds,
             progress=progress,
         )

@@ -140,8 +140,9 @@ def take_probe(task: Task, why: str = "") -> tuple[Task, Trained]:
     for name in ("advice", "against_probe"):
         if name in task.decisions.facts:
             probe.decisions.record(name, task.decisions.facts[name])
-    for name in ("strategy", "cut"):
-        probe.decisions.settle(name, getattr(probe.settings, name), "advised")
+    advised = {n for n, d in task.decisions.settled.items() if d.origin == "advised"}
+    for name in {"strategy", "cut"} | (advised & probe.settings.given().keys()):
+        probe.decisions.settle(name, probe.settings.given()[name], "advised")
     if not why:
         against = task.decisions.facts["against_probe"]
         why = (
