@@ -74,8 +74,8 @@ class DataSettings(BaseModel):
     group: Annotated[
         str | None,
         Option(
-            "Keep images together if this captures the same text in their paths, as "
-            "'([^/]+/[^/]+)_[^/]*$'; none: do not look for groups.",
+            "Keep images together if this captures the same in their paths: "
+            "'([^/]+/[^/]+)_[^/]*$'; or none.",
             DATA,
             common=True,
         ),
