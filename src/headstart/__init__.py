@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
+    from headstart.data.downloading import download
     from headstart.data.images import ImageRef
     from headstart.data.in_memory import from_arrays
     from headstart.data.loading import load_dataset
@@ -86,6 +87,7 @@ __all__ = [
     "advise",
     "audit",
     "choose_engine",
+    "download",
     "evaluate",
     "export_features",
     "extract",
@@ -109,7 +111,8 @@ ORDER = {
     "": "errors process choices options draws files parallel arrays metrics problem",
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables rows "
-        "image_arrays array_names unpickling * class_names loading groupings views scan splits"
+        "image_arrays array_names unpickling * class_names known downloading loading "
+        "groupings views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
@@ -143,6 +146,7 @@ _HOMES = {
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
     "data.in_memory": ("from_arrays",),
+    "data.downloading": ("download",),
     "data.loading": ("load_dataset",),
     "data.decoding": ("Preprocessing",),
     "data.scan": ("scan_images",),

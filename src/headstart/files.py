@@ -143,9 +143,9 @@ def write_quietly(path: Path, data: bytes) -> bool:
     return True
 
 
-def hash_file(path: Path) -> str:
+def hash_file(path: Path, algorithm: str = "sha256") -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 MAX_JSON_BYTES = 64 * 2**20

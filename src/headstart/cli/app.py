@@ -19,7 +19,12 @@ from headstart.cli.commands import (
     fit_command,
     predict_command,
 )
-from headstart.cli.listings import backbones_command, cache_app, layers_command
+from headstart.cli.listings import (
+    backbones_command,
+    cache_app,
+    download_command,
+    layers_command,
+)
 from headstart.cli.options import SettingsCommand
 from headstart.cli.terminal import State, err, out
 from headstart.errors import HeadstartError, printable
@@ -59,6 +64,7 @@ for _name, _command in {
     "extract": extract_command,
     "backbones": backbones_command,
     "layers": layers_command,
+    "download": download_command,
     "demo": demo_command,
 }.items():
     app.command(name=_name, cls=SettingsCommand)(_command)

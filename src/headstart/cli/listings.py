@@ -1,10 +1,11 @@
-"""Commands that list what there is: networks, their layers, and what the feature store holds.
+"""Commands that list what there is: networks, their layers, known data sets, and what the cache holds.
 
 Nothing here imports torch before a command needs it.
 """
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+import headstart
 from headstart.cli.options import SettingsCommand, takes
 from headstart.cli.terminal import (
     State,
@@ -26,7 +28,7 @@ from headstart.cli.terminal import (
 )
 from headstart.errors import UsageError, printable
 
-__all__ = ["backbones_command", "cache_app", "layers_command"]
+__all__ = ["backbones_command", "cache_app", "download_command", "layers_command"]
 
 
 @takes(["cache_dir"], talks=["json"])
@@ -87,6 +89,61 @@ def backbones_command(
     note(count(len(found), "network"))
     if any(info.parameters is None for info in found):
         note(f"parameters are counted in lists of at most {COUNTED}; name a narrower pattern")
+
+
+@takes(talks=["json", "quiet"])
+def download_command(
+    name: Annotated[
+        str | None, typer.Argument(help="A known data set; without, all are listed.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for the files; the cache's by default.")
+    ] = None,
+) -> None:
+    """Download a data set that is known by name, or list those that are.
+
+    Checked by its published checksum. What was cut is continued by the same
+    command. Where it is in the cache, its name is enough: headstart fit mnist.
+
+    [bold]Examples[/bold]
+
+    headstart download
+
+    headstart download mnist
+    """
+    if name is None:
+        if to is not None:
+            raise UsageError("--to has no effect without the name of a data set")
+        _list_known()
+        return
+    with show_progress() as progress:
+        path = headstart.download(name, to, progress=progress)
+    if State.json:
+        print_json({"name": name, "path": str(path)})
+        return
+    out.print(Text(printable(str(path))))
+    words = ["headstart", "fit", name if to is None else str(path)]
+    note(f"next:\n  {printable(shlex.join(words))}")
+
+
+def _list_known() -> None:
+    from headstart.data.known import KNOWN, find_downloaded
+
+    table = Table()
+    for column in ("name", "MB", "images of", "licence", "here", "source"):
+        table.add_column(column, justify="right" if column == "MB" else "left")
+    for name, known in KNOWN.items():
+        path = find_downloaded(name)
+        if State.json:
+            facts = dataclasses.asdict(known)
+            print_json({"name": name, **facts, "path": None if path is None else str(path)})
+            continue
+        here = "no" if path is None else "yes"
+        table.add_row(
+            name, f"{known.size / 1e6:,.1f}", known.title, known.licence, here, known.source
+        )
+    if not State.json:
+        out.print(table)
 
 
 @takes(talks=["json"])

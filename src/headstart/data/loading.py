@@ -18,6 +18,7 @@ from headstart.data.gtsrb import GTSRB
 from headstart.data.huggingface import HUGGINGFACE
 from headstart.data.idx import IDX
 from headstart.data.in_memory import MEMORY
+from headstart.data.known import KNOWN, find_downloaded
 from headstart.data.manifests import MANIFEST
 from headstart.data.metadata import METADATA
 from headstart.data.numpy_files import NUMPY
@@ -77,7 +78,7 @@ def load_dataset(
             CIFAR-100; MNIST's files; pickles of arrays. Or what a Python program holds: (images, labels) as
             `from_arrays` takes them, pairs of an image and a label, a bunch of scikit-learn's, the
             tuples of a data set of Keras', a data set of PyTorch's without a transform, a Dataset or
-            DatasetDict of Hugging Face's `datasets`.
+            DatasetDict of Hugging Face's `datasets`. Or the name of a known data set that was downloaded.
         format: a key of `FORMS` to insist on; by default the first form that recognises the source.
         root: the folder that a manifest's paths are relative to; the manifest's own by default.
         group: "none", or a regular expression searched in each image id; images with the same captured text
@@ -111,6 +112,10 @@ def load_dataset(
         dataset = dataclasses.replace(form.load(paths[0], options), source=paths[0])
     else:
         dataset = form.load(source, options)
+    for path in paths:
+        if (other := find_downloaded(str(path))) is not None:
+            told = f"{path} is what is here by that name, not the data set that was downloaded to {other}"
+            dataset = dataclasses.replace(dataset, warnings=(*dataset.warnings, told))
     if class_names is not None:
         dataset = name_classes(dataset, Path(class_names))
     if group is not None and group != NO_GROUPS:
@@ -121,14 +126,22 @@ def load_dataset(
 def list_paths(source: object) -> tuple[Path, ...]:
     """Give the path that data are, or each of several; () for an object in memory.
 
-    A list of paths alone is several; any other list has images in it.
+    A list of paths alone is several; any other list has images in it. The name of a known data set stands
+    for what was downloaded, where nothing is here by that name.
     """
     named = source if isinstance(source, list | tuple) else [source]
     if not all(isinstance(name, str | os.PathLike) for name in named):
         return ()
     if not all(map(os.fspath, named)):
         raise InputError("the data are an empty name; name a folder or a manifest")
-    return tuple(map(Path, named))
+    return tuple(map(_find_path, named))
+
+
+def _find_path(name: str | os.PathLike[str]) -> Path:
+    path = Path(name)
+    if os.fspath(name) not in KNOWN or os.path.lexists(path):
+        return path
+    return find_downloaded(os.fspath(name)) or path
 
 
 def _find_form(source: object, paths: tuple[Path, ...], name: str | None) -> Form:
@@ -180,7 +193,8 @@ def _check_exists(path: Path) -> None:
         path.stat()
     except (OSError, ValueError) as exc:
         reason = "no access" if isinstance(exc, PermissionError) else "no such file or folder"
-        raise InputError(f"{path}: {reason}") from exc
+        advice = f"; run headstart download {path}" if str(path) in KNOWN else ""
+        raise InputError(f"{path}: {reason}{advice}") from exc
 
 
 def _with_groups(dataset: Dataset, pattern: str) -> Dataset:
