@@ -127,6 +127,8 @@ def cli(capsys, monkeypatch):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])
+        # It would go on after the command and might end the process of the tests without a word.
+        monkeypatch.setattr(headstart.process, "_end_if_a_start_hangs", lambda: None)
         handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
         capsys.readouterr()
         try:
