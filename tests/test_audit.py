@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -361,3 +362,16 @@ def test_the_command_shows_the_first_of_each_kind(collection, audit, cli):
     found = json.loads(out)
     assert found["duplicates"] == [list(group) for group in audit.duplicates]
     assert found["images"] == len(audit.dataset)
+
+
+def test_of_one_picture_under_two_classes_both_are_shown(plant, tmp_path, cli):
+    data = plant(tmp_path / "data", {"blobs": 9, "plain": 3})
+    for number in range(1, 9):
+        shutil.copy(data / "blobs/00.png", data / f"blobs/{number:02}.png")
+    shutil.copy(data / "blobs/00.png", data / "plain/00.png")
+    _, out, _ = cli("audit", data, "--device", "cpu")
+    (line,) = [line for line in out.splitlines() if "10 images" in line and "(" in line]
+    assert "blobs/00.png (blobs)" in line
+    assert "plain/00.png (plain)" in line
+    copies = out.partition("the same picture more than once: ")[2]
+    assert "… 7 more" in copies

@@ -273,10 +273,11 @@ def show_audit(audit: "Audit") -> None:
     leaks = [
         (f"{leak.similarity:.3f}", " and ".join(leak.splits), *leak.images) for leak in audit.leaks
     ]
-    conflicts = [
-        (*(f"{image} ({label})" for image, label in zip(c.images, c.labels, strict=True)),)
-        for c in audit.conflicts
-    ]
+    conflicts = []
+    for conflict in audit.conflicts:
+        one_each = dict(zip(conflict.labels[::-1], conflict.images[::-1], strict=True))
+        named = (f"{one_each[label]} ({label})" for label in dict.fromkeys(conflict.labels))
+        conflicts.append((f"{len(conflict.images)} images", *named))
     _show_findings(
         "likely label errors",
         [
@@ -326,7 +327,8 @@ def _show_findings(title: str, rows: Sequence[tuple[str, ...]]) -> None:
     for _ in range(max(map(len, rows[:SHOWN]))):
         table.add_column()
     for row in rows[:SHOWN]:
-        table.add_row(*(Text(f"  {printable(cell)}") for cell in row[:SHOWN]))
+        cells = row if len(row) <= SHOWN else (*row[: SHOWN - 1], f"… {len(row) - SHOWN + 1:,} more")
+        table.add_row(*(Text(f"  {printable(cell)}") for cell in cells))
     out.print(table)
     if len(rows) > SHOWN:
         out.print(Text(f"  … {len(rows) - SHOWN:,} more", style="dim"))
