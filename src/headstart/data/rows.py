@@ -142,7 +142,7 @@ class Listing:
                 place = place.rpartition(", ")[2]
             raise InputError(
                 f"{batch.where(number)}: '{text}' stands already at {place}{self._numbers[at]} with "
-                "another label, split or group"
+                "another label, split or group; keep one"
             )
 
 
