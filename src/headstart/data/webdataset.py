@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, clean_name, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
-from headstart.data.images import Source
+from headstart.data.images import MappedReader, Source
 from headstart.data.members import (
     Member,
     common_folder,
@@ -35,17 +35,6 @@ FIELDS = ("label", "class", "class_name", "category", "cls")  # of JSON
 MAX_LABEL_BYTES = 2**16
 MAX_LABEL = 200  # characters; a caption is no class
 PEEKED = 64  # members, by which a tar is recognised
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reader:
-    """Images of shards by id."""
-
-    sources: Mapping[str, Source]
-
-    def open(self, image_id: str) -> Source:
-        """Give the source of an image."""
-        return self.sources[image_id]
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -128,7 +117,7 @@ def _read(root: Path, shards: tuple[Path, ...]) -> Dataset:
             f"with KEY.json that has a field {FIELDS[0]}"
         )
     dataset = dataset_of_rows(root, rows, ignored=dict(ignored), warnings=tuple(warnings))
-    return dataclasses.replace(dataset, reader=_Reader(sources))
+    return dataclasses.replace(dataset, reader=MappedReader(sources))
 
 
 def _name_splits(shards: tuple[Path, ...]) -> list[str]:
