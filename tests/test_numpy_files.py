@@ -111,6 +111,8 @@ GOOD = npy((7,), data=LABELS.tobytes())
         (npy((7, 8, 8), data=bytes(7 * 64)), npy((7,), "|O", bytes(56)), "Python objects"),
         (npy((7, 8, 8), data=bytes(7 * 64)), npy((7,), "|S0"), "array of empty texts"),
         (npy((7, 8, 8), data=bytes(7 * 64)), npy((), data=b"1"), "a single number"),
+        (npy((7, 8, 8), data=bytes(7 * 64)), npy((7,), "<U1", b"\xff" * 28), "text that is not valid Uni"),
+        (npy((7, 8, 8), data=bytes(7 * 64)), npy((7,), ">U1", b"\xff" * 28), "text that is not valid Uni"),
         (b"\x93NUMPY\1\0\xff\xff" + bytes(9), GOOD, "a header of 65,535 bytes"),
         (b"\x93NUMPY\1\0\x05\0[[[[[" + bytes(9), GOOD, "damaged"),
         (b"\x93NUMPY\1\0\x0a\0__import__(1)", GOOD, "damaged"),

@@ -125,6 +125,8 @@ MAKE_ARRAY = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
         (MAKE_ARRAY + b"(cnumpy\nndarray\n(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ftU\x01dtR.", "without numbers"),
         (MAKE_ARRAY + b")R(K\x01(J\xff\xff\xff\x7ftcnumpy\ndtype\nU\x02u1\x85R\x89U\x01xtb.", "damaged"),
         (MAKE_ARRAY + b")R(K\x01K\x01\x85cnumpy\ndtype\nU\x02O8\x85R\x89]tb.", "an array of Python objects"),
+        (MAKE_ARRAY + b")R(K\x01K\x01\x85cnumpy\ndtype\nU\x02U1\x85R(K\x03U\x01<NNNtb\x89U\x04" + b"\xff" * 4
+         + b"tb.", "text that is not valid Unicode"),
         (MAKE_ARRAY + b")R(K\x01K\x01\x85cnumpy\ndtype\nU\x02V8\x85R\x89U\x01xtb.", "of type 'V8'"),
         (b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0zip\x86R.", "in an encoding that Python does"),
     ],
