@@ -53,6 +53,12 @@ def test_damaged_cifar(tmp_path, how, kind, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_the_archive_alone(tmp_path):
+    path = write_cifar(tmp_path, "10-python", "archive")
+    (tmp_path / "sums.txt").write_text("x")
+    assert load_dataset(tmp_path).ids == load_dataset(path).ids
+
+
 def test_cifar_in_part(tmp_path):
     path = write_cifar(tmp_path, "10-binary", "folder")
     (path / "data_batch_4.bin").unlink()
