@@ -35,6 +35,8 @@ def test_a_shard(kind, tmp_path):
         ("1.cls", b"chat perdu", "chat perdu"),
         ("1.json", b'{"label": "cat", "url": "x"}', "cat"),
         ("1.json", b'{"class": 4}', "4"),
+        ("1.json", b'{"cls": 4, "ClassName": "cat"}', "cat"),
+        ("1.json", b'{"y": 0, "Category_Id": 7}', "7"),
         ("1.json", b'"dog"', "dog"),
         ("1.txt", b"\xef\xbb\xbfcat\n", "cat"),
         ("1.txt", "e\u0301".encode(), "é"),

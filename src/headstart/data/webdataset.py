@@ -24,13 +24,13 @@ from headstart.data.members import (
     stem_of,
 )
 from headstart.data.paths import IMAGE_SUFFIXES
+from headstart.data.rows import find_label
 from headstart.errors import BadImageError, InputError
 
 __all__ = ["WEBDATASET"]
 
 IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 LABELS = ("cls", "json", "txt")  # the first that a sample has
-FIELDS = ("label", "class", "class_name", "category", "cls")  # of JSON
 
 MAX_LABEL_BYTES = 2**16
 MAX_LABEL = 200  # characters; a caption is no class
@@ -114,7 +114,7 @@ def _read(root: Path, shards: tuple[Path, ...]) -> Dataset:
         reason = f" ({rows[0].error})" if rows else ""
         raise InputError(
             f"{root}: no labelled images in the shards{reason}; a sample is KEY.jpg with KEY.cls, or "
-            f"with KEY.json that has a field {FIELDS[0]}"
+            "with KEY.json that has a field label"
         )
     dataset = dataset_of_rows(root, rows, ignored=dict(ignored), warnings=tuple(warnings))
     return dataclasses.replace(dataset, reader=MappedReader(sources))
@@ -178,7 +178,7 @@ def _read_label(name: str, member: Member) -> str:
     except (ValueError, RecursionError) as exc:
         raise BadImageError(f"{where}: neither text nor JSON of at most 64 KiB") from exc
     if isinstance(value, dict):
-        value = next((value[field] for field in FIELDS if field in value), None)
+        value = find_label(value)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise BadImageError(f"{where}: names no class, as text or a whole number")
     try:
