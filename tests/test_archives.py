@@ -654,6 +654,19 @@ def test_an_archive_is_named_in_the_next_commands(cli, loose, tiny, tmp_path, mo
     assert (code, "the validation data are training data" in told) == (2, True), told
 
 
+def test_corrections_go_into_a_manifest_of_files_alone(cli, tmp_path):
+    path = write(tmp_path / "x.zip", zipped(TREE))
+    write(tmp_path / "table.csv", b"image,suggested,action\n")
+    words = ("--apply", tmp_path / "table.csv", "-o", tmp_path / "mended.csv")
+    code, out, err = cli("audit", path, *words)
+    assert (code, out) == (2, "")
+    assert (
+        "x.zip: --apply writes a manifest, which names files, and these images are none; unpack"
+        in err
+    )
+    assert not (tmp_path / "mended.csv").exists()
+
+
 def test_data_of_an_odd_type_are_refused(tmp_path):
     for data in (3, [3], [tmp_path, None], {3}):
         message = (
