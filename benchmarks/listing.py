@@ -3,10 +3,10 @@
     python benchmarks/listing.py                        # 1,000 and 100,000 files, five rounds
     python benchmarks/listing.py --counts 1000,10000
 
-Files lie in a hundred class folders and hold a byte each; none is opened. `find FOLDER -type f -printf '%s %p\n'`
-looks at what headstart looks at: the name, kind and size of each. Seconds are those of the processor, of the user
-and of the system, since other work on the machine lengthens those by the clock; rounds are interleaved, and ratios
-are of one round. Every measurement of headstart runs in a process of its own and starts after the import.
+Files lie in a hundred class folders and hold a byte each; none is opened. The command `find FOLDER -type f
+-printf '%s %p'` tells the name and size of each. Seconds are those of the processor, since other work on the
+machine lengthens those by the clock; rounds are interleaved, and ratios are of one round. Every measurement
+of headstart runs in a process of its own and starts after the import.
 """
 
 import argparse
