@@ -4,8 +4,8 @@
     python benchmarks/archives.py --count 50000 --side 64 --backbone test_vit
 
 Rounds are interleaved, so that a slow minute of the machine hits all forms alike; ratios are of one round.
-Rates are by seconds of the processor, of all threads; beside those stand ratios by the clock, which other work
-lengthens.
+Rates are by seconds of the processor, of all threads; beside them stand ratios by the clock, which other
+work lengthens.
 
 list        headstart.load_dataset
 read        every image read and hashed, in the order of the data set, in as many threads as extraction has

@@ -3,10 +3,10 @@
     python benchmarks/audit.py                     # 1,000 and 10,000 pictures of ten classes, three rounds
     python benchmarks/audit.py --counts 2000 --profile
 
-Pictures are 64 x 64 noise over a pattern of their class, so that a probe is right about most; two in a hundred
-have another's label, and one in a hundred is a copy. The built-in network sees them. Every measurement runs in
-a process of its own and starts after the import; seconds are those of the processor, of all threads, since
-other work on the machine lengthens those by the clock.
+Pictures are 64 x 64 noise over a pattern of their class, so that a probe is right about most; two in a
+hundred have another's label, and one in a hundred is a copy. The built-in network sees them. Every run is
+in a process of its own and starts after the import; seconds are those of the processor, of all threads,
+since other work on the machine lengthens those by the clock.
 """
 
 import argparse
