@@ -207,9 +207,11 @@ def noise():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_threads_read_in_any_order(kind, noise, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("states", "kept"), [(8, 2**26), (4096, 2**16), (4096, 2**26)])
+def test_many_threads_read_in_any_order(kind, states, kept, noise, tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LEAST_SPACING_BYTES", 2**16)
-    monkeypatch.setattr(streams, "MAX_STATES", 8)
+    monkeypatch.setattr(streams, "MAX_STATES", states)
+    monkeypatch.setattr(streams, "MAX_KEPT_BYTES", kept)
     path = write(tmp_path / "x", pack(kind, noise))
     dataset = load_dataset(path)
     copy = pickle.loads(pickle.dumps(dataset))
