@@ -27,7 +27,7 @@ with atheris.instrument_imports(
     from fuzz_targets import TARGETS
 
 MAX_BYTES = 2**16
-SPARE_BYTES = 3 * 2**30  # of address space beside what is taken at the start
+SPARE_BYTES = 2**30  # of address space beside what is taken at the start; a bomb wants more
 
 
 def main() -> None:
