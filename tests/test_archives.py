@@ -1,10 +1,8 @@
 """Archives, clean and hostile, are the data set that their folder is, or end as one clear message."""
 
-import bz2
 import contextlib
 import gzip
 import io
-import lzma
 import os
 import pickle
 import random
@@ -14,12 +12,12 @@ import struct
 import subprocess
 import sys
 import tarfile
-import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from archive_files import KINDS, TARS, TREE, pack, special, tar, write, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,68 +28,6 @@ from headstart.data.images import MAX_FILE_BYTES
 from headstart.data.loading import load_dataset
 from headstart.data.scan import scan_images
 from headstart.errors import BadImageError, HeadstartError, InputError, UsageError
-
-try:
-    from backports import zstd
-except ImportError:
-    zstd = None
-
-COMPRESS = {
-    "tar": lambda data: data,
-    "tar.gz": gzip.compress,
-    "tar.bz2": bz2.compress,
-    "tar.xz": lzma.compress,
-    "tar.zst": lambda data: zstd.compress(data),
-}
-NEEDS_ZSTD = pytest.mark.skipif(zstd is None, reason="needs backports.zstd")
-TARS = [pytest.param(k, marks=NEEDS_ZSTD if k == "tar.zst" else ()) for k in COMPRESS]
-KINDS = [*TARS, "stored.zip", "deflated.zip"]
-
-# {name: bytes}; a name that ends with / is a folder, and other members are made by `tar` alone.
-TREE = {"cats/1.png": b"cat one", "cats/deep/2": b"cat two" * 99, "dogs/1.png": b"dog"}
-
-
-def tar(files, *infos):
-    """The bytes of a tar of files and of other members, with what the latter hold, if anything."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as made:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            if name.endswith("/"):
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
-            made.addfile(info, io.BytesIO(data))
-        for info in infos:
-            made.addfile(info, io.BytesIO(bytes(info.size)))
-    return stream.getvalue()
-
-
-def special(name, kind, target=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def zipped(files, method=zipfile.ZIP_DEFLATED):
-    """The bytes of a zip of {name or ZipInfo: bytes}."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", method) as made:
-        warnings.simplefilter("ignore")  # of duplicate names
-        for name, data in files.items() if isinstance(files, dict) else files:
-            made.writestr(name, data)
-    return stream.getvalue()
-
-
-def pack(kind, files):
-    if kind.endswith("zip"):
-        return zipped(files, zipfile.ZIP_STORED if kind == "stored.zip" else zipfile.ZIP_DEFLATED)
-    return COMPRESS[kind](tar(files))
-
-
-def write(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 def plant(root, files):
@@ -118,6 +54,7 @@ def errors(dataset):
 
 
 # ---------------------------------------------------------------- the same data set
+
 
 TREES = {
     "classes": TREE,
@@ -270,9 +207,11 @@ def noise():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_threads_read_in_any_order(kind, noise, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("states", "kept"), [(8, 2**26), (4096, 2**16), (4096, 2**26)])
+def test_many_threads_read_in_any_order(kind, states, kept, noise, tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LEAST_SPACING_BYTES", 2**16)
-    monkeypatch.setattr(streams, "MAX_STATES", 8)
+    monkeypatch.setattr(streams, "MAX_STATES", states)
+    monkeypatch.setattr(streams, "MAX_KEPT_BYTES", kept)
     path = write(tmp_path / "x", pack(kind, noise))
     dataset = load_dataset(path)
     copy = pickle.loads(pickle.dumps(dataset))
@@ -345,6 +284,7 @@ def test_features_are_the_same_in_every_form(loose, tiny, tmp_path):
 
 
 # ---------------------------------------------------------------- hostile names and members
+
 
 BAD_NAMES = [
     "../x", "a/../../x", "/etc/passwd", "C:\\x", "c:x", "\\\\host\\x", "a\\b", "..", "a/..", "x" * 5000,
@@ -668,117 +608,6 @@ def test_what_other_compressions_hold_in_memory_is_bounded(noise, tmp_path, monk
     assert len(load_dataset(path)) == len(noise)
 
 
-# ---------------------------------------------------------------- WebDataset
-
-SHARD = {
-    "001.jpg": b"one", "001.cls": b"3", "002.PNG": b"two", "002.cls": b" 12\n", "003.jpg": b"three",
-    "003.cls": b"3",
-}  # fmt: skip
-
-
-def labels(dataset):
-    return dict(zip(dataset.ids, dataset.label_names(), strict=True))
-
-
-@pytest.mark.parametrize("kind", TARS)
-def test_a_shard(kind, tmp_path):
-    dataset = load_dataset(write(tmp_path / "x.tar", pack(kind, SHARD)))
-    assert labels(dataset) == {"001.jpg": "3", "002.PNG": "12", "003.jpg": "3"}
-    assert dataset.classes == ("3", "12")
-    assert [dataset.image(i).read() for i in range(3)] == [b"one", b"two", b"three"]
-    assert pickle.loads(pickle.dumps(dataset)).image(1).read() == b"two"
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "label"),
-    [
-        ("1.cls", b"7", "7"),
-        ("1.cls", b"chat perdu", "chat perdu"),
-        ("1.json", b'{"label": "cat", "url": "x"}', "cat"),
-        ("1.json", b'{"class": 4}', "4"),
-        ("1.json", b'"dog"', "dog"),
-        ("1.txt", b"\xef\xbb\xbfcat\n", "cat"),
-        ("1.txt", "e\u0301".encode(), "é"),
-    ],
-)
-def test_labels(name, data, label, tmp_path):
-    dataset = load_dataset(write(tmp_path / "x", tar({"1.jpg": b"x", name: data})))
-    assert labels(dataset) == {"1.jpg": label}
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "reason"),
-    [
-        ("1.cls", b"", "1.cls: names no class"),
-        ("1.cls", b"\xff", "1.cls: neither text nor JSON"),
-        ("1.json", b"{", "1.json: neither text nor JSON"),
-        ("1.json", b"[" * 50_000, "1.json: neither text nor JSON"),
-        ("1.json", b'{"x": 1}', "1.json: names no class"),
-        ("1.json", b'{"label": true}', "1.json: names no class"),
-        ("1.json", b'{"label": 1.5}', "1.json: names no class"),
-        ("1.json", b'{"label": "\\ud800"}', "1.json: the label '\\ud800' is not valid Unicode"),
-        ("1.txt", b"a cat " * 50, "1.txt: a text of 299 characters, which names no class"),
-        ("1.npy", b"", "no label: neither KEY.cls, nor KEY.json, nor KEY.txt is there"),
-    ],
-)
-def test_a_bad_label_is_a_bad_image(name, data, reason, tmp_path):
-    files = {"0.jpg": b"x", "0.cls": b"a", "1.jpg": b"y", name: data}
-    dataset = load_dataset(write(tmp_path / "x", tar(files)))
-    assert labels(dataset) == {"0.jpg": "a", "1.jpg": ""}
-    assert dataset.errors[1].startswith(reason)
-    with pytest.raises(InputError, match=r"no labelled images in the shards|expected a WebDataset"):
-        load_dataset(write(tmp_path / "y", tar({"1.jpg": b"y", name: data})), format="webdataset")
-
-
-def test_shards(tmp_path):
-    for number in range(3):
-        write(tmp_path / f"shard-{number:04}.tar", tar(SHARD))
-    write(tmp_path / "sizes.json", b"{}")
-    for data in (tmp_path, sorted(tmp_path.glob("*.tar"))):
-        dataset = load_dataset(data)
-        assert len(dataset) == 9
-        assert dataset.ids[3] == "shard-0001/001.jpg"
-        assert set(dataset.splits) == {""}
-        assert dataset.image(4).read() == b"two"
-    write(tmp_path / "shard-0001.tar", tar(SHARD)[:1300])
-    with pytest.raises(InputError, match=r"shard-0001\.tar: damaged or cut short"):
-        load_dataset(tmp_path)
-
-
-def test_shards_of_splits(tmp_path):
-    for name in ("flowers-train-0", "flowers-train-1", "flowers-val-0", "flowers-test"):
-        write(tmp_path / f"{name}.tar", tar(SHARD))
-    dataset = load_dataset(tmp_path)
-    found = dict(zip(dataset.ids, dataset.splits, strict=True))
-    assert found["flowers-train-1/001.jpg"] == "train"
-    assert found["flowers-val-0/001.jpg"] == "val"
-    assert found["flowers-test/001.jpg"] == "test"
-
-
-def test_class_folders_with_texts_beside_are_no_shard(tmp_path):
-    files = {"a/1.jpg": b"x", "a/1.txt": b"0 0.5 0.5", "b/1.jpg": b"y", "b/1.txt": b"1 0.5 0.5"}
-    assert load_dataset(write(tmp_path / "x", tar(files))).classes == ("a", "b")
-    files = {"a/1.jpg": b"x", "a/1.cls": b"0", "b/1.jpg": b"y", "b/1.cls": b"1"}
-    dataset = load_dataset(write(tmp_path / "x", tar(files)))
-    assert labels(dataset) == {"a/1.jpg": "0", "b/1.jpg": "1"}
-
-
-def test_samples_in_shards_that_are_odd(tmp_path):
-    files = {
-        **SHARD, "004.left.jpg": b"l", "004.right.jpg": b"r", "004.cls": b"3", "005.cls": b"1",
-        "006.mask.npy": b"", ".hidden.jpg": b"", "../7.jpg": b"", "../7.cls": b"",
-    }  # fmt: skip
-    link = special("008.jpg", tarfile.SYMTYPE, "/etc/passwd")
-    label = tarfile.TarInfo("008.cls")
-    dataset = load_dataset(write(tmp_path / "x", tar({**files}, link, label)))
-    assert dataset.ids[3:] == ("004.left.jpg", "008.jpg")
-    assert dataset.ignored == {
-        ".mask.npy": 1, "label without an image": 1, "right.jpg": 1, "hidden": 1,
-    }  # fmt: skip
-    assert dataset.errors[4] == "a link, which is not followed in an archive"
-    assert "passed over 2 members whose names lead out" in dataset.warnings[0]
-
-
 # ---------------------------------------------------------------- the command line
 
 
@@ -825,6 +654,19 @@ def test_an_archive_is_named_in_the_next_commands(cli, loose, tiny, tmp_path, mo
     assert (code, "headstart evaluate runs/photos-1 photos.tar.gz" in told) == (0, True), told
     code, _, told = cli("fit", "photos.tar.gz", "--val", "photos.tar.gz", *options)
     assert (code, "the validation data are training data" in told) == (2, True), told
+
+
+def test_corrections_go_into_a_manifest_of_files_alone(cli, tmp_path):
+    path = write(tmp_path / "x.zip", zipped(TREE))
+    write(tmp_path / "table.csv", b"image,suggested,action\n")
+    words = ("--apply", tmp_path / "table.csv", "-o", tmp_path / "mended.csv")
+    code, out, err = cli("audit", path, *words)
+    assert (code, out) == (2, "")
+    assert (
+        "x.zip: --apply writes a manifest, which names files, and these images are none; unpack"
+        in err
+    )
+    assert not (tmp_path / "mended.csv").exists()
 
 
 def test_data_of_an_odd_type_are_refused(tmp_path):

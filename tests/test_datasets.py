@@ -368,6 +368,12 @@ def test_hostile_values_make_a_row_or_one_line(row, tmp_path):
     assert "\n" not in refused
 
 
+def test_a_name_of_any_length_is_one_line_that_can_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"line 1: '\.\./aaa.*aaa' leads outside of") as caught:
+        manifest(tmp_path, json.dumps({"path": f"../{'a' * 100_000}", "label": "x"}), ".jsonl")
+    assert len(str(caught.value)) < 2010
+
+
 def test_root_and_leave_to_go_out(tmp_path):
     plant(tmp_path, "images/a.png", "out/b.png", "images/l.png -> ../out/b.png")
     options = {"root": tmp_path / "images"}
@@ -506,7 +512,7 @@ def test_groups_by_pattern(tmp_path):
 )
 def test_bad_group_pattern(pattern, message, tmp_path):
     plant(tmp_path, "a/1_1", "a/1_2", "b/1_1", "b/1_2")
-    with pytest.raises(UsageError, match=re.escape(f"group '{pattern}' {message}")):
+    with pytest.raises(UsageError, match=f"^group '.*' {re.escape(message)}"):
         load_dataset(tmp_path, group=pattern)
 
 

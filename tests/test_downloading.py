@@ -6,8 +6,10 @@ import http.server
 import random
 import re
 import shutil
+import sys
 import threading
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
@@ -41,6 +43,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if mode.isdigit():
             self.send_error(int(mode))
+            return
+        if mode == "no such part" and asked:
+            self.send_error(416)
             return
         start = int(asked[6:-1]) if asked and mode != "no ranges" else 0
         body = DATA[start:] + (b"more" if mode == "larger" else b"")
@@ -100,6 +105,44 @@ def test_the_same_command_continues_what_was_given_up(server):
     Handler.mode = "whole"
     assert headstart.download("tiny").read_bytes() == DATA
     assert Handler.seen[-1][1] == "bytes=300000-"
+
+
+def test_a_part_that_the_server_does_not_know_is_begun_anew(server, tmp_path):
+    part = tmp_path / "datasets/tiny/a.zip.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(600_000))
+    Handler.mode = "no such part"
+    assert headstart.download("tiny").read_bytes() == DATA
+    assert [asked for _, asked in Handler.seen] == ["bytes=600000-", None]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
+def test_a_second_download_at_once_leaves_the_first_alone(server, tmp_path):
+    import fcntl
+
+    part = tmp_path / "datasets/tiny/a.zip.part"
+    part.parent.mkdir(parents=True)
+    with open(part, "wb") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        first.write(DATA[:1000])
+        first.flush()
+        with pytest.raises(ResourceError, match=r"a.zip.part: another download of it is running"):
+            headstart.download("tiny")
+        assert part.read_bytes() == DATA[:1000]
+    assert headstart.download("tiny").read_bytes() == DATA
+
+
+def test_downloads_at_once_end_whole_or_in_one_line(server, tmp_path):
+    def fetch(_):
+        try:
+            return headstart.download("tiny").read_bytes() == DATA
+        except ResourceError:
+            return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(fetch, range(8)))
+    assert headstart.download("tiny").read_bytes() == DATA
+    assert [path.name for path in (tmp_path / "datasets/tiny").iterdir()] == ["a.zip"]
 
 
 @pytest.mark.parametrize(

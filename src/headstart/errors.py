@@ -20,6 +20,8 @@ __all__ = [
     "printable",
 ]
 
+MAX_MESSAGE = 2000  # characters; a name that a file gives may have any number
+
 
 def printable(text: str) -> str:
     """Text from a file or a name as one line that cannot steer a terminal or reorder its words."""
@@ -43,7 +45,10 @@ class HeadstartError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        if len(text) > MAX_MESSAGE:
+            text = f"{text[: MAX_MESSAGE // 2]} … {text[-MAX_MESSAGE // 2 :]}"
+        super().__init__(text)
 
 
 class UsageError(HeadstartError, ValueError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
-from headstart.data.images import Reader, Source
+from headstart.data.images import MappedReader, Reader, Source
 from headstart.data.members import (
     Contents,
     common_folder,
@@ -30,18 +30,6 @@ from headstart.data.trees import (
 from headstart.errors import InputError
 
 __all__ = ["ARCHIVE"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reader:
-    """Members of an archive; an id is the path from `base` in it."""
-
-    sources: Mapping[str, Source]
-    base: str
-
-    def open(self, image_id: str) -> Source:
-        """Give the source of a member."""
-        return self.sources[self.base + image_id]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,7 +78,7 @@ class _ArchiveTree:
         return [entry for _, entry in sorted(self._folders[self.base + prefix].items())]
 
     def reader(self) -> Reader:
-        return _Reader(self._sources, self.base)
+        return MappedReader(self._sources, self.base)
 
     def _make_folder(self, place: str) -> str:
         """Make a folder and those above it where they are missing; give its path with a slash."""

@@ -6,11 +6,13 @@ train_labels), scikit-learn (data or images, target, target_names), courses (fea
 
 import dataclasses
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.data.dataset import SPLIT_NAMES, clean_name
 from headstart.errors import InputError
@@ -22,6 +24,7 @@ __all__ = [
     "Pair",
     "check_names",
     "find_pairs",
+    "is_text",
     "name_labels",
     "names_images",
 ]
@@ -121,7 +124,7 @@ def check_names(where: str, names: Any) -> tuple[str, ...]:
         InputError: they are no list of texts, or two are the same.
     """
     if isinstance(names, np.ndarray):
-        names = names.tolist() if names.ndim == 1 and names.dtype.kind in "SUiu" else None
+        names = _to_list(where, names) if names.ndim == 1 and names.dtype.kind in "SUiu" else None
     if not isinstance(names, list | tuple) or not names or len(names) > MAX_CLASSES:
         raise InputError(f"{where}: no list of names of classes")
     texts = tuple(str(name) if type(name) is int else _text(where, name) for name in names)
@@ -197,11 +200,25 @@ def _to_values(where: str, labels: Any) -> list[Any]:
     )
     if not np.all(is_whole):
         raise InputError(f"{where}: labels that are no whole numbers; give a class to each image")
-    try:
-        values: list[Any] = (array if array.dtype.kind in "SU" else array.astype(np.int64)).tolist()
-        return values
-    except ValueError as exc:  # text of numbers that are no characters
-        raise InputError(f"{where}: labels that are not valid Unicode") from exc
+    return _to_list(where, array if array.dtype.kind in "SU" else array.astype(np.int64))
+
+
+def is_text(array: NDArray[Any]) -> bool:
+    """Say whether an array of text holds characters alone; NumPy makes a str of any number."""
+    if array.dtype.kind != "U" or not array.size or not array.dtype.itemsize:
+        return True
+    numbers = np.ascontiguousarray(array).view(
+        np.dtype(np.uint32).newbyteorder(array.dtype.byteorder)
+    )
+    return bool(numbers.max() <= sys.maxunicode)
+
+
+def _to_list(where: str, array: NDArray[Any]) -> list[Any]:
+    """The numbers or texts of an array."""
+    if not is_text(array):
+        raise InputError(f"{where}: text that is not valid Unicode; save it again, or give numbers")
+    values: list[Any] = array.tolist()
+    return values
 
 
 def _text(where: str, name: Any) -> str:

@@ -26,7 +26,7 @@ from headstart.data.image_arrays import (
     dataset_of_arrays,
 )
 from headstart.data.images import peek
-from headstart.data.members import find_kind, first_names, list_members
+from headstart.data.members import find_kind, first_names, list_archives, list_members
 from headstart.data.unpickling import read_pickle
 from headstart.errors import BadImageError, InputError
 
@@ -120,6 +120,12 @@ def _read_archive(path: Path) -> dict[str, Found]:
     return found
 
 
+def _find_archive(folder: Path) -> Path | None:
+    """The archive of a folder that holds nothing else, where it is one of CIFAR's."""
+    archives = list_archives(folder)
+    return archives[0] if len(archives) == 1 and _is_archive(archives[0]) else None
+
+
 def _is_archive(path: Path) -> bool:
     """Whether the first file in it, or its folder, is one of CIFAR's."""
     if not find_kind(path).startswith("tar"):
@@ -194,12 +200,14 @@ def _recognises(path: Path) -> bool:
     if not path.is_dir():
         return _is_archive(path)
     try:
-        return _find_layout(_list_folder(path)) is not None
+        return _find_layout(_list_folder(path)) is not None or _find_archive(path) is not None
     except OSError:
         return False
 
 
 def _load(path: Path, options: LoadOptions) -> Dataset:
+    if path.is_dir():
+        path = _find_archive(path) or path
     files = _list_folder(path) if path.is_dir() else _read_archive(path)
     layout = _find_layout(files)
     if layout is None:

@@ -26,6 +26,11 @@ from headstart.errors import InputError, ResourceError, UsageError, one_line
 from headstart.files import check_writable, hash_file, sync_folder, translate_errors
 from headstart.parallel import Progress, no_progress
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["download"]
 
 MAX_ATTEMPTS = 5
@@ -35,6 +40,7 @@ CHUNK_BYTES = 2**18
 MB = 10**6
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # What a server answers that may answer otherwise a moment later.
+NO_SUCH_PART = 416
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 ADVICE = "name another place with --to"
@@ -42,6 +48,10 @@ ADVICE = "name another place with --to"
 
 class _CutError(Exception):
     """The connection ended, or never came about; what has come is kept, and another attempt may do."""
+
+
+class _NoPartError(_CutError):
+    """The server has nothing from there on, so what has come is of no use."""
 
 
 def download(
@@ -81,7 +91,9 @@ def download(
         def tell(count: int, before: int = before) -> None:
             progress(f"downloading {name}, MB", (before + count) // MB, known.size // MB)
 
-        _fetch(folder / file.name, file, tell)
+        path = folder / file.name
+        with translate_errors(folder, advice=ADVICE), _alone_at(_part_of(path)):
+            _fetch(path, file, tell)
         done += file.size
     return known.place(folder)
 
@@ -146,7 +158,12 @@ def _continue(kept: BinaryIO, file: KnownFile, tell: Callable[[int], None]) -> N
         InputError: the server refuses, or has a file of another size.
     """
     have = kept.seek(0, os.SEEK_END)
-    with _ask(file.url, have) as answer:
+    try:
+        asked = _ask(file.url, have)
+    except _NoPartError:
+        kept.truncate(0)
+        raise
+    with asked as answer:
         total = answer.headers.get("Content-Length")
         if answer.status == 206:
             found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -180,6 +197,7 @@ def _ask(url: str, have: int) -> Any:
 
     Raises:
         _CutError: none came, or one that may be otherwise a moment later.
+        _NoPartError: it has no such part.
         InputError: it refuses, or its certificate is not to be trusted.
     """
     _check_address(url, url)
@@ -191,6 +209,8 @@ def _ask(url: str, have: int) -> Any:
     except urllib.error.HTTPError as exc:
         exc.close()
         reason = f"the server answers {exc.code} {one_line(Exception(exc.reason))}"
+        if exc.code == NO_SUCH_PART and have:
+            raise _NoPartError(reason) from exc
         if exc.code in PASSING:
             raise _CutError(reason) from exc
         raise InputError(f"{url}: {reason}; the file may have moved") from exc
@@ -282,6 +302,32 @@ def _open_part(part: Path) -> BinaryIO:
     """Open what came before, to read and append; never through a link to somebody's file."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(part, flags, 0o666), "r+b")
+
+
+@contextlib.contextmanager
+def _alone_at(part: Path) -> Iterator[None]:
+    """Keep a second process from the part of a file while the first is at it; on Windows nothing does.
+
+    Raises:
+        ResourceError: another one is at it, or was a moment ago.
+    """
+    if fcntl is None:
+        yield
+        return
+    with _open_part(part) as own:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(os.fstat(own.fileno()), os.stat(part))
+        except (BlockingIOError, FileNotFoundError):  # the latter where it is whole by now
+            is_ours = False
+        except OSError:  # a file system without locks
+            is_ours = True
+        if not is_ours:
+            raise ResourceError(
+                f"{part}: another download of it is running or has just ended; wait for it, and run the same "
+                f"command again, or {ADVICE}"
+            )
+        yield
 
 
 def _is_right(path: Path, file: KnownFile) -> bool:

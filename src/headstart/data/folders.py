@@ -54,6 +54,8 @@ class _Folder:
 
     def _describe(self, entry: "os.DirEntry[str]") -> Entry:
         is_link, reason = entry.is_symlink(), ""
+        if not is_link and _is_plain_file(entry):
+            return Entry(entry.name, False)
         if is_link:
             reason = _link_reason(Path(entry.path), self._real_root, self._allow_outside)
         try:
@@ -65,6 +67,14 @@ class _Folder:
         if not reason and not stat.S_ISREG(info.st_mode):
             reason = "not a regular file"
         return Entry(entry.name, False, is_link, reason)
+
+
+def _is_plain_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether the listing of the folder says so, as of nearly every entry; to ask costs a call for each."""
+    try:
+        return entry.is_file(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def _link_reason(link: Path, root: Path, allow_outside: bool) -> str:

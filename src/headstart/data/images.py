@@ -9,7 +9,7 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ __all__ = [
     "FolderReader",
     "ImageRef",
     "JoinedReader",
+    "MappedReader",
     "MemorySource",
     "Reader",
     "Source",
@@ -140,6 +141,18 @@ class FolderReader:
     def open(self, image_id: str) -> FileSource:
         """Give the file of an id."""
         return FileSource(self.root / image_id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MappedReader:
+    """Sources by name; an id is the name without the `base` that all begin with."""
+
+    sources: Mapping[str, Source]
+    base: str = ""
+
+    def open(self, image_id: str) -> Source:
+        """Give the source of an id."""
+        return self.sources[self.base + image_id]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

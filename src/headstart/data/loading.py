@@ -35,6 +35,9 @@ UNSEEN = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(
 )
 
 
+# What programs write where a label is missing. "None" and "NA" are not among them: they may well be classes.
+MISSING = frozenset({"nan", "<na>", "null"})
+
 # A form of data is one file, and its line here; the first that recognises the data reads them. Those that
 # know their files by name or content come before a folder of any.
 FORMS = {
@@ -242,6 +245,8 @@ def _as_seen(name: str) -> str:
 def _checked(dataset: Dataset) -> Dataset:
     """Add the warnings that need the whole data set."""
     warnings = list(dataset.warnings)
+    for name in [c for c in dataset.classes if c.casefold() in MISSING]:
+        warnings.append(f"class '{name}' reads as a missing label; remove its images or rename it")
     folded = Counter(c.casefold() for c in dataset.classes)
     for name in [c for c in dataset.classes if folded[c.casefold()] > 1][:4]:
         warnings.append(f"class '{name}' differs from another only in upper and lower case")

@@ -101,7 +101,8 @@ def _check_type(path: Path, field: Any) -> bool:
     if types.is_struct(kind) and {"bytes", "path"} <= {child.name for child in kind}:
         advice = "; images inside of Parquet are read by datasets, whose Dataset load_dataset takes"
     raise InputError(
-        f"{path}: the column '{field.name}' must be text or whole numbers, and is {one_line(kind)}{advice}"
+        f"{path}: the column '{field.name}' must be text or whole numbers, and is {one_line(kind)}"
+        f"{advice or '; save it as one of these'}"
     )
 
 

@@ -14,7 +14,7 @@ from headstart.data.paths import Resolver
 from headstart.data.tables import Batch, read_batches
 from headstart.errors import InputError
 
-__all__ = ["Listing", "find_columns", "list_texts", "read_cells", "tell_guesses"]
+__all__ = ["Listing", "find_columns", "find_label", "list_texts", "read_cells", "tell_guesses"]
 
 # What columns are called. The first name of each is the documented one; the next ones are usual and are told
 # when they are taken; the last are taken where there is no better. Compared as `_fold` gives them.
@@ -32,7 +32,7 @@ COLUMNS = {
         ("label",),
         tuple(
             "labelname labelid class classname classid classlabel category categoryname categoryid "
-            "target species y".split()
+            "target species cls y".split()
         ),
     ),
     "split": (("split",), ("set", "subset")),
@@ -142,7 +142,7 @@ class Listing:
                 place = place.rpartition(", ")[2]
             raise InputError(
                 f"{batch.where(number)}: '{text}' stands already at {place}{self._numbers[at]} with "
-                "another label, split or group"
+                "another label, split or group; keep one"
             )
 
 
@@ -187,6 +187,14 @@ def find_columns(where: str, given: list[str], options: LoadOptions) -> dict[str
                 "one that is called otherwise"
             )
     return {column: found[column] for column in COLUMNS if column in found}
+
+
+def find_label(fields: Mapping[str, object]) -> object:
+    """Give the value of the field that is most likely the label, by its name; None where none is."""
+    folded = {_fold(name): value for name, value in fields.items()}
+    return next(
+        (folded[name] for names in COLUMNS["label"] for name in names if name in folded), None
+    )
 
 
 def _find_asked(where: str, column: str, name: str, given: list[str]) -> str:

@@ -10,6 +10,7 @@ import lzma
 import sys
 import threading
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -27,10 +28,13 @@ CHUNK_BYTES = 2**14  # of a compressed file at a time
 PIECE_BYTES = 2**20  # of its content at a time
 XZ_MEMORY_BYTES = 256 * 2**20  # xz -9 takes 65 MiB to inflate
 
-# A state of zlib's takes 40 kB, so these take 160 MB at most. Half a spacing is inflated to get at a part, on
-# average.
+# A state of zlib's takes 40 kB, so these take 160 MB at most, and suffice for 1 GiB of content at the least
+# spacing. There all between two states is inflated at once and kept for a while: images are read in the order
+# of their names, which is near that of the archive and seldom the same. Where states lie further apart, half
+# a spacing is inflated to get at a part, on average.
 LEAST_SPACING_BYTES = 2**18
 MAX_STATES = 4096
+MAX_KEPT_BYTES = 2**26  # of all archives
 
 
 class Inflater(Protocol):
@@ -212,11 +216,37 @@ class Inflated:
         return data
 
 
+class _Kept:
+    """What was inflated last, by archive and number of the state before it."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[object, int], bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[object, int]) -> bytes | None:
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: tuple[object, int], data: bytes) -> None:
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = data
+                self._bytes += len(data)
+            while self._bytes > MAX_KEPT_BYTES:
+                self._bytes -= len(self._found.popitem(last=False)[1])
+
+
+_KEPT = _Kept()
+
+
 class GzipParts:
     """Reads any part of a file that is compressed by gzip, from states that were kept on the way through it.
 
-    Each thread goes on from where it was, where the next part lies ahead and near. It is pickled as its path:
-    what loads it goes through the file again.
+    In a large one each thread goes on from where it was, where the next part lies ahead and near. It is
+    pickled as its path: what loads it goes through the file again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -227,6 +257,7 @@ class GzipParts:
             tuple[int, int, _Gunzip]
         ] = []  # (place in the content, in the file, state)
         self._own = threading.local()
+        self._key = object()
 
     def notice(self, content: Inflated) -> None:
         """Keep the state, where the last that is kept lies far enough behind."""
@@ -246,7 +277,9 @@ class GzipParts:
             BadImageError: it is cut short, or damaged.
         """
         number = bisect.bisect_right(self._states, offset, key=lambda state: state[0])
-        place, raw, state = self._states[number - 1] if number else (0, 0, _Gunzip())
+        if self._spacing == LEAST_SPACING_BYTES:
+            return self._read_kept(file, number, offset, size)
+        place, raw, state = self._state(number)
         content: Inflated | None = getattr(self._own, "content", None)
         if content is None or not place <= content.tell() <= offset:
             content = Inflated(file, "gzip", inflater=state.copy(), raw=raw, start=place)
@@ -257,6 +290,27 @@ class GzipParts:
         data = content.read(size)
         self._own.content = content
         return data
+
+    def _state(self, number: int) -> tuple[int, int, _Gunzip]:
+        """The state before a part, by its number from 1; 0 is the start."""
+        return self._states[number - 1] if number else (0, 0, _Gunzip())
+
+    def _read_kept(self, file: BinaryIO, number: int, offset: int, size: int) -> bytes:
+        """As `read`, from what lies between states; `number` is that of the state before."""
+        parts = []
+        while size > 0 and number <= len(self._states):
+            start, raw, state = self._state(number)
+            data = _KEPT.get((self._key, number))
+            if data is None:
+                is_last = number == len(self._states)
+                end = sys.maxsize if is_last else self._states[number][0]
+                file.seek(raw)
+                content = Inflated(file, "gzip", inflater=state.copy(), raw=raw, start=start)
+                data = content.read(end - start)
+                _KEPT.put((self._key, number), data)
+            parts.append(data[offset - start : offset - start + size])
+            offset, size, number = offset + len(parts[-1]), size - len(parts[-1]), number + 1
+        return b"".join(parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _index_gzip, (self._path,)

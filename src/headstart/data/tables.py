@@ -118,7 +118,7 @@ def read_separated(text: str, separator: str = "") -> "Reader":
 
 def _refuse_twice(path: Path, names: list[str]) -> None:
     if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{path}: the header names a column twice: {names[:8]}")
+        raise InputError(f"{path}: the header names a column twice: {names[:8]}; rename one")
 
 
 def _read_csv(path: Path, choose: Chooser) -> Iterator[Batch]:
@@ -136,7 +136,9 @@ def _read_rows(path: Path, reader: "Reader", choose: Chooser) -> Iterator[Batch]
                 if "".join(row).strip():
                     yield reader.line_num, row
         except csv.Error as exc:
-            raise InputError(f"{path}, line {reader.line_num}: {exc}") from exc
+            raise InputError(
+                f"{path}, line {reader.line_num}: {exc}; check the quotes there and before"
+            ) from exc
 
     found = rows()
     number, first = next(found, (0, []))
@@ -194,9 +196,9 @@ def _read_object(where: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line, parse_constant=refuse, object_pairs_hook=pair)
     except (ValueError, RecursionError) as exc:
-        raise InputError(f"{where}: not JSON: {exc}") from exc
+        raise InputError(f"{where}: not JSON: {exc}; write an object a line") from exc
     if not isinstance(row, dict):
-        raise InputError(f"{where}: expected an object with path and label")
+        raise InputError(f"{where}: expected an object with path and label, one a line")
     return row
 
 

@@ -252,5 +252,6 @@ def _passed_over(entry: Entry) -> str:
 
 def _companion_suffix(entry: Entry) -> str:
     """The ending of a file that commonly lies beside images, or ""."""
-    suffix = os.path.splitext(entry.name)[1].lower()
+    _, dot, ending = entry.name.rpartition(".")
+    suffix = dot + ending.lower()
     return suffix if suffix in COMPANION_SUFFIXES else ""

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.data.array_names import is_text
 from headstart.errors import InputError, ResourceError, one_line
 
 __all__ = ["MAX_PICKLE_BYTES", "Unpickled", "read_pickle"]
@@ -78,7 +79,10 @@ def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
         raise ValueError(f"an array of shape {shape} in {len(data):,} bytes")
     if not data:
         raise ValueError("an empty array")
-    return np.frombuffer(data, kind).reshape(shape, order=order)
+    array = np.frombuffer(data, kind).reshape(shape, order=order)
+    if not is_text(array):
+        raise ValueError("text that is not valid Unicode")
+    return array
 
 
 def _begin_array(*arguments: Any) -> _Array:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, clean_name, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
-from headstart.data.images import Source
+from headstart.data.images import MappedReader, Source
 from headstart.data.members import (
     Member,
     common_folder,
@@ -24,28 +24,17 @@ from headstart.data.members import (
     stem_of,
 )
 from headstart.data.paths import IMAGE_SUFFIXES
+from headstart.data.rows import find_label
 from headstart.errors import BadImageError, InputError
 
 __all__ = ["WEBDATASET"]
 
 IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 LABELS = ("cls", "json", "txt")  # the first that a sample has
-FIELDS = ("label", "class", "class_name", "category", "cls")  # of JSON
 
 MAX_LABEL_BYTES = 2**16
 MAX_LABEL = 200  # characters; a caption is no class
 PEEKED = 64  # members, by which a tar is recognised
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reader:
-    """Images of shards by id."""
-
-    sources: Mapping[str, Source]
-
-    def open(self, image_id: str) -> Source:
-        """Give the source of an image."""
-        return self.sources[image_id]
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -125,10 +114,10 @@ def _read(root: Path, shards: tuple[Path, ...]) -> Dataset:
         reason = f" ({rows[0].error})" if rows else ""
         raise InputError(
             f"{root}: no labelled images in the shards{reason}; a sample is KEY.jpg with KEY.cls, or "
-            f"with KEY.json that has a field {FIELDS[0]}"
+            "with KEY.json that has a field label"
         )
     dataset = dataset_of_rows(root, rows, ignored=dict(ignored), warnings=tuple(warnings))
-    return dataclasses.replace(dataset, reader=_Reader(sources))
+    return dataclasses.replace(dataset, reader=MappedReader(sources))
 
 
 def _name_splits(shards: tuple[Path, ...]) -> list[str]:
@@ -189,7 +178,7 @@ def _read_label(name: str, member: Member) -> str:
     except (ValueError, RecursionError) as exc:
         raise BadImageError(f"{where}: neither text nor JSON of at most 64 KiB") from exc
     if isinstance(value, dict):
-        value = next((value[field] for field in FIELDS if field in value), None)
+        value = find_label(value)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise BadImageError(f"{where}: names no class, as text or a whole number")
     try:

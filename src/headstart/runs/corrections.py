@@ -121,7 +121,8 @@ def apply_corrections(
     dataset = read_data(data, make_settings(options))
     if dataset.reader is not None:
         raise UsageError(
-            f"{dataset.name}: a manifest names files, and these images are none; save them as files first"
+            f"{dataset.name}: --apply writes a manifest, which names files, and these images are none; "
+            "unpack or save them as files, and audit those"
         )
     actions = _read_actions(source, dataset)
     folder, own = os.path.realpath(place.parent), os.path.realpath(dataset.root)
