@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import re
 import shlex
 import sys
 import time
@@ -72,6 +71,7 @@ DATA_HELP = "Folder, archives, table or arrays of images."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
+DATA_PANEL = FIELDS["val"].option.panel
 
 
 @takes(FIELDS, talks=TALKS)
@@ -90,6 +90,22 @@ def fit_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
     ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train a head on this file of bottleneck features (.p, .npz) instead of images.",
+            hidden=True,
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure on this file of bottleneck features, with --features.",
+            hidden=True,
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Train a classifier and write it to a folder.
@@ -102,6 +118,15 @@ def fit_command(
     """
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
+    if validation is not None and features is None:
+        raise UsageError("--validation goes with --features; images are measured on by --val")
+    if features is not None:
+        if data or resume is not None:
+            raise UsageError(
+                "--features takes the place of images, and is not resumed; leave them out"
+            )
+        _fit_features(features, output, validation=validation, overwrite=overwrite, **options)
+        return
     if resume is None and not data:
         raise UsageError("Missing argument 'data'; see headstart fit --help")
     if overwrite and output is None and resume is None:
@@ -116,16 +141,37 @@ def fit_command(
         show_next(run, words, dataset)
 
 
+def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **options: Any) -> None:
+    if overwrite and output is None:
+        raise UsageError("--overwrite goes with -o; without, every run has a new folder")
+    place = contextlib.nullcontext(output) if output else _new_folder([str(features)])
+    with place as folder, show_progress() as progress:
+        run = headstart.fit_features(
+            features,
+            folder,
+            overwrite=overwrite,
+            progress=progress,
+            on_epoch=show_epoch,
+            **options,
+        )
+    if State.json:
+        print_json(_to_json(run))
+    else:
+        show_run(run)
+    if run.interrupted:
+        err.print(Text("interrupted; the best head so far is kept"))
+        raise typer.Exit(130)
+
+
 @contextlib.contextmanager
 def _new_folder(data: list[str]) -> Iterator[Path]:
     """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
 
     Beside the data where `runs` would lie in them, as a class would. Several archives give their names.
     """
-    sources = [Path(os.path.realpath(word)) for word in data]  # which takes a link to itself, too
-    source = sources[0]
-    name = "-".join(path.name if path.is_dir() else _stem_of(path) for path in sources)
-    name = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60].strip(".-") or "run"
+    from headstart.runs.sources import name_files
+
+    source, name = Path(os.path.realpath(data[0])), name_files(data)
     runs = Path("runs")
     if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
         runs = source.parent / "runs"
@@ -141,11 +187,6 @@ def _new_folder(data: list[str]) -> Iterator[Path]:
         for empty in (folder, runs):
             with contextlib.suppress(OSError):  # it is not empty
                 empty.rmdir()
-
-
-def _stem_of(path: Path) -> str:
-    """ "photos" of photos.csv and of photos.tar.gz."""
-    return path.with_suffix("").stem if path.stem.lower().endswith(".tar") else path.stem
 
 
 def _fit(
@@ -183,28 +224,30 @@ def _fit(
         err.print(Text(f"interrupted; {resume}"))
         leave(130)
     if State.json:
-        print_json(
-            {
-                "run": str(run.folder),
-                "strategy": run.strategy,
-                "backbone": run.backbone,
-                "metrics": run.metrics,
-                "recall": run.recall,
-                "measured_on": run.measured_on,
-                "images": run.images,
-                "computed": run.computed,
-                "engine": str(run.engine),
-                "interrupted": run.interrupted,
-                "warnings": run.warnings,
-                "seconds": round(run.seconds, 3),
-            }
-        )
+        print_json(_to_json(run))
     else:
         show_run(run)
     if run.interrupted:
         err.print(Text(f"interrupted; the best model so far is kept. {resume}"))
         raise typer.Exit(130)
     return (read[0] if read else None), run
+
+
+def _to_json(run: "Run") -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "strategy": run.strategy,
+        "backbone": run.backbone,
+        "metrics": run.metrics,
+        "recall": run.recall,
+        "measured_on": run.measured_on,
+        "images": run.images,
+        "computed": run.computed,
+        "engine": str(run.engine),
+        "interrupted": run.interrupted,
+        "warnings": run.warnings,
+        "seconds": round(run.seconds, 3),
+    }
 
 
 @takes(
@@ -518,7 +561,7 @@ def _read_names(images: list[str]) -> list[str]:
     return names
 
 
-@takes(("weights", *READING, "max_bad", "seed", *RUNTIME), talks=TALKS)
+@takes(("weights", "input_px", "cut", "seed", *DATA, *RUNTIME), talks=TALKS)
 def extract_command(
     data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     backbone: Annotated[
@@ -543,7 +586,13 @@ def extract_command(
     dtype: Annotated[
         str | None, typer.Option(help="Keep activations as bfloat16 or float16.")
     ] = None,
-    max_bad: float = MAX_BAD,
+    bottleneck: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write bottleneck features of the training and validation images to this folder, as "
+            "pickles for fit --features; --cut, --val and --group go with it."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Run images through a frozen network once and keep what it gives.
@@ -559,46 +608,110 @@ def extract_command(
     headstart extract photos --export features.npz
 
     headstart extract photos --activations blocks.5 --views 4
-    """
-    from headstart.features.runtime import make_runtime
-    from headstart.files import check_cache
 
+    headstart extract photos --bottleneck files --per-class 100
+    """
     names = backbone or [FIELDS["backbone"].info.default]
-    weights, seed = options.pop("weights", None), options.pop("seed", None)
-    if len(names) > 1 and any(x is not None for x in (weights, export, activations)):
+    if len(names) > 1 and (export or activations or "weights" in options):
         raise UsageError("--weights, --export and --activations go with one --backbone")
-    if activations is None and any(x is not None for x in (views, dtype, seed)):
-        raise UsageError("--views, --dtype and --seed go with --activations CUT")
+    if bottleneck is not None:
+        if any(x is not None for x in (export, activations, views, dtype)):
+            raise UsageError("--bottleneck excludes --export, --activations, --views and --dtype")
+        for name in names:
+            _extract_bottleneck(data, bottleneck, backbone=name, **options)
+        return
+    for name in ("cut", "val", "group"):
+        if name in options:
+            raise UsageError(f"{flag_of(name)} goes with --bottleneck FOLDER")
+    if activations is None and (views is not None or dtype is not None):
+        raise UsageError("--views and --dtype go with --activations CUT")
+    if activations is None and "seed" in options and "per_class" not in options:
+        raise UsageError("--seed goes with --activations CUT, --bottleneck or --per-class")
     if activations is not None and export is not None:
         raise UsageError("--export does not go with --activations")
+    keep: Callable[..., None] = functools.partial(_extract, export=export)
     if export is not None:
         from headstart.features.tables import check_export
 
         check_export(export)
-    reading = {n: options.pop(n) for n in READING if n in options}
+    if activations is not None:
+        drawn = headstart.Views(views or 1, seed=options.get("seed", 0))
+        keep = functools.partial(
+            _extract_activations, cut=activations, views=drawn, dtype=dtype or "bfloat16"
+        )
+    _keep_features(data, names, keep, cut=activations, **options)
+
+
+def _keep_features(
+    data: list[str],
+    names: list[str],
+    keep: "Callable[..., None]",
+    *,
+    cut: str | None,
+    max_bad: float = MAX_BAD,
+    **options: Any,
+) -> None:
+    """Load the data and the networks, of which the first must have the cut point, and extract with each."""
+    from headstart.features.runtime import make_runtime
+    from headstart.files import check_cache
+    from headstart.runs.sampling import draw_per_class
+
     runtime = make_runtime(**{n: options.pop(n) for n in RUNTIME if n in options})
     check_cache(runtime.cache_dir)
     with show_progress() as progress:
         progress("listing images", 0, 0)
+        reading = {n: options[n] for n in READING if n in options}
         dataset = headstart.load_dataset(data, **reading)
+        dataset = draw_per_class(dataset, options.get("per_class"), options.get("seed", 0))
         progress("loading the network", 0, 0)
-        load = functools.partial(
-            headstart.load_backbone, weights=weights, cache_dir=runtime.cache_dir
-        )
-        networks = [load(name) for name in names]
-        if activations is not None:
-            networks[0].cut(activations)
+        given = {n: options[n] for n in ("weights", "input_px") if n in options}
+        networks = [
+            headstart.load_backbone(name, cache_dir=runtime.cache_dir, **given) for name in names
+        ]
+        if cut is not None:
+            networks[0].cut(cut)
         if not (State.quiet or State.json):
             progress("reading the images' headers", 0, 0)
             show_scan(dataset, headstart.scan_images(dataset, max_pixels=runtime.max_pixels))
-        keep: Callable[..., None] = functools.partial(_extract, export=export)
-        if activations is not None:
-            drawn = headstart.Views(views or 1, seed=seed or 0)
-            keep = functools.partial(
-                _extract_activations, cut=activations, views=drawn, dtype=dtype or "bfloat16"
-            )
         for network in networks:
             keep(dataset, network, max_bad, runtime=runtime, progress=progress)
+
+
+def _extract_bottleneck(data: list[str], folder: Path, **options: Any) -> None:
+    started = time.perf_counter()
+    with show_progress() as progress:
+        found = headstart.extract_bottleneck(
+            data,
+            folder,
+            progress=progress,
+            report=None if State.quiet or State.json else show_scan,
+            **options,
+        )
+    seconds = round(time.perf_counter() - started, 3)
+    if State.json:
+        files = {n: str(getattr(found, n)) for n in ("train", "validation", "class_names")}
+        print_json(
+            {**vars(found), **files, "engine": str(found.engine), "seconds": seconds},
+        )
+        return
+    for warning in found.warnings:
+        warn(warning)
+    images = found.images
+    out.print(
+        Text(
+            f"{images['train'] + images['val']:,} images through {printable(found.backbone)}: "
+            f"{found.computed:,} computed in {seconds:.1f} s, the others from the store"
+        )
+    )
+    out.print(Text(f"engine {found.engine} ({found.engine.reason})", style="dim"))
+    for split, file in (("train", found.train), ("val", found.validation)):
+        held = f"{images[split]:,} images, {found.width:,} features at {printable(found.cut)}"
+        out.print(Text(f"wrote {printable(str(file))}: {held}"))
+    out.print(Text(f"wrote {printable(str(found.class_names))}: the names of the classes"))
+    words = ["headstart", "fit", "--features", str(found.train), "--validation"]
+    words += [str(found.validation), "--class-names", str(found.class_names)]
+    note("next:")
+    note(f"  {printable(shlex.join(words))}")
 
 
 def _extract(
