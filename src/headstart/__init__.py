@@ -135,7 +135,7 @@ ORDER = {
         "refitting fitting bottleneck evaluation auditing corrections"
     ),
     "publish": "charts",
-    "cli": "demo terminal options reference listings commands app",
+    "cli": "demo terminal options reference listings commands extraction app",
 }
 
 _HOMES = {

@@ -155,14 +155,15 @@ def extract_bottleneck(
     if settings.data.val == 0:
         raise UsageError("val 0 leaves no image for the file of validation features; leave it out")
     check_cache(settings.runtime.cache_dir)
-    check_writable(place, advice=ADVICE)
     progress("listing images", 0, 0)
-    dataset = _split(load_data(data, settings), settings, progress)
-    used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
-    check_trainable(used)
+    dataset = load_data(data, settings)
     progress("loading the network", 0, 0)
     backbone = load_network(settings)
     cut = backbone.cut(settings.cut) if settings.cut not in (None, "last") else backbone.cuts[-1]
+    check_writable(place, advice=ADVICE)
+    dataset = _split(dataset, settings, progress)
+    used = dataset.select(np.flatnonzero([s in ("train", "val") for s in dataset.splits]))
+    check_trainable(used)
     if report is not None:
         progress("reading the images' headers", 0, 0)
         report_scan(used, settings, report)
@@ -249,6 +250,8 @@ def fit_features(
     replaces = check_place(folder, file, overwrite, resume=False)
     progress("reading the features", 0, 0)
     other = None if validation is None else Path(validation)
+    if other is not None and other.resolve() == file.resolve():
+        raise UsageError(f"{other}: the validation features are the training features; name others")
     task = _make_task(file, other, settings, progress)
     task = dataclasses.replace(task, on_epoch=on_epoch)
     check_trainable(task.dataset.select(task.rows))
@@ -324,7 +327,8 @@ def _check_options(options: dict[str, Any], *, measured: bool) -> Settings:
             "leave --strategy out"
         )
     settings = make_settings({**options, "strategy": PROBE})
-    _refuse_unused(settings, _list_used(settings), "a head on features from a file")
+    what = "a linear head" if settings.head == "linear" else "an MLP head"
+    _refuse_unused(settings, _list_used(settings), f"{what} on features from a file")
     choose_strategy(settings)
     choose_device(settings.runtime.device)
     if settings.head != "linear" and not measured:
