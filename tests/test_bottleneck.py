@@ -9,6 +9,7 @@ import pickletools
 import re
 import shlex
 import shutil
+import signal
 import struct
 import tracemalloc
 import zipfile
@@ -374,6 +375,25 @@ def test_an_mlp_head_is_measured_on_the_validation_file(files, tmp_path):
     ).read_bytes()
 
 
+def test_an_interruption_keeps_the_best_head_so_far(files, tmp_path, cli, monkeypatch):
+    def stop(entry):
+        if entry["epoch"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    options = {"head": "8", "epochs": 50}
+    run = headstart.fit_features(
+        files[0], tmp_path / "run", validation=files[1], on_epoch=stop, **options
+    )
+    assert run.interrupted
+    assert headstart.load_head(tmp_path / "run")[0].width == 24
+    monkeypatch.setattr("headstart.cli.commands.show_epoch", stop)
+    words = ("fit", "--features", files[0], "--validation", files[1], "--head", "8")
+    code, out, err = cli(*words, "-o", tmp_path / "b")
+    assert code == 130
+    assert "saved to" in out
+    assert "interrupted; the best head so far is kept" in err
+
+
 def test_equal_rows_are_never_in_two_folds(tmp_path):
     """Copies of one row would be recognised; that others are not learned shows that they are not."""
     features = RNG.normal(size=(12, 200)).astype(np.float32)
@@ -455,11 +475,11 @@ def test_places_are_averaged_and_told(tmp_path):
     )
 
 
-def test_folders_are_guarded(files, tmp_path, photos, tiny):
+def test_folders_are_guarded(files, tmp_path, photos, tiny_run):
     run = headstart.fit_features(files[0], tmp_path / "run")
     with pytest.raises(UsageError, match="holds a run already"):
         headstart.fit_features(files[0], tmp_path / "run")
-    headstart.fit(photos, tmp_path / "run", overwrite=True, **tiny)
+    tiny_run.classifier.save(tmp_path / "run")
     assert not (tmp_path / "run/head.safetensors").exists()
     with pytest.raises(
         InputError, match="a classifier of images; headstart fit --features FILE makes"
@@ -629,13 +649,15 @@ def test_images_are_drawn_class_by_class(plant, tmp_path):
     assert draw_per_class(data, None, 0) is data
 
 
-def test_fit_and_advise_use_so_many(loose, tiny, network, tmp_path, cli):
+def test_fit_and_advise_use_so_many(loose, tiny, network, tmp_path, cli, monkeypatch):
     run = headstart.fit(loose, tmp_path / "run", per_class=5, **tiny)
     assert run.images["train"] == 15
     assert run.settings["per_class"] == {"value": 5, "origin": "user"}
     assert headstart.Run.load(tmp_path / "run").settings == run.settings
     assert len(run.members) == 15
-    assert headstart.advise(loose, per_class=5, **network).facts.images == 15
+    with monkeypatch.context() as patch:
+        patch.setattr("headstart.runs.advising.compare_networks", lambda data, *_, **__: data)
+        assert len(headstart.advise(loose, per_class=5, **network)) == 15
     code, out, _ = cli("extract", loose, "--per-class", "2", "--json", "--device", "cpu")
     assert (code, json.loads(out)["images"]) == (0, 6)
     with pytest.raises(UsageError, match="per_class must be a whole number of at least 1"):
