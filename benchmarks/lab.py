@@ -73,11 +73,11 @@ def main() -> None:
         for network in networks:
             for data in DATA:
                 rows.append(_describe(place, network, data, seconds))
-    print(f"{describe()}; {os.cpu_count()} CPUs\n")
+    print(f"{describe()}\n")
     print(
-        "| network | data | images, features | extract s | head of 480, s | accuracy | linear s | accuracy |"
+        "| network | data | training + validation images | features | extract | head of 480 | linear head |"
     )
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    print("|---|---|---:|---:|---:|---:|---:|")
     print("\n".join(rows))
 
 
@@ -88,16 +88,15 @@ def _describe(place: Path, network: str, data: str, seconds: dict[tuple[str, ...
         [found] = [s for words, s in seconds.items() if all(p in words for p in parts)]
         return found
 
-    cells = [network, data]
+    cells = [network if network == NETWORKS[0] else f"{network}, random weights", data]
     for kind in ("mlp", "linear"):
         result = headstart.Run.load(place / "heads" / f"{network}-{data}-{kind}")
         if kind == "mlp":
             width = headstart.load_head(result.folder)[0].width
-            images = f"{result.images['train']:,} + {result.images['val']:,}, {width:,}"
-            cells += [images, f"{took(f'{data}/train', network):.0f}"]
-        e = result.metrics["accuracy"]
-        cells += [f"{took(f'heads/{network}-{data}-{kind}'):.1f}"]
-        cells += [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"]
+            cells += [f"{result.images['train']:,} + {result.images['val']:,}", f"{width:,}"]
+            cells += [f"{took(f'{data}/train', network):.0f} s"]
+        e, s = result.metrics["accuracy"], took(f"heads/{network}-{data}-{kind}")
+        cells += [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}), {s:.1f} s"]
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,5 +1,6 @@
 """Files of bottleneck features: read as courses hand them out, refused if hostile, written and read back."""
 
+import base64
 import contextlib
 import io
 import json
@@ -82,6 +83,15 @@ def pickle_as_python_2(arrays):
     return out + b"u."
 
 
+# As cPickle of Python 2.7 with NumPy 1.13 wrote it, in protocol 2.
+PYTHON_2 = base64.b64decode(
+    b"gAJ9cQEoVQZsYWJlbHNxAmNudW1weS5jb3JlLm11bHRpYXJyYXkKX3JlY29uc3RydWN0CnEDY251bXB5Cm5kYXJyYXkKcQRL"
+    b"AIVVAWKHUnEFKEsBSwKFY251bXB5CmR0eXBlCnEGVQJ1MUsASwGHUnEHKEsDVQF8Tk5OSv////9K/////0sAdGKJVQID+nRi"
+    b"VQhmZWF0dXJlc3EIaANoBEsAhVUBYodScQkoSwEoSwJLAUsBSwR0aAZVAmY0SwBLAYdScQooSwNVATxOTk5K/////0r/////"
+    b"SwB0YolVIAAAwL8AAAAA5rFhf8IWAQDNzMw9zcxMvgAA4EAAAH9DdGJ1Lg=="
+)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """(train, validation) as ResNet50 gives them."""
@@ -126,6 +136,14 @@ def test_the_layouts_of_the_original(tmp_path, write, shape, labels):
     assert found.labels == tuple(str(n % 3) for n in range(9))
     wanted = features if len(shape) == 2 else features.mean(axis=(1, 2))
     assert np.allclose(found.features, wanted, atol=1e-6)
+
+
+def test_a_file_of_python_2(tmp_path):
+    (tmp_path / "x.p").write_bytes(PYTHON_2)
+    found = read_bottleneck(tmp_path / "x.p")
+    rows = [[-1.5, 0, 3e38, 1e-40], [0.1, -0.2, 7, 255]]
+    assert np.array_equal(found.features, np.array(rows, np.float32))
+    assert (found.labels, found.shape) == (("3", "250"), (1, 1, 4))
 
 
 @settings(max_examples=60, deadline=None)
