@@ -143,6 +143,19 @@ def test_hostile_pickles(data, message):
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("code", [b"\x8d", b"\x8e", b"\x96", b"T", b"B", b"X"])
+def test_a_length_that_is_stated_gets_no_memory(tmp_path, code):
+    """Of a file on disk, for which Python makes room before it reads."""
+    size = struct.pack("<Q", 2**45) if code in b"\x8d\x8e\x96" else struct.pack("<i", 2**31 - 1)
+    path = tmp_path / "x.p"
+    path.write_bytes(b"\x80\x04" + code + size + b"x.")
+    tracemalloc.start()
+    with open(path, "rb") as file, pytest.raises(InputError, match="damaged"):
+        read_pickle(file, path.stat().st_size, "x")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
 def test_pickles_of_too_many_objects(monkeypatch):
     monkeypatch.setattr(unpickling, "MAX_INSTRUCTIONS", 1000)
     with pytest.raises(InputError, match="x: more than 1,000 objects; save arrays"):

@@ -208,7 +208,7 @@ def test_whatever_a_run_holds_is_read_back(tiny_run, outcome, made, warnings, se
         data=None,
         parts=Parts(lambda: classifier, lambda: members, lambda: measured),
     )
-    kept = save_run(run, keep=())
+    kept = save_run(run, keep=(), model=classifier.files())
     assert same(kept, run)
     assert same(Run.load(folder), run)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.runs.advising import advise
     from headstart.runs.auditing import Audit, audit
+    from headstart.runs.bottleneck import extract_bottleneck, fit_features, load_head
     from headstart.runs.classifier import Classifier
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
@@ -92,10 +93,13 @@ __all__ = [
     "export_features",
     "extract",
     "extract_activations",
+    "extract_bottleneck",
     "fit",
+    "fit_features",
     "from_arrays",
     "load_backbone",
     "load_dataset",
+    "load_head",
     "measure",
     "measure_recall",
     "predict",
@@ -117,7 +121,8 @@ ORDER = {
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine * engines shards reading "
-        "drawing extraction tables activations pixels shift neighbours near_copies looks duplicates odd_files"
+        "drawing extraction tables bottleneck activations pixels shift neighbours near_copies looks "
+        "duplicates odd_files"
     ),
     "training": (
         "decisions recipes rules cuts facts costs advice logistic heads settings task outputs trainable "
@@ -127,10 +132,10 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources budget sampling grouping advising "
-        "refitting fitting evaluation auditing corrections"
+        "refitting fitting bottleneck evaluation auditing corrections"
     ),
     "publish": "charts",
-    "cli": "demo terminal options reference listings commands app",
+    "cli": "demo terminal options reference listings commands extraction app",
 }
 
 _HOMES = {
@@ -164,6 +169,7 @@ _HOMES = {
     "training.advice": ("Advice", "Candidate", "Case"),
     "training.settings": ("Settings",),
     "runs.prediction": ("Prediction",),
+    "runs.bottleneck": ("extract_bottleneck", "fit_features", "load_head"),
     "runs.classifier": ("Classifier",),
     "runs.predictor": ("Predictor", "predict"),
     "runs.record": ("Run",),

@@ -15,10 +15,10 @@ from headstart.cli.commands import (
     audit_command,
     demo_command,
     evaluate_command,
-    extract_command,
     fit_command,
     predict_command,
 )
+from headstart.cli.extraction import extract_command
 from headstart.cli.listings import (
     backbones_command,
     cache_app,

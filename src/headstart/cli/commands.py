@@ -8,10 +8,8 @@ import dataclasses
 import functools
 import itertools
 import os
-import re
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +37,6 @@ from headstart.cli.terminal import (
     show_progress,
     show_run,
     show_scan,
-    warn,
 )
 from headstart.errors import InputError, UsageError, printable
 from headstart.process import leave
@@ -51,18 +48,20 @@ if TYPE_CHECKING:
     from headstart.cli.terminal import PredictionPrinter
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
-    from headstart.data.views import Views
-    from headstart.networks.backbones import Backbone
     from headstart.runs.classifier import Classifier
     from headstart.runs.record import Run
     from headstart.training.advice import Advice
 
 __all__ = [
+    "DATA",
+    "DATA_HELP",
+    "MAX_BAD",
+    "RUNTIME",
+    "TALKS",
     "advise_command",
     "audit_command",
     "demo_command",
     "evaluate_command",
-    "extract_command",
     "fit_command",
     "predict_command",
 ]
@@ -72,6 +71,7 @@ DATA_HELP = "Folder, archives, table or arrays of images."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
 RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
+DATA_PANEL = FIELDS["val"].option.panel
 
 
 @takes(FIELDS, talks=TALKS)
@@ -90,6 +90,22 @@ def fit_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in the output folder.")
     ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train a head on this file of bottleneck features (.p, .npz) instead of images.",
+            hidden=True,
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure on this file of bottleneck features, with --features.",
+            hidden=True,
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Train a classifier and write it to a folder.
@@ -102,6 +118,15 @@ def fit_command(
     """
     if resume is not None and output is not None:
         raise UsageError("--resume and --output are both given; --resume names the folder")
+    if validation is not None and features is None:
+        raise UsageError("--validation goes with --features; images are measured on by --val")
+    if features is not None:
+        if data or resume is not None:
+            raise UsageError(
+                "--features takes the place of images, and is not resumed; leave them out"
+            )
+        _fit_features(features, output, validation=validation, overwrite=overwrite, **options)
+        return
     if resume is None and not data:
         raise UsageError("Missing argument 'data'; see headstart fit --help")
     if overwrite and output is None and resume is None:
@@ -116,16 +141,37 @@ def fit_command(
         show_next(run, words, dataset)
 
 
+def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **options: Any) -> None:
+    if overwrite and output is None:
+        raise UsageError("--overwrite goes with -o; without, every run has a new folder")
+    place = contextlib.nullcontext(output) if output else _new_folder([str(features)])
+    with place as folder, show_progress() as progress:
+        run = headstart.fit_features(
+            features,
+            folder,
+            overwrite=overwrite,
+            progress=progress,
+            on_epoch=show_epoch,
+            **options,
+        )
+    if State.json:
+        print_json(_to_json(run))
+    else:
+        show_run(run)
+    if run.interrupted:
+        err.print(Text("interrupted; the best head so far is kept"))
+        raise typer.Exit(130)
+
+
 @contextlib.contextmanager
 def _new_folder(data: list[str]) -> Iterator[Path]:
     """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
 
     Beside the data where `runs` would lie in them, as a class would. Several archives give their names.
     """
-    sources = [Path(os.path.realpath(word)) for word in data]  # which takes a link to itself, too
-    source = sources[0]
-    name = "-".join(path.name if path.is_dir() else _stem_of(path) for path in sources)
-    name = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:60].strip(".-") or "run"
+    from headstart.runs.sources import name_files
+
+    source, name = Path(os.path.realpath(data[0])), name_files(data)
     runs = Path("runs")
     if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
         runs = source.parent / "runs"
@@ -141,11 +187,6 @@ def _new_folder(data: list[str]) -> Iterator[Path]:
         for empty in (folder, runs):
             with contextlib.suppress(OSError):  # it is not empty
                 empty.rmdir()
-
-
-def _stem_of(path: Path) -> str:
-    """ "photos" of photos.csv and of photos.tar.gz."""
-    return path.with_suffix("").stem if path.stem.lower().endswith(".tar") else path.stem
 
 
 def _fit(
@@ -183,28 +224,30 @@ def _fit(
         err.print(Text(f"interrupted; {resume}"))
         leave(130)
     if State.json:
-        print_json(
-            {
-                "run": str(run.folder),
-                "strategy": run.strategy,
-                "backbone": run.backbone,
-                "metrics": run.metrics,
-                "recall": run.recall,
-                "measured_on": run.measured_on,
-                "images": run.images,
-                "computed": run.computed,
-                "engine": str(run.engine),
-                "interrupted": run.interrupted,
-                "warnings": run.warnings,
-                "seconds": round(run.seconds, 3),
-            }
-        )
+        print_json(_to_json(run))
     else:
         show_run(run)
     if run.interrupted:
         err.print(Text(f"interrupted; the best model so far is kept. {resume}"))
         raise typer.Exit(130)
     return (read[0] if read else None), run
+
+
+def _to_json(run: "Run") -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "strategy": run.strategy,
+        "backbone": run.backbone,
+        "metrics": run.metrics,
+        "recall": run.recall,
+        "measured_on": run.measured_on,
+        "images": run.images,
+        "computed": run.computed,
+        "engine": str(run.engine),
+        "interrupted": run.interrupted,
+        "warnings": run.warnings,
+        "seconds": round(run.seconds, 3),
+    }
 
 
 @takes(
@@ -516,174 +559,6 @@ def _read_names(images: list[str]) -> list[str]:
         else:
             names.append(image)
     return names
-
-
-@takes(("weights", *READING, "max_bad", "seed", *RUNTIME), talks=TALKS)
-def extract_command(
-    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(help="A network, as headstart backbones lists them; repeat it for several."),
-    ] = None,
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also write features, ids and labels to an .npz file, or a .parquet one, which needs "
-            "pip install 'headstart\\[parquet]'."
-        ),
-    ] = None,
-    activations: Annotated[
-        str | None,
-        typer.Option(help="Keep the unpooled activations at this cut point instead."),
-    ] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(help="Keep activations of this many views of an image; 1 is plain.", min=1),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Keep activations as bfloat16 or float16.")
-    ] = None,
-    max_bad: float = MAX_BAD,
-    **options: Any,
-) -> None:
-    """Run images through a frozen network once and keep what it gives.
-
-    Everything else starts from the kept features: an image is never run twice,
-    however often it is moved, renamed or used in another data set. An
-    interrupted run goes on where it stopped.
-
-    [bold]Examples[/bold]
-
-    headstart extract photos
-
-    headstart extract photos --export features.npz
-
-    headstart extract photos --activations blocks.5 --views 4
-    """
-    from headstart.features.runtime import make_runtime
-    from headstart.files import check_cache
-
-    names = backbone or [FIELDS["backbone"].info.default]
-    weights, seed = options.pop("weights", None), options.pop("seed", None)
-    if len(names) > 1 and any(x is not None for x in (weights, export, activations)):
-        raise UsageError("--weights, --export and --activations go with one --backbone")
-    if activations is None and any(x is not None for x in (views, dtype, seed)):
-        raise UsageError("--views, --dtype and --seed go with --activations CUT")
-    if activations is not None and export is not None:
-        raise UsageError("--export does not go with --activations")
-    if export is not None:
-        from headstart.features.tables import check_export
-
-        check_export(export)
-    reading = {n: options.pop(n) for n in READING if n in options}
-    runtime = make_runtime(**{n: options.pop(n) for n in RUNTIME if n in options})
-    check_cache(runtime.cache_dir)
-    with show_progress() as progress:
-        progress("listing images", 0, 0)
-        dataset = headstart.load_dataset(data, **reading)
-        progress("loading the network", 0, 0)
-        load = functools.partial(
-            headstart.load_backbone, weights=weights, cache_dir=runtime.cache_dir
-        )
-        networks = [load(name) for name in names]
-        if activations is not None:
-            networks[0].cut(activations)
-        if not (State.quiet or State.json):
-            progress("reading the images' headers", 0, 0)
-            show_scan(dataset, headstart.scan_images(dataset, max_pixels=runtime.max_pixels))
-        keep: Callable[..., None] = functools.partial(_extract, export=export)
-        if activations is not None:
-            drawn = headstart.Views(views or 1, seed=seed or 0)
-            keep = functools.partial(
-                _extract_activations, cut=activations, views=drawn, dtype=dtype or "bfloat16"
-            )
-        for network in networks:
-            keep(dataset, network, max_bad, runtime=runtime, progress=progress)
-
-
-def _extract(
-    dataset: "Dataset", network: "Backbone", max_bad: float, *, export: Path | None, **options: Any
-) -> None:
-    from headstart.features.reading import check_bad_images
-
-    started = time.perf_counter()
-    features = headstart.extract(dataset, network, **options)
-    warnings = [*dataset.warnings, *features.warnings]
-    for warning in warnings:
-        warn(warning)
-    if export is not None:
-        headstart.export_features(features, dataset, export)
-    result = {
-        "backbone": network.name,
-        "engine": str(features.engine),
-        "images": len(dataset),
-        "computed": features.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in features.unreadable()],
-        "cuts": {c.name: c.channels for c in network.cuts},
-        "export": str(export) if export else None,
-        "warnings": warnings,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    _show_extraction(result, features.engine.reason, len(features.unreadable()))
-    check_bad_images(features.unreadable(), len(dataset), max_bad)
-
-
-def _extract_activations(
-    dataset: "Dataset",
-    network: "Backbone",
-    max_bad: float,
-    *,
-    cut: str,
-    views: "Views",
-    **options: Any,
-) -> None:
-    from headstart.features.activations import activations_bytes
-    from headstart.features.reading import check_bad_images
-
-    started = time.perf_counter()
-    size = activations_bytes(dataset, network, cut, views.count)
-    number = count(views.count, "view")
-    note(f"activations at {cut}, {number} an image: {size / 1e6:,.1f} MB in all")
-    found = headstart.extract_activations(dataset, network, cut, views=views, **options)
-    warnings = [*dataset.warnings, *found.warnings]
-    for warning in warnings:
-        warn(warning)
-    bad = [(i, e) for i, e in zip(found.ids, found.errors, strict=True) if e]
-    result = {
-        "backbone": network.name,
-        "engine": str(found.engine),
-        "images": len(dataset),
-        "computed": found.computed,
-        "unreadable": [{"image": i, "error": e} for i, e in bad],
-        "cuts": {cut: found.shape},
-        "views": found.views,
-        "dtype": found.dtype,
-        "bytes": size,
-        "warnings": warnings,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    _show_extraction(result, found.engine.reason, len(bad))
-    check_bad_images(bad, len(dataset), max_bad)
-
-
-def _show_extraction(result: dict[str, Any], reason: str, bad: int) -> None:
-    if State.json:
-        print_json(result)
-        return
-    for entry in result["unreadable"][:5]:
-        warn(f"unreadable: {entry['image']}: {entry['error']}")
-    what = "activations" if "views" in result else "images"
-    out.print(
-        Text(
-            f"{result['images']:,} images through {result['backbone']}: {result['computed']:,} "
-            f"{what} computed in {result['seconds']:.1f} s, the others from the store"
-            + (f"; {bad} unreadable" if bad else "")
-        )
-    )
-    out.print(Text(f"engine {result['engine']} ({reason})", style="dim"))
-    if result.get("export"):
-        held = f"{result['images']:,} images, features at {len(result['cuts'])} cut points"
-        out.print(Text(f"wrote {printable(result['export'])}: {held}"))
 
 
 @takes(("device", "workers"), talks=("quiet", "verbose"))

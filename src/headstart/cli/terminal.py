@@ -161,21 +161,28 @@ def show_run(run: "Run") -> None:
         err.print(table)
     out.print(
         Text(
-            f"{run.strategy} on {printable(run.backbone)}"
+            f"{run.strategy} on {printable(run.backbone or _name_features(run))}"
             f"{_decisions(run)}, {trained:,} training images, {run.seconds:.1f} s"
         )
     )
     reads_features = _strategy_of(run).reads == "features"
     where = _where_from(run.computed, run.engine)
-    out.print(Text(where if reads_features else f"trained on {run.engine.device}", style="dim"))
+    if run.backbone:
+        out.print(Text(where if reads_features else f"trained on {run.engine.device}", style="dim"))
     out.print(Text(f"saved to {printable(str(run.folder))}"))
+
+
+def _name_features(run: "Run") -> str:
+    """Name the file of features that a run without a network was trained on."""
+    file = run.data[0] if isinstance(run.data, tuple) else run.data
+    return f"the features of {file.name}" if file is not None else "features"
 
 
 def _decisions(run: "Run") -> str:
     """Describe the decisions in a few words."""
     settings = run.settings
     words = []
-    if settings["cut"]["value"] not in (None, "last"):
+    if "cut" in settings and settings["cut"]["value"] not in (None, "last"):
         words.append(f"cut {settings['cut']['value']} ({settings['cut']['origin']})")
     training = run.decisions.facts.get("training")
     if training is not None:
@@ -445,7 +452,7 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
 
 BAR_WIDTH = 30
 # Settings of a run that stay the same for the same data, whatever the strategy.
-KEPT = (*READING, "group", "val", "max_bad", "device", "workers", "cache_dir")
+KEPT = (*READING, "group", "val", "per_class", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 

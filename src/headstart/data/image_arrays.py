@@ -347,6 +347,9 @@ def dataset_of_arrays(
 def check_kind(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse what is no image, or could be two."""
     told = " x ".join(map(str, shape))
+    advice = (
+        "; headstart fit --features FILE takes bottleneck features" if dtype.kind == "f" else ""
+    )
     if dtype.kind not in "buif":
         raise InputError(
             f"{where}: an array of {'Python objects' if dtype.hasobject else dtype}; save the images as uint8"
@@ -354,7 +357,7 @@ def check_kind(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
     if len(shape) == 1:
         raise InputError(
             f"{where}: rows of {told} numbers, of which height and width are not known; reshape them to "
-            "(images, height, width) or (images, height, width, channels)"
+            f"(images, height, width) or (images, height, width, channels){advice}"
         )
     if len(shape) not in (2, 3) or 0 in shape:
         raise InputError(
@@ -368,9 +371,9 @@ def check_kind(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
                 f"{where}: images of shape {told}, where the channels may be first or last; give grey "
                 "images as (height, width), and enlarge those of 4 pixels and less a side"
             )
-        if not first and not last:
+        if not (first or last) or shape[:2] == (1, 1):
             raise InputError(
-                f"{where}: images of shape {told}; expected 1, 3 or 4 channels, first or last"
+                f"{where}: images of shape {told}; expected 1, 3 or 4 channels, first or last{advice}"
             )
 
 

@@ -11,7 +11,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -41,7 +41,7 @@ from headstart.data.images import open_regular, peek
 from headstart.data.members import DAMAGES, ZIP_MAGICS, find_content, parse_zip
 from headstart.errors import BadImageError, InputError, ResourceError, one_line
 
-__all__ = ["NUMPY"]
+__all__ = ["NUMPY", "read_arrays"]
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000  # as NumPy reads without being told to trust the file
@@ -173,12 +173,18 @@ class _Archive:
             )
         self.members = {entry.filename.removesuffix(".npy"): entry for entry in entries}
 
-    def read(self, name: str) -> NDArray[Any]:
+    def read_labels(self, name: str) -> NDArray[Any]:
         """Read labels, or names."""
         where, entry = f"{self.path}, {name}", self.members[name]
         with _reading(where), self._archive.open(entry) as file:
+            _check_labels(_read_header(file, where), where)
+        return self.read(name)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read an array into memory."""
+        where, entry = f"{self.path}, {name}", self.members[name]
+        with _reading(where), self._archive.open(entry) as file:
             header = _read_header(file, where)
-            _check_labels(header, where)
             check_claim(where, header.data_bytes(), entry.compress_size)
             return _read_numbers(file, header, where)
 
@@ -196,15 +202,29 @@ class _Archive:
             return MemoryRows(_read_numbers(file, header, where))
 
 
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read those arrays of a .npz into memory that have one of these names.
+
+    Raises:
+        InputError: damaged, or of Python objects, or it claims more than it could hold.
+        ResourceError: out of memory.
+    """
+    with _reading(str(path)), open_regular(path) as (file, _):
+        archive = _Archive(path, file)
+        return {name: archive.read(name) for name in names if name in archive.members}
+
+
 def _load_npz(path: Path) -> Dataset:
     with _reading(str(path)), open_regular(path) as (file, _):
         archive = _Archive(path, file)
         pairs, warnings = find_pairs(str(path), archive.members)
         named = next((name for name in CLASS_NAMES if name in archive.members), None)
-        classes = None if named is None else check_names(f"{path}, {named}", archive.read(named))
+        classes = (
+            None if named is None else check_names(f"{path}, {named}", archive.read_labels(named))
+        )
         parts = []
         for pair in pairs:
-            rows, numbers = archive.find_rows(pair.images), archive.read(pair.labels)
+            rows, numbers = archive.find_rows(pair.images), archive.read_labels(pair.labels)
             labels = name_labels(f"{path}, {pair.labels}", numbers, len(rows), classes)
             parts.append(Part(f"{path}, {pair.images}", rows, labels, pair.split))
         return dataset_of_arrays(path, parts, warnings=warnings)

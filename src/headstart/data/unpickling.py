@@ -10,7 +10,7 @@ import math
 import pickletools
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,8 @@ def read_pickle(file: IO[bytes], size: int, where: str) -> Unpickled:
     try:
         # What it says of odd escapes in a hostile file is no news to the user.
         with warnings.catch_warnings(action="ignore"):
-            return _carry_out(file, where)
+            # Which is asked for reads and lines, and for nothing else.
+            return _carry_out(cast(IO[bytes], _Bounded(file, size)), where)
     except InputError:
         raise
     except MemoryError as exc:
@@ -182,6 +183,17 @@ def read_pickle(file: IO[bytes], size: int, where: str) -> Unpickled:
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, EOFError) as exc:
         # TypeError and the like: a pickle that no program writes.
         raise InputError(f"{where}: no pickle of arrays, or damaged: {one_line(exc)}") from exc
+
+
+class _Bounded:
+    """A file that is never asked for more than it holds: Python makes room for as much as it asks for."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, self._size))
 
 
 def _carry_out(file: IO[bytes], where: str) -> Unpickled:

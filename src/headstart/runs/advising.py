@@ -23,7 +23,7 @@ from headstart.networks.lite import list_packaged
 from headstart.parallel import Progress, no_progress
 from headstart.runs.budget import Budget
 from headstart.runs.grouping import find_groups
-from headstart.runs.sampling import SAMPLE, draw_parts
+from headstart.runs.sampling import SAMPLE, draw_parts, draw_per_class
 from headstart.runs.sources import Data, check_trainable, load_data, load_network, report_scan
 from headstart.training.advice import Advice, Limits, choose_network, give_advice
 from headstart.training.calibration import measure_costs
@@ -90,6 +90,7 @@ def advise(
     dataset = load_data(data, settings)
     check_trainable(dataset)
     dataset, _ = find_groups(dataset, settings, progress)
+    dataset = draw_per_class(dataset, settings.data.per_class, settings.seed)
     if report is not None:
         report_scan(dataset, settings, report)
     budget = Budget.of(settings, began)

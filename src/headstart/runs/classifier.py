@@ -53,6 +53,7 @@ class Card(BaseModel):
 
     format: int
     status: Literal["incomplete", "complete"]
+    reads: Literal["images", "features"] = "images"
     classes: list[str] = Field(default_factory=list)
     names: list[str] = Field(default_factory=list)  # what people call them
     strategy: str = ""
@@ -355,11 +356,14 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def read_card(path: Path) -> Card:
+def read_card(path: Path, *, reads: Literal["images", "features"] | None = "images") -> Card:
     """Read the description of the classifier in a folder, without its tensors.
 
+    Args:
+        reads: what it has to take; None for either.
+
     Raises:
-        InputError: missing, incomplete, damaged, or written by a newer headstart.
+        InputError: missing, incomplete, damaged, written by a newer headstart, or of another kind.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such run; headstart fit DATA -o {path} makes one")
@@ -386,6 +390,13 @@ def read_card(path: Path) -> Card:
     if card.names and len(card.names) != len(card.classes):
         raise InputError(
             f"{path / CARD}: has {len(card.names)} names for {len(card.classes)} classes"
+        )
+    if reads not in (None, card.reads):
+        raise InputError(
+            f"{path}: a head on features from a file, without the network that images would go through; "
+            "headstart fit IMAGES makes a classifier of images"
+            if reads == "images"
+            else f"{path}: a classifier of images; headstart fit --features FILE makes a head on features"
         )
     return card
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import IntN
+from headstart.arrays import FloatNC, IntN
 from headstart.data.dataset import Dataset
 from headstart.data.scan import Scan
 from headstart.data.splits import join_units, split_dataset
@@ -58,7 +58,7 @@ from headstart.runs.record import (
     save_run,
 )
 from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
-from headstart.runs.sampling import draw_parts
+from headstart.runs.sampling import draw_parts, draw_per_class
 from headstart.runs.sources import (
     Data,
     check_trainable,
@@ -77,9 +77,17 @@ from headstart.training.strategies.table import (
     check_advisable,
     choose_strategy,
 )
-from headstart.training.task import Strategy, Task, Trained
+from headstart.training.task import HeadTask, Strategy, Task, Trained
 
-__all__ = ["Report", "extract_with", "fit"]
+__all__ = [
+    "Report",
+    "check_place",
+    "extract_with",
+    "find_measured",
+    "find_warnings",
+    "fit",
+    "list_members",
+]
 
 Report = Callable[[Dataset, Scan | Advice], None]
 
@@ -135,9 +143,10 @@ def fit(
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
     check_trainable(dataset)
-    replaces = _check_place(folder, data, overwrite, resume)
+    replaces = check_place(folder, data, overwrite, resume)
     budget = Budget.of(settings, began)
     dataset, groupings = find_groups(dataset, settings, progress)
+    dataset = draw_per_class(dataset, settings.data.per_class, settings.seed)
     plan = _Plan(dataset, settings, groupings=groupings, **plan_before)
     if settings.strategy == AUTO:
         plan = _follow_advice(plan, budget, report, progress)
@@ -154,7 +163,7 @@ def fit(
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.monotonic() - began)
     with _writing(folder):
-        return save_run(run, keep=_list_kept(run))
+        return save_run(run, keep=_list_kept(run), model=run.classifier.files())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -347,8 +356,12 @@ def _check_settings(settings: Settings) -> None:
         check_cache(settings.runtime.cache_dir)
 
 
-def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
-    """Check that the run may be written there; say whether it replaces a complete run."""
+def check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
+    """Check that the run may be written there; say whether it replaces a complete run.
+
+    Raises:
+        UsageError: it may not; says what to choose.
+    """
     tree = locate(data)
     if isinstance(tree, Path) and tree.is_dir() and folder.resolve().is_relative_to(tree.resolve()):
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
@@ -410,7 +423,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     """Measure what was trained; give the run, complete except for its history and time."""
     used, features, settings = task.dataset, task.features, task.settings
     task.progress("measuring", 0, 0)
-    measured = _find_measured(task, trained)
+    measured = find_measured(task, trained.probabilities)
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
@@ -444,7 +457,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": unreadable},
         settings=settings.describe(decisions),
         decisions=decisions,
-        warnings=_find_warnings(task, measured),
+        warnings=find_warnings(task, measured),
         history=(),
         data=locate(data),
         root=Path(os.path.abspath(used.root)),
@@ -452,7 +465,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         engine=engine,
         seconds=0.0,
         interrupted=trained.interrupted,
-        parts=Parts(lambda: classifier, lambda: _list_members(used, features), lambda: measured),
+        parts=Parts(lambda: classifier, lambda: list_members(used, features), lambda: measured),
     )
 
 
@@ -473,14 +486,18 @@ def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
         )
 
 
-def _find_measured(task: Task, trained: Trained) -> Measured | None:
-    """Give the predictions on the validation images, else those out of fold on the training images."""
-    if trained.probabilities is None:
+def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | None:
+    """Give the predictions on the validation images, else those out of fold on the training images.
+
+    Args:
+        probabilities: as in `Trained`.
+    """
+    if probabilities is None:
         return None
     part, rows = ("val", task.val_rows) if len(task.val_rows) else ("cross-validation", task.rows)
     used = task.dataset
     return Measured(
-        probabilities=np.asarray(trained.probabilities, dtype=np.float32),
+        probabilities=np.asarray(probabilities, dtype=np.float32),
         labels=np.asarray(used.labels[rows], dtype=np.int64),
         ids=tuple(used.ids[row] for row in rows),
         part=part,
@@ -578,7 +595,7 @@ def _read_start(
     return data, {**stored, **options}, {"advised": dict(start.advised), "parts": start.parts}
 
 
-def _find_warnings(task: Task, measured: Measured | None) -> tuple[str, ...]:
+def find_warnings(task: HeadTask, measured: Measured | None) -> tuple[str, ...]:
     """List the warnings, one line each: of the data, the features, the figures and the training."""
     decisions, used = task.decisions, task.dataset
     features, val = task.features, task.settings.data.val
@@ -627,7 +644,9 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
     return result
 
 
-def _near_copy_warnings(task: Task, measured: Measured | None, decisions: Decisions) -> list[str]:
+def _near_copy_warnings(
+    task: HeadTask, measured: Measured | None, decisions: Decisions
+) -> list[str]:
     """Warn of near copies that the split or the folds have parted."""
     dataset, features, seed = task.dataset, task.features, task.settings.seed
     rows, val_rows = task.rows, task.val_rows
@@ -659,10 +678,12 @@ def _near_copy_warnings(task: Task, measured: Measured | None, decisions: Decisi
     first = " and ".join(f"'{dataset.ids[i]}'" for i in parted[0])
     pairs_are = "1 pair of images is" if len(parted) == 1 else f"{len(parted)} pairs of images are"
     copies = "a near copy" if len(parted) == 1 else "near copies"
+    how = "with --group, or a manifest's column group"
+    if not isinstance(task, Task):  # of features from a file
+        how = "when images are split and features extracted"
     return [
         f"{pairs_are} {copies} {where}, so figures will flatter (first: "
-        f"{first}); keep frames of one film, shots of one object and copies together with --group, or "
-        "a manifest's column group"
+        f"{first}); keep frames of one film, shots of one object and copies together {how}"
     ]
 
 
@@ -685,7 +706,8 @@ def _say_why_unmeasured(training: Dataset, features: Features) -> str:
     )
 
 
-def _list_members(dataset: Dataset, features: Features) -> Members:
+def list_members(dataset: Dataset, features: Features) -> Members:
+    """List the images that a run used."""
     return Members(
         ids=dataset.ids,
         splits=dataset.splits,

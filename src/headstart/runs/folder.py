@@ -21,6 +21,7 @@ __all__ = [
     "CARD",
     "CONFIG",
     "FORMAT",
+    "HEAD_FILE",
     "MEMBERS",
     "METRICS",
     "MODEL",
@@ -40,12 +41,25 @@ FORMAT = 1
 
 # The files of every run; the card describes the others.
 CARD, CONFIG, MODEL = "headstart.json", "config.json", "model.safetensors"
+# In the place of config and model where a head reads features and there is no network.
+HEAD_FILE = "head.safetensors"
 SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
 # The probabilities of every image that was measured on; the provenance.
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
 
 # In the order in which they are moved: a folder is read by its card, so the card comes last.
-NAMES = (MODEL, CONFIG, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE, *TRAINING, CARD)
+NAMES = (
+    MODEL,
+    CONFIG,
+    HEAD_FILE,
+    SETTINGS,
+    METRICS,
+    MEMBERS,
+    PREDICTIONS,
+    PROVENANCE,
+    *TRAINING,
+    CARD,
+)
 
 NEXT, COMMIT = ".next", "commit.json"
 

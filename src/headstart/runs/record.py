@@ -229,7 +229,7 @@ class Run:
             InputError: missing, incomplete, damaged, or written by a newer headstart.
         """
         path = Path(folder)
-        card = read_card(path)
+        card = read_card(path, reads=None)
         classes = tuple(card.classes)
         members = functools.cache(functools.partial(_read_members, path))
         metrics = _read_document(path / METRICS, _Metrics)
@@ -259,11 +259,12 @@ def has_record(folder: Path) -> bool:
     return any((folder / name).exists() for name in (METRICS, SETTINGS, PROVENANCE, MEMBERS))
 
 
-def save_run(run: Run, *, keep: Collection[str]) -> Run:
+def save_run(run: Run, *, keep: Collection[str], model: Mapping[str, bytes]) -> Run:
     """Write a run to its folder; it replaces a run that is there.
 
     Args:
         keep: names of the files of its training that belong to the run.
+        model: {name: content} of what was trained, and its card.
 
     Returns:
         The run, its figures and decisions as they will be read back.
@@ -299,7 +300,7 @@ def save_run(run: Run, *, keep: Collection[str]) -> Run:
             "rows": np.array([place[i] for i in measured.ids], dtype=np.int64),
         }
         files[PREDICTIONS] = save_arrays(arrays)
-    replace_run(run.folder, {**files, **run.classifier.files()}, keep=keep)
+    replace_run(run.folder, {**files, **model}, keep=keep)
     return _make_run(
         run.folder,
         (run.strategy, run.backbone, run.classes, run.names),

@@ -1,11 +1,12 @@
 """Takes data as people name them, gives the `Dataset` to train on, or says why it cannot be."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from headstart.data.dataset import Dataset, add_validation
+from headstart.data.dataset import SPLIT_NAMES, Dataset, add_validation
 from headstart.data.groups import say_why_whole
 from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
@@ -20,6 +21,7 @@ __all__ = [
     "load_data",
     "load_network",
     "locate",
+    "name_files",
     "read_data",
     "report_scan",
 ]
@@ -85,6 +87,26 @@ def locate(data: Data) -> Path | tuple[Path, ...] | None:
     """Give the absolute path of the data, or of each of several; None for what is in memory."""
     paths = tuple(Path(os.path.abspath(path)) for path in list_paths(data))
     return paths if len(paths) > 1 else next(iter(paths), None)
+
+
+def name_files(data: Data) -> str:
+    """Make the name that files go by which are made of data: "photos" of photos, photos/train, photos.zip.
+
+    It has letters, digits, "_", "." and "-" alone, and at most 60 of them; several archives give all theirs.
+    """
+    if isinstance(data, Dataset):
+        data = [] if data.source is None else data.source
+    names = []
+    for path in map(Path, map(os.path.realpath, list_paths(data))):
+        is_split = path.is_dir() and path.name.lower() in SPLIT_NAMES
+        names.append((path.parent if is_split else path).name if path.is_dir() else _stem_of(path))
+    name = re.sub(r"[^\w.-]+", "-", "-".join(names)).strip(".-")[:60].strip(".-")
+    return name or "data"
+
+
+def _stem_of(path: Path) -> str:
+    """ "photos" of photos.csv and of photos.tar.gz."""
+    return path.with_suffix("").stem if path.stem.lower().endswith(".tar") else path.stem
 
 
 def check_trainable(dataset: Dataset) -> None:

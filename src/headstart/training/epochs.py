@@ -1,4 +1,4 @@
-"""Takes a `Task`, a network and its inputs; trains it for epochs in the task's folder.
+"""Takes a `HeadTask`, a network and its inputs; trains it for epochs in the task's folder.
 
 It stands between the strategies and the loop, which knows neither tasks nor decisions.
 """
@@ -15,14 +15,14 @@ from headstart.training.inputs import Inputs, MatrixInputs
 from headstart.training.logistic import fold_standardisation, standardise
 from headstart.training.loop import Examples, Outcome, Place, Watch, train_network
 from headstart.training.recipes import Recipe
-from headstart.training.task import Task
+from headstart.training.task import HeadTask
 from headstart.training.trainable import head_of_module, new_head
 
 __all__ = ["list_examples", "settle_recipe", "tell_unlearned", "train_epochs", "train_mlp"]
 
 
 def train_epochs(
-    task: Task,
+    task: HeadTask,
     network: nn.Module,
     examples: Examples,
     recipe: Recipe,
@@ -65,7 +65,7 @@ def train_epochs(
     return outcome
 
 
-def list_examples(task: Task, inputs: Inputs, weights: FloatC) -> Examples:
+def list_examples(task: HeadTask, inputs: Inputs, weights: FloatC) -> Examples:
     """Put the task's images in the form that the loop takes; `weights`: float (C,), of the classes."""
     dataset = task.dataset
     return Examples(
@@ -73,13 +73,13 @@ def list_examples(task: Task, inputs: Inputs, weights: FloatC) -> Examples:
     )
 
 
-def settle_recipe(task: Task, recipe: Recipe) -> None:
+def settle_recipe(task: HeadTask, recipe: Recipe) -> None:
     """Record the strategy's own values of the settings that the user did not give."""
     for name, value in recipe.model_dump().items():
         task.settle_default(name, value)
 
 
-def tell_unlearned(task: Task, outcome: Outcome, what: str) -> None:
+def tell_unlearned(task: HeadTask, outcome: Outcome, what: str) -> None:
     """Warn where a training has found nothing better than its random starting weights."""
     if outcome.best_epoch == 0 and outcome.probabilities is not None:
         task.decisions.warn(
@@ -89,7 +89,7 @@ def tell_unlearned(task: Task, outcome: Outcome, what: str) -> None:
 
 
 def train_mlp(
-    task: Task, cuts: tuple[str, ...], weights: FloatC, recipe: Recipe, *, kept: bool
+    task: HeadTask, cuts: tuple[str, ...], weights: FloatC, recipe: Recipe, *, kept: bool
 ) -> tuple[Head, Outcome]:
     """Train an MLP head on the features at these cut points side by side.
 

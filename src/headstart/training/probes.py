@@ -24,12 +24,12 @@ from headstart.training.heads import (
 )
 from headstart.training.recipes import HEAD
 from headstart.training.rules import choose_class_weights
-from headstart.training.task import Task, Trained
+from headstart.training.task import HeadTask, Task, Trained
 
 __all__ = ["compare_cuts", "fit_head", "probe", "settle_cut", "units_of", "weigh_classes"]
 
 
-def weigh_classes(task: Task) -> FloatC:
+def weigh_classes(task: HeadTask) -> FloatC:
     """Give the weight of an image of each class, float (C,)."""
     counts = np.bincount(task.labels, minlength=len(task.dataset.classes))
     task.decisions.record("images_per_class", counts.tolist())
@@ -42,7 +42,7 @@ def weigh_classes(task: Task) -> FloatC:
     return np.asarray(len(task.labels) / (len(counts) * counts))
 
 
-def units_of(task: Task, rows: IntN) -> tuple[str, ...]:
+def units_of(task: HeadTask, rows: IntN) -> tuple[str, ...]:
     """Name the unit of each row, which no fold may part: its group and byte-identical images."""
     units = join_units(task.dataset.units(), task.features.sha256)
     return tuple(units[i] for i in rows)
@@ -114,15 +114,15 @@ def _probe_linear(
     return Trained(task.backbone, cuts, head, probabilities)
 
 
-def fit_head(task: Task, cuts: tuple[str, ...], weights: FloatC) -> LinearHead:
+def fit_head(task: HeadTask, cuts: tuple[str, ...], weights: FloatC) -> tuple[LinearHead, Penalty]:
     """Fit a linear head with the penalty that the user gave, or that is chosen now."""
     head, penalty = _fit(task, cuts, weights, None)
     _settle_penalties(task, (cuts,), [penalty])
-    return head
+    return head, penalty
 
 
 def _fit(
-    task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None
+    task: HeadTask, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None
 ) -> tuple[LinearHead, Penalty]:
     matrix, classes = task.matrix(cuts), len(task.dataset.classes)
     image_weights = weights[task.labels]
@@ -141,7 +141,7 @@ def _fit(
     return head, penalty
 
 
-def _settle_penalties(task: Task, heads: Heads, penalties: Sequence[Penalty]) -> None:
+def _settle_penalties(task: HeadTask, heads: Heads, penalties: Sequence[Penalty]) -> None:
     """Record the penalty of the first head, which is the best alone, and those of all."""
     if task.settings.penalty is not None:
         return

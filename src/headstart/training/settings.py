@@ -57,6 +57,7 @@ class DataSettings(BaseModel):
         path_column: column of a manifest that has the paths; None for one with a usual name.
         label_column: likewise of the labels.
         class_names: file with the names of classes that are numbers.
+        per_class: so many training images of each class are used, drawn at random; None for all.
         max_bad: fraction of images that may be unreadable; one is always allowed.
     """
 
@@ -99,6 +100,15 @@ class DataSettings(BaseModel):
             "Call classes that are numbers by the names in this file: a table of numbers and "
             "names, or one name a line.",
             DATA,
+        ),
+    ] = None
+    per_class: Annotated[
+        int | None,
+        Field(ge=1, le=10_000_000),
+        Option(
+            "Use at most this many training images a class, drawn at random by the seed.",
+            DATA,
+            unit="images",
         ),
     ] = None
     max_bad: Annotated[

@@ -22,7 +22,16 @@ from headstart.training.heads import Head
 from headstart.training.recipes import Recipe
 from headstart.training.settings import DataSettings, Settings
 
-__all__ = ["FEATURES", "GRADIENT", "IMAGES", "PRETRAINED", "Strategy", "Task", "Trained"]
+__all__ = [
+    "FEATURES",
+    "GRADIENT",
+    "IMAGES",
+    "PRETRAINED",
+    "HeadTask",
+    "Strategy",
+    "Task",
+    "Trained",
+]
 
 # Settings that are of use to every strategy, and to those that read features of a pre-trained network.
 IMAGES = frozenset(
@@ -48,13 +57,12 @@ _MLP = GRADIENT - {"augment", "flip", "refit", "cutmix", "train_precision"}
 HELD_OUT = 0.2
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """Everything a strategy needs in order to train.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HeadTask:
+    """Everything that training a head on features needs.
 
     Attributes:
         dataset: N images.
-        backbone: the network, pre-trained or with random weights as the strategy needs it.
         features: N rows, those of unreadable images without values; no cut points for a strategy that
             reads pixels.
         rows: int64, the readable labelled images to train on, each class at least once.
@@ -68,7 +76,6 @@ class Task:
     """
 
     dataset: Dataset
-    backbone: Backbone
     features: Features
     rows: IntN
     val_rows: IntN
@@ -94,6 +101,17 @@ class Task:
         """Record the strategy's own value of a setting, unless the user gave another than auto."""
         if self.settings.given().get(name, "auto") == "auto":
             self.decisions.settle(name, value, "default", **evidence)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Task(HeadTask):
+    """Everything a strategy needs in order to train.
+
+    Attributes:
+        backbone: the network, pre-trained or with random weights as the strategy needs it.
+    """
+
+    backbone: Backbone
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

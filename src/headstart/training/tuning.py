@@ -68,7 +68,7 @@ def start_from_probe(task: Task) -> Start:
     weights = weigh_classes(task)
     last = (task.backbone.cuts[-1].name,)
     if task.settings.head == "linear":
-        return Start(fit_head(task, last, weights), weights)
+        return Start(fit_head(task, last, weights)[0], weights)
     head, outcome = train_mlp(task, last, weights, HEAD, kept=False)
     if outcome.interrupted:
         raise KeyboardInterrupt
