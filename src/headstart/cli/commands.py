@@ -190,6 +190,7 @@ def _fit(
                 "backbone": run.backbone,
                 "metrics": run.metrics,
                 "recall": run.recall,
+                **({"labels": run.labels} if run.labels else {}),
                 "measured_on": run.measured_on,
                 "images": run.images,
                 "computed": run.computed,
@@ -390,6 +391,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
             {
                 "metrics": result.metrics,
                 "recall": result.recall,
+                **({"labels": result.labels} if result.labels else {}),
                 "classes": result.classes,
                 "confusion": result.confusion,
                 "images": result.images,

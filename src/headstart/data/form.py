@@ -23,7 +23,9 @@ class LoadOptions:
         group: a regular expression that captures an image's group in its id; None for none.
         allow_outside: whether links and paths may lead out of the root.
         path_column: the column of a table that has the images' paths; None for one with a usual name.
-        label_column: likewise of their labels.
+        label_column: likewise of their labels, or several with commas, of 0 and 1.
+        label_separator: what stands between several labels in a cell; None for what is found.
+        multi_label: whether an image has any number of labels; None for what is found.
     """
 
     root: Path | None = None
@@ -31,6 +33,8 @@ class LoadOptions:
     allow_outside: bool = False
     path_column: str | None = None
     label_column: str | None = None
+    label_separator: str | None = None
+    multi_label: bool | None = None
 
     def given(self) -> list[str]:
         """Names of those that differ from their default."""

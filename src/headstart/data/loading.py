@@ -10,7 +10,7 @@ from headstart.choices import choose
 from headstart.data.archives import ARCHIVE
 from headstart.data.cifar import CIFAR
 from headstart.data.class_names import name_classes
-from headstart.data.dataset import Dataset
+from headstart.data.dataset import Dataset, with_problem
 from headstart.data.folders import FOLDER
 from headstart.data.form import Form, LoadOptions
 from headstart.data.groups import NO_GROUPS, capture_groups, say_why_whole
@@ -26,6 +26,7 @@ from headstart.data.pickled import PICKLE
 from headstart.data.trees import ARCHIVE_SUFFIXES
 from headstart.data.webdataset import WEBDATASET
 from headstart.errors import InputError, UsageError
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL
 
 __all__ = ["FORMS", "list_paths", "load_dataset"]
 
@@ -65,6 +66,8 @@ def load_dataset(
     allow_outside: bool = False,
     path_column: str | None = None,
     label_column: str | None = None,
+    label_separator: str | None = None,
+    multi_label: bool | None = None,
     class_names: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read labelled images in any of the known forms of data, which is found by looking.
@@ -85,7 +88,10 @@ def load_dataset(
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
         allow_outside: let links and manifest paths lead out of the root.
         path_column: the column of a manifest that has the paths; by default one with a usual name.
-        label_column: likewise of the labels.
+        label_column: likewise of the labels; or the columns of 0 and 1 that are a label each, with commas.
+        label_separator: what stands between several labels in a cell of a manifest; by default `|` or `;`
+            where that is clear.
+        multi_label: whether an image may have any number of labels, or has one; by default what is found.
         class_names: a file with the names of classes that are numbers: a table of numbers and names, or
             one name a line from number 0 on, as text or as a JSON list, or a JSON object.
 
@@ -96,10 +102,18 @@ def load_dataset(
     """
     paths = list_paths(source)
     options = LoadOptions(
-        None if root is None else Path(root), group, allow_outside, path_column, label_column
+        None if root is None else Path(root),
+        group,
+        allow_outside,
+        path_column,
+        label_column,
+        label_separator,
+        multi_label,
     )
+    if multi_label is False and label_separator is not None:
+        raise UsageError("label_separator and multi_label False exclude each other; choose one")
     form = _find_form(source, paths, format)
-    unused = [name for name in options.given() if name not in form.uses]
+    unused = [name for name in options.given() if name not in form.uses | {"multi_label"}]
     if unused:
         others = [other.name for other in FORMS.values() if unused[0] in other.uses]
         raise UsageError(
@@ -112,6 +126,8 @@ def load_dataset(
         dataset = dataclasses.replace(form.load(paths[0], options), source=paths[0])
     else:
         dataset = form.load(source, options)
+    if multi_label is not None:
+        dataset = with_problem(dataset, MULTI_LABEL if multi_label else SINGLE_LABEL)
     for path in paths:
         if (other := find_downloaded(str(path))) is not None:
             told = f"{path} is what is here by that name, not the data set that was downloaded to {other}"
