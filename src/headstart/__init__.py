@@ -110,8 +110,8 @@ __all__ = [
 ORDER = {
     "": "errors process choices options draws files parallel arrays metrics label_metrics problem",
     "data": (
-        "images bounds decoding groups dataset form trees streams members paths parquet tables label_cells rows "
-        "image_arrays array_names unpickling * class_names known downloading loading "
+        "images bounds decoding groups dataset form trees streams members paths parquet tables "
+        "label_cells rows image_arrays array_names unpickling * class_names known downloading loading "
         "groupings views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
@@ -120,8 +120,8 @@ ORDER = {
         "drawing extraction tables activations pixels shift neighbours near_copies looks duplicates odd_files"
     ),
     "training": (
-        "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task outputs trainable "
-        "inputs objectives loop epochs probes mirroring tuning evidence grouping calibration label_errors "
+        "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task "
+        "outputs trainable inputs objectives loop epochs probes mirroring tuning evidence grouping calibration label_errors "
         "shortcuts"
     ),
     "training.strategies": "* table",

@@ -1,4 +1,4 @@
-"""Takes the labels of images that may have several and their probabilities, gives figures with 95 % intervals.
+"""Takes labels of images that may have several, and probabilities, gives figures with 95 % intervals.
 
 Shape letters: N images, C labels. Targets are int8 (N, C), 1 for a label that an image has and 0 for one that
 it has not. A label is given from its threshold on.
@@ -74,13 +74,14 @@ def label_losses(targets: Targets, probabilities: FloatNC) -> FloatN:
 
 
 def label_overlap(targets: Targets, probabilities: FloatNC) -> FloatN:
-    """Give labels rightly given over those that an image has or was given, float64 (N,); 1 where there is none.
+    """Give labels rightly given over those that an image has or was given, float64 (N,); 1 for none of both.
 
     Its mean is the accuracy of Godbole and Sarawagi (PAKDD 2004), at a threshold of one half.
     """
     given, true = give_labels(probabilities), targets > 0
     either = (given | true).sum(axis=1)
-    return np.where(either > 0, (given & true).sum(axis=1) / np.maximum(either, 1), 1.0)
+    both = (given & true).sum(axis=1)
+    return np.asarray(np.where(either > 0, both / np.maximum(either, 1), 1.0))
 
 
 def measure_labels(
@@ -170,7 +171,7 @@ def confuse_labels(
     missed, wrong = true & ~given, given & ~true
     counts = missed.T.astype(np.float64) @ wrong.astype(np.float64)
     counts[np.diag_indices_from(counts)] = (given & true).sum(axis=0)
-    return counts.astype(np.int64)
+    return np.asarray(counts.astype(np.int64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,15 +249,18 @@ def _average_precision(true: np.ndarray, scores: FloatN, weights: np.ndarray) ->
     hits = np.cumsum(ordered * true[order], axis=1)[:, ends]
     gains = np.diff(hits, axis=1, prepend=0)
     area = (gains * hits / np.maximum(total, 1)).sum(axis=1)
-    return np.divide(area, hits[:, -1], out=np.full(len(area), np.nan), where=hits[:, -1] > 0)
+    return _divide(area, hits[:, -1])
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """(B, C) -> (B,), over what is defined."""
     there = ~np.isnan(values)
-    total = np.where(there, values, 0).sum(axis=1)
-    count = there.sum(axis=1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+    return _divide(np.where(there, values, 0).sum(axis=1), there.sum(axis=1))
+
+
+def _divide(parts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """NaN where the total is none."""
+    return np.asarray(np.divide(parts, totals, out=np.full(len(parts), np.nan), where=totals > 0))
 
 
 def _widen(value: float, draws: np.ndarray, effective: float) -> Estimate:

@@ -35,6 +35,7 @@ __all__ = [
     "Problem",
     "infer_problem",
     "multi_label",
+    "problem_of",
     "sigmoid",
     "softmax",
 ]
@@ -116,7 +117,7 @@ def _log_odds(probabilities: FloatNC) -> FloatNC:
     """float32 (N, C) -> float64 (N, C); those of zero and one are finite."""
     exact = np.asarray(probabilities, dtype=np.float64)
     nearest = np.finfo(np.float32).epsneg / 2
-    return _log(exact) - np.log(np.maximum(1 - exact, nearest))
+    return np.asarray(_log(exact) - np.log(np.maximum(1 - exact, nearest)))
 
 
 def _encode_label(classes: Sequence[Classes | None], count: int) -> Targets:
@@ -133,7 +134,7 @@ def _knows_label(targets: Targets) -> BoolN:
 
 
 def _find_right(targets: Targets, probabilities: FloatNC) -> FloatN:
-    return (probabilities.argmax(axis=1) == targets).astype(np.float64)
+    return np.asarray(probabilities.argmax(axis=1) == targets, dtype=np.float64)
 
 
 def _measure_none(
@@ -210,6 +211,11 @@ def multi_label(thresholds: FloatC | FloatNC | float = THRESHOLD) -> Problem:
 MULTI_LABEL = multi_label()
 
 PROBLEMS = {problem.name: problem for problem in (SINGLE_LABEL, MULTI_LABEL)}
+
+
+def problem_of(targets: Targets) -> Problem:
+    """Say by their form which kind of problem targets are of: (N,) or (N, C)."""
+    return SINGLE_LABEL if targets.ndim == 1 else MULTI_LABEL
 
 
 def infer_problem(classes: Sequence[Sequence[object] | None]) -> Problem:

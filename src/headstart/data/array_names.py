@@ -239,8 +239,8 @@ def _to_values(where: str, labels: Any) -> list[Any]:
     if array.ndim == 2 and array.dtype.kind in "buif":
         if not ((array == 0) | (array == 1)).all() or (array.sum(axis=1) != 1).any():
             raise InputError(
-                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, which are not all 0 and 1, or "
-                "-1 and 1; give 1 for each label that an image has, else 0"
+                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, which are not all 0 and 1, "
+                "or -1 and 1; give 1 for each label that an image has, else 0"
             )
         array = array.argmax(axis=1)
     if array.ndim != 1:

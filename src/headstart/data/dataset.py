@@ -276,8 +276,8 @@ def with_problem(dataset: Dataset, problem: Problem) -> Dataset:
         for image_id, row, is_known in zip(dataset.ids, rows, known, strict=True):
             if is_known and len(row) != 1:
                 raise InputError(
-                    f"{dataset.name}: image '{image_id}' has {len(row) or 'no'} labels, and one label an image "
-                    "is needed; leave it out"
+                    f"{dataset.name}: image '{image_id}' has {len(row) or 'no'} labels, and one is needed; "
+                    "leave it out"
                 )
     own = [row if is_known else None for row, is_known in zip(rows, known, strict=True)]
     targets = problem.encode(own, len(dataset.classes))

@@ -7,11 +7,20 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from headstart.data.dataset import Dataset
 
-__all__ = ["Form", "LoadOptions", "list_folders"]
+__all__ = ["Columns", "Form", "LoadOptions", "list_folders"]
+
+
+class Columns(TypedDict, total=False):
+    """The options that say where labels stand, and of which kind they are; `load_dataset` explains each."""
+
+    path_column: str | None
+    label_column: str | None
+    label_separator: str | None
+    multi_label: bool | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _find_columns(where: str, part: Any, options: LoadOptions) -> tuple[dict[str
 
 
 def _is_list(feature: Any) -> bool:
-    """Whether a column has lists of labels: as `datasets` from version 4 on has them, from 2 on, or before."""
+    """Whether a column has lists of labels: in any of the ways of `datasets`."""
     inner = getattr(feature, "feature", None)
     if isinstance(feature, list) and len(feature) == 1:
         [inner] = feature

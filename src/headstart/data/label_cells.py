@@ -1,11 +1,11 @@
 """Takes the cells of a table that say which labels images have, gives their names; there may be several.
 
-A cell has one label; or a list of them, in JSON and Parquet; or several with a separator between them. Or every
-label has a column of its own, of 1 and 0, or of 1 and -1.
+A cell has one label; or a list of them, in JSON and Parquet; or several with a separator between them. Or
+every label has a column of its own, of 1 and 0, or of 1 and -1.
 
 A name may have a separator in it. So without a word of the user's a `|` or `;` separates only where some
-part stands at different places of different cells, as `cow` does in `barn|cow` and `cow|dog`; the parts of names
-such as `plants|trees` do not. A comma never does.
+part stands at different places of different cells, as `cow` does in `barn|cow` and `cow|dog`; the parts of
+names such as `plants|trees` do not. A comma never does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,12 @@ MAX_SEPARATOR_CHARS = 8
 # What a cell of such a column may hold: the numbers, and how programs write them.
 FLAGS: Mapping[Any, int] = {
     **{flag: int(float(flag)) for flag in ("0", "1", "-1", "0.0", "1.0", "-1.0", 0, 1, -1)},
-    **{"true": 1, "false": 0, "True": 1, "False": 0, "TRUE": 1, "FALSE": 0},
+    "true": 1,
+    "false": 0,
+    "True": 1,
+    "False": 0,
+    "TRUE": 1,
+    "FALSE": 0,
 }
 
 # Labels of an image as a cell has them: text that may be several, or names; None where there is no cell.
@@ -66,7 +71,7 @@ class LabelCells:
     def __init__(self, options: LoadOptions) -> None:
         separator = options.label_separator
         if separator is not None and (
-            not separator.strip() and separator != " " or len(separator) > MAX_SEPARATOR_CHARS
+            (not separator.strip() and separator != " ") or len(separator) > MAX_SEPARATOR_CHARS
         ):
             raise UsageError(
                 f"label_separator must be 1 to {MAX_SEPARATOR_CHARS} characters, such as | or ;, got "
@@ -170,25 +175,24 @@ class LabelCells:
             raise InputError(
                 "the columns of labels have 1, 0 and -1, so it is not clear what means no; write 1 and 0"
             )
-        cells = {row.labels for row in rows if row.labels}
+        cells = {row.labels[0] for row in rows if row.labels}
         separator = self._find_separator(cells)
         if separator is not None:
-            split = {own: tuple(_split(own[0], separator)) for own in cells}
-            rows = [row._replace(labels=split.get(row.labels, row.labels)) for row in rows]
+            split = {text: tuple(_split(text, separator)) for text in cells}
+            rows = [r._replace(labels=split[r.labels[0]]) if r.labels else r for r in rows]
         empty = sum(row.labels == () for row in rows)
-        if self._blank and not self._options.multi_label:
-            if all(row.labels is None or len(row.labels) < 2 for row in rows):
-                raise InputError(self._blank)
+        is_single = all(row.labels is None or len(row.labels) < 2 for row in rows)
+        if self._blank and is_single and not self._options.multi_label:
+            raise InputError(self._blank)
         if self._blank:
             told = f"{empty} image{' has' if empty == 1 else 's have'} no label, and count as having none"
             self._told.append(told)
         return rows
 
-    def _find_separator(self, cells: set[tuple[str, ...] | None]) -> str | None:
+    def _find_separator(self, texts: set[str]) -> str | None:
         options = self._options
         if options.multi_label is False or self._listed:
             return None
-        texts = [own[0] for own in cells if own]
         if options.label_separator is not None:
             return options.label_separator
         if options.multi_label:

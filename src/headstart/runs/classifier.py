@@ -79,7 +79,7 @@ class Card(BaseModel):
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     seed: int = 0
-    problem: Literal["single-label", "multi-label"] = "single-label"
+    problem: str = SINGLE_LABEL.name
     thresholds: list[float] = Field(
         default_factory=list
     )  # of the classes, where there may be several
@@ -97,8 +97,8 @@ class Classifier:
         strategy: how it was trained.
         seed: of the training.
         names: readable names of the classes, in their order; () where the classes are readable.
-        thresholds: of each class, the probability from which on an image is said to be of it; () where an image
-            is of exactly one.
+        thresholds: of each class, the probability from which on an image is said to be of it; () where
+            an image is of exactly one.
     """
 
     backbone: Backbone
@@ -415,6 +415,8 @@ def read_card(path: Path) -> Card:
         raise InputError(
             f"{path / CARD}: has {len(card.names)} names for {len(card.classes)} classes"
         )
+    if card.problem not in PROBLEMS:
+        raise InputError(f"{path / CARD}: problem '{card.problem}' is unknown; upgrade headstart")
     wanted = len(card.classes) if card.problem == MULTI_LABEL.name else 0
     if len(card.thresholds) != wanted or not all(0 < t < 1 for t in card.thresholds):
         raise InputError(

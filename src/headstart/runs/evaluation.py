@@ -53,8 +53,8 @@ class Evaluation:
         metrics: {name: Estimate}, named as in `metrics.measure` or `label_metrics.measure_labels`.
         recall: {class: Estimate}, the fraction of its images that were predicted to be of it.
         classes: the model's C classes; then the unknown ones, where those count as wrong.
-        confusion: int64 (C, C), row true class, column predicted class; where an image may have several, on the
-            diagonal those that were found, beside it one that was missed and one wrongly given.
+        confusion: int64 (C, C), row true class, column predicted class; where an image may have several, on
+            the diagonal those that were found, beside it one that was missed and one wrongly given.
         split: the split that was measured, or "all".
         images: {"evaluated": n, "unreadable": n}.
         measured: the probabilities of every image that was evaluated, over `classes`.
@@ -114,24 +114,18 @@ def evaluate(
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
-    choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
-    unused = [name for name in options if name not in EVALUATE_SETTINGS]
-    if unused:
-        raise UsageError(
-            f"setting '{unused[0]}' has no effect on evaluate; "
-            f"those that have: {', '.join(EVALUATE_SETTINGS)}"
-        )
+    _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"))
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
-    if several and unknown_classes == "wrong":
-        raise UsageError(
-            "unknown_classes 'wrong' has no meaning where an image may have several labels; use refuse or skip"
-        )
     settings = make_settings({**_list_choices(record), **options})
     settings = _read_alike(settings, data, record, several)
+    if several and unknown_classes == "wrong":
+        raise UsageError(
+            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
+        )
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset, chosen = _choose_split(read_data(data, settings), split, members)
@@ -174,6 +168,16 @@ def evaluate(
         unknown=int(is_unknown.sum()),
         labels=problem.measure_each(targets, probabilities, classes),
     )
+
+
+def _check_options(unknown_classes: str, options: dict[str, Any]) -> None:
+    choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
+    unused = [name for name in options if name not in EVALUATE_SETTINGS]
+    if unused:
+        raise UsageError(
+            f"setting '{unused[0]}' has no effect on evaluate; "
+            f"those that have: {', '.join(EVALUATE_SETTINGS)}"
+        )
 
 
 def _read_alike(settings: Settings, data: Data, record: Run | None, several: bool) -> Settings:

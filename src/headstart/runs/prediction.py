@@ -230,8 +230,8 @@ class Pipeline:
             images, allow_outside, progress: as in `predict`.
 
         Returns:
-            Rows that sum to one where an image is of one class; rows of NaN for unreadable images, whose reasons
-            `predict` gives.
+            Rows that sum to one where an image is of one class; rows of NaN for unreadable images, whose
+            reasons `predict` gives.
 
         Raises:
             UsageError, InputError, VerificationError: as `predict`.

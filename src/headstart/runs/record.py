@@ -71,8 +71,8 @@ class Measured:
 
     Attributes:
         probabilities: float32 (N, C), rows sum to one where an image is of one class.
-        labels: (N, …), the targets as the data's `Problem` keeps them: int64 (N,), the true classes; int8 (N, C)
-            where an image may have several.
+        labels: (N, …), the targets as the data's `Problem` keeps them: int64 (N,), the true classes; int8
+            (N, C) where an image may have several.
         ids: N image ids.
         part: what the images are: "val"; "cross-validation", for training images each of which was
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
@@ -137,7 +137,8 @@ class Run:
         strategy, backbone: by name.
         classes: C class names.
         names: readable names of the classes, in their order; () where the classes are readable.
-        metrics: {name: Estimate}, named as in `metrics.measure` or `label_metrics.measure_labels`; empty when nothing could be measured.
+        metrics: {name: Estimate}, named as in `metrics.measure`, or `measure_labels` where an image may have
+            several labels; empty when nothing could be measured.
         recall: {class: Estimate}, the fraction of its images that were predicted to be of it; empty likewise.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
         images: {"train": n, "val": n, "unreadable": n}.

@@ -4,9 +4,9 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from headstart.data.dataset import Dataset, add_validation
+from headstart.data.form import Columns
 from headstart.data.groups import say_why_whole
 from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
@@ -40,13 +40,14 @@ def load_data(data: Data, settings: Settings) -> Dataset:
     dataset = read_data(data, settings)
     val = settings.data.val
     if isinstance(val, str):
+        # A folder has no columns, and a manifest is most likely like the first.
+        columns = _name_columns(settings) if os.path.isfile(val) else Columns()
+        columns["multi_label"] = dataset.problem.name == MULTI_LABEL.name
         validation = load_dataset(
             val,
             allow_outside=settings.data.allow_outside,
             class_names=settings.data.class_names,
-            # A folder has no columns, and a manifest is most likely like the first.
-            **(_name_columns(settings) if os.path.isfile(val) else {})
-            | {"multi_label": dataset.problem.name == MULTI_LABEL.name},
+            **columns,
         )
         dataset = add_validation(dataset, validation)
     elif val and "val" in dataset.splits:
@@ -80,9 +81,14 @@ def read_data(data: Data, settings: Settings) -> Dataset:
     )
 
 
-def _name_columns(settings: Settings) -> dict[str, Any]:
-    names = ("path_column", "label_column", "label_separator", "multi_label")
-    return {name: getattr(settings.data, name) for name in names}
+def _name_columns(settings: Settings) -> Columns:
+    data = settings.data
+    return Columns(
+        path_column=data.path_column,
+        label_column=data.label_column,
+        label_separator=data.label_separator,
+        multi_label=data.multi_label,
+    )
 
 
 def locate(data: Data) -> Path | tuple[Path, ...] | None:

@@ -12,7 +12,6 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from headstart.choices import nearest
 from headstart.draws import draw
 from headstart.errors import InputError, UsageError
 from headstart.parallel import Progress, no_progress
-from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, problem_of
 from headstart.training.cuts import Heads
 from headstart.training.logistic import CV_GAP, GAP, REGRESSIONS, side_by_side
 from headstart.training.rules import MAX_FOLDS, PENALTY_WITHOUT_FOLDS, count_folds
@@ -358,7 +357,6 @@ def fit_linear(
     penalty: float,
     weights: FloatN | None = None,
     gap: float = GAP,
-    problem: Problem = SINGLE_LABEL,
 ) -> LinearHead:
     """Fit logistic regression on standardised features.
 
@@ -368,7 +366,7 @@ def fit_linear(
 
     Args:
         features: float (N, D), finite.
-        targets: (N, …) as `problem` keeps them, each class at least once.
+        targets: int64 (N,), each class at least once; or int8 (N, C) where images may have several labels.
         penalty: above 0.
         weights: float (N,) weight of each image; 1 by default.
         gap: how near the minimum it ends, in nats an image.
@@ -377,7 +375,7 @@ def fit_linear(
         InputError: NaN or infinite features.
     """
     with side_by_side(features.size * classes) as run:
-        fold = np.zeros(len(targets), dtype=np.int64)
+        fold, problem = np.zeros(len(targets), dtype=np.int64), problem_of(targets)
         whole = REGRESSIONS[problem.loss](features, targets, classes, weights, fold, run)
         return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, gap)[0]), problem)
 
@@ -391,19 +389,19 @@ def choose_penalty(
     weights: FloatN | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
-    problem: Problem = SINGLE_LABEL,
 ) -> Penalty:
     """Choose the penalty with the lowest cross-validated log loss, or one within 0.001 of it.
 
     Args:
-        features: float (N, D); targets: (N, …) as `problem` keeps them; units: N names; images of one unit
-            stay in one fold.
+        features: float (N, D); targets: as `fit_linear`; units: N names; images of one unit stay in one
+            fold.
         weights: float (N,) weight of each image, in training and in the loss.
 
     Raises:
         InputError: NaN or infinite features.
     """
-    folds = count_folds(_count_held(targets, units, classes, problem))
+    problem = problem_of(targets)
+    folds = count_folds(_count_held(targets, units, classes))
     if not folds:
         return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
     fold = assign_folds(targets, units, folds, seed, problem=problem)
@@ -482,7 +480,6 @@ def cross_validate(
     penalty: float,
     weights: FloatN | None = None,
     seed: int = 0,
-    problem: Problem = SINGLE_LABEL,
 ) -> FloatNC:
     """Give every image's probabilities by a head at this penalty that was fitted without its unit.
 
@@ -495,7 +492,8 @@ def cross_validate(
     Raises:
         InputError: NaN or infinite features.
     """
-    folds = count_folds(_count_held(targets, units, classes, problem))
+    problem = problem_of(targets)
+    folds = count_folds(_count_held(targets, units, classes))
     fold = assign_folds(targets, units, folds, seed, problem=problem)
     with side_by_side(features.size * classes) as run:
         regression = REGRESSIONS[problem.loss](features, targets, classes, weights, fold, run)
@@ -523,7 +521,6 @@ def choose_cuts(
     weights: FloatN | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
-    problem: Problem = SINGLE_LABEL,
 ) -> CutChoice:
     """Choose the candidates whose mean has the lowest cross-validated log loss, each at its best penalty.
 
@@ -555,11 +552,12 @@ def choose_cuts(
     def penalty_of(cuts: tuple[str, ...], rows: IntN) -> Penalty:
         matrix = np.concatenate([values[name][rows] for name in cuts], axis=1)
         some = tuple(units[row] for row in rows)
-        own: dict[str, Any] = {"weights": weights[rows], "seed": seed, "problem": problem}
-        return choose_penalty(matrix, targets[rows], some, classes, **own)
+        return choose_penalty(
+            matrix, targets[rows], some, classes, weights=weights[rows], seed=seed
+        )
 
     everything = np.arange(len(targets))
-    rarest = _count_held(targets, units, classes, problem)
+    problem, rarest = problem_of(targets), _count_held(targets, units, classes)
     if rarest < 2:
         last = max(candidates, key=lambda cuts: (len(cuts) == 1, candidates.index(cuts)))
         return CutChoice((last,), (penalty_of(last, everything),), ())
@@ -665,12 +663,13 @@ def _standard_error(values: FloatN) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _count_held(targets: Targets, units: tuple[str, ...], classes: int, problem: Problem) -> int:
+def _count_held(targets: Targets, units: tuple[str, ...], classes: int) -> int:
     """Count the units that folds can be made of: those of the rarest class.
 
     Where images may have several labels, a head against the rest can do without images of its label in a fold
     of the others; so then it is those with, or those without, the label that has most of both.
     """
+    problem = problem_of(targets)
     rows = problem.decode(targets)
     pairs = {(unit, label) for unit, own in zip(units, rows, strict=True) for label in own}
     counts = Counter(label for _, label in pairs)

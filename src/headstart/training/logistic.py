@@ -1,8 +1,8 @@
 """Takes features, targets and folds, solves logistic regression with an L2 penalty.
 
-Multinomial for one label an image, and one against the rest for each label where there may be several; these
-are solved together, since they differ in nothing but their targets. `heads` chooses penalties and cut points with it. Shape letters: N images, D features, R coordinates that
-the solver works in, C classes.
+Multinomial for one label an image, and one against the rest for each label where there may be several: these
+are solved together, since they differ in nothing but their targets. `heads` chooses penalties and cut points
+with it. Shape letters: N images, D features, R coordinates that the solver works in, C classes.
 
 Each problem is solved by L-BFGS (Liu and Nocedal 1989) in coordinates in which the Hessian is nearly
 the identity, which takes ten to twenty steps instead of hundreds. With fewer images than features
@@ -24,7 +24,7 @@ import numpy as np
 from headstart.arrays import FloatC, FloatCD, FloatD, FloatN, FloatNC, FloatND, IntN, Targets
 from headstart.errors import InputError
 from headstart.parallel import count_cpus
-from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, sigmoid, softmax
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, sigmoid
 
 __all__ = [
     "CV_GAP",

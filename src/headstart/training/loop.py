@@ -563,7 +563,8 @@ class _State:
         self.best_figures = _Figures(math.inf, 0.0, None)
         self.probabilities: FloatNC | None = None
         self.epochs = recipe.epochs
-        self.epoch, self.step, self.images, self.loss, self.correct = 1, 0, 0, 0.0, 0
+        self.epoch, self.step, self.images, self.loss = 1, 0, 0, 0.0
+        self.correct = 0.0
         self.best_epoch, self.waited, self.stopped = 0, 0, False
         self.precision = "fp32"
         self.history: list[dict[str, Any]] = []
@@ -603,7 +604,7 @@ class _State:
             self.stopped = bool(recipe.patience) and self.waited >= recipe.patience
         if epoch > 0:
             self.epoch, self.step = epoch + 1, 0
-            self.images, self.loss, self.correct = 0, 0.0, 0
+            self.images, self.loss, self.correct = 0, 0.0, 0.0
 
     # -------- as tensors and JSON
 

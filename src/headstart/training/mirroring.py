@@ -71,9 +71,7 @@ def _measure_loss(task: Task) -> FloatN | None:
         inside, outside = fold != part, fold == part
         if len({c for row in problem.decode(targets[inside]) for c in row}) < classes:
             return None
-        head = fit_linear(
-            plain[inside], targets[inside], classes, penalty=FLIP_PENALTY, problem=problem
-        )
+        head = fit_linear(plain[inside], targets[inside], classes, penalty=FLIP_PENALTY)
         right = [
             problem.right(targets[outside], head.predict_proba(m[outside]))
             for m in (plain, flipped)

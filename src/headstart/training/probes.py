@@ -72,7 +72,6 @@ def compare_cuts(task: Task, candidates: Sequence[tuple[str, ...]], weights: Flo
         weights=weigh_images(task, weights),
         seed=task.settings.seed,
         progress=task.progress,
-        problem=task.dataset.problem,
     )
 
 
@@ -140,7 +139,7 @@ def _fit(
     task: Task, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None
 ) -> tuple[LinearHead, Penalty]:
     matrix, classes = task.matrix(cuts), len(task.dataset.classes)
-    image_weights, problem = weigh_images(task, weights), task.dataset.problem
+    image_weights = weigh_images(task, weights)
     if task.settings.penalty is not None:
         penalty = Penalty(task.settings.penalty, (), 0, None)
     penalty = penalty or choose_penalty(
@@ -151,7 +150,6 @@ def _fit(
         weights=image_weights,
         seed=task.settings.seed,
         progress=task.progress,
-        problem=problem,
     )
     head = fit_linear(
         matrix,
@@ -159,7 +157,6 @@ def _fit(
         classes,
         penalty=penalty.value,
         weights=image_weights,
-        problem=problem,
     )
     return head, penalty
 
