@@ -120,9 +120,9 @@ ORDER = {
         "drawing extraction tables activations pixels shift neighbours near_copies looks duplicates odd_files"
     ),
     "training": (
-        "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task "
-        "outputs trainable inputs objectives loop epochs probes mirroring tuning evidence grouping calibration label_errors "
-        "shortcuts"
+        "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task outputs "
+        "trainable inputs objectives loop epochs probes mirroring tuning evidence grouping calibration "
+        "label_errors shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (

@@ -13,13 +13,11 @@ from typing import Any
 
 from headstart.data.dataset import Row, clean_name
 from headstart.data.form import LoadOptions
-from headstart.data.tables import Batch
+from headstart.data.tables import CLASS_COLUMN, LABEL, Batch
 from headstart.errors import InputError, UsageError
 
-__all__ = ["CLASS_COLUMN", "Cell", "LabelCells", "find_separator", "list_class_columns"]
+__all__ = ["Cell", "LabelCells", "find_separator", "list_class_columns"]
 
-# What is wanted of a table is "class: cat" for the column of the label cat.
-CLASS_COLUMN = "class: "
 SEPARATORS = ("|", ";")
 MAX_LABELS = 10_000  # of an image
 MAX_SEPARATOR_CHARS = 8
@@ -96,9 +94,9 @@ class LabelCells:
             InputError: a cell is something else.
         """
         columns = list_class_columns(batch.cells)
-        if columns and "label" not in batch.cells:
+        if columns and LABEL not in batch.cells:
             return self._read_columns(batch, columns)
-        values = batch.cells.get("label")
+        values = batch.cells.get(LABEL)
         if values is None:
             return [None] * len(batch.numbers)
         return [self._read_cell(batch, number, value) for number, value in enumerate(values)]

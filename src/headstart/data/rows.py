@@ -11,9 +11,9 @@ from typing import Any
 from headstart.choices import nearest
 from headstart.data.dataset import SPLIT_NAMES, Row, clean_name
 from headstart.data.form import LoadOptions
-from headstart.data.label_cells import CLASS_COLUMN, Cell, LabelCells, list_class_columns
+from headstart.data.label_cells import Cell, LabelCells, list_class_columns
 from headstart.data.paths import Resolver
-from headstart.data.tables import Batch, read_batches
+from headstart.data.tables import CLASS_COLUMN, Batch, read_batches
 from headstart.errors import InputError
 
 __all__ = ["Listing", "find_columns", "list_texts", "read_cells", "tell_guesses"]
@@ -36,6 +36,7 @@ COLUMNS = {
             "labelname labelid class classname classid classlabel category categoryname categoryid "
             "target species y".split()
         ),
+        ("labels", "tags", "findinglabels"),
     ),
     "split": (("split",), ("set", "subset")),
     "group": (("group",), tuple("groupid patient patientid subject subjectid".split())),
