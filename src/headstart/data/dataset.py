@@ -124,12 +124,16 @@ class Dataset:
         Raises:
             UsageError: they are of another kind.
         """
+        self.check_single_label()
+        return self.targets
+
+    def check_single_label(self) -> None:
+        """Raise UsageError where an image may have several labels."""
         if self.problem.name != SINGLE_LABEL.name:
             raise UsageError(
                 f"{self.name}: needs data of one label an image, and these are {self.problem.name}; fit, "
                 "evaluate and predict take them"
             )
-        return self.targets
 
     def labelled(self) -> BoolN:
         """Say which images have a target, (N,)."""

@@ -183,8 +183,12 @@ class LabelCells:
         if self._blank and is_single and not self._options.multi_label:
             raise InputError(self._blank)
         if self._blank:
-            told = f"{empty} image{' has' if empty == 1 else 's have'} no label, and count as having none"
-            self._told.append(told)
+            images = (
+                "1 image has no label, and counts"
+                if empty == 1
+                else (f"{empty:,} images have no label, and count")
+            )
+            self._told.append(f"{images} as having none of them")
         return rows
 
     def _find_separator(self, texts: set[str]) -> str | None:

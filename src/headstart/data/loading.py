@@ -90,7 +90,7 @@ def load_dataset(
         path_column: the column of a manifest that has the paths; by default one with a usual name.
         label_column: likewise of the labels; or the columns of 0 and 1 that are a label each, with commas.
         label_separator: what stands between several labels in a cell of a manifest; by default `|` or `;`
-            where that is clear.
+            where that is clear. It implies `multi_label`.
         multi_label: whether an image may have any number of labels, or has one; by default what is found.
 
     Raises:
@@ -99,6 +99,8 @@ def load_dataset(
             long to search, or leaves nothing to split; or an argument has no effect.
     """
     paths = list_paths(source)
+    if columns.get("label_separator") is not None and columns.get("multi_label") is None:
+        columns["multi_label"] = True
     options = LoadOptions(None if root is None else Path(root), group, allow_outside, **columns)
     form = _find_form(source, paths, format)
     _check_used(options, form)

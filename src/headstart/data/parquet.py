@@ -189,7 +189,7 @@ def _read_footer(file: BinaryIO, size: int) -> dict[int, Any]:
 
 
 def _sum_pages(file: BinaryIO, start: int, end: int, value_bytes: int) -> int:
-    """What the pages of a column take, in bytes, as their headers say; with so many for each of the values."""
+    """What the pages of a column take, in bytes, as their headers say, and so many for each value."""
     total = 0
     for _ in range(MAX_PAGES):
         if start >= end:
