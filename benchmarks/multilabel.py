@@ -1,13 +1,14 @@
 """How well several labels an image are found, on mosaics of pictures that have one each.
 
     python benchmarks/multilabel.py ../shared/data/cifar10-100        # a folder with train and test
-    python benchmarks/multilabel.py photos --images 400 --strategy partial-fine-tune
+    python benchmarks/multilabel.py photos --strategy partial-fine-tune --no-rival
 
-A mosaic has two by two places; each is empty with a probability of one half, else it has a picture of some
-class, of the first class nine times as likely as of the tenth. So an image has no label up to four, and some labels
-are rare. Mosaics to train on are of training pictures, those to test on of test pictures. Beside
-what `fit` does by itself stand the same probabilities with every threshold at one half, and scikit-learn's
-LogisticRegressionCV for each label on the same features of the last cut point.
+A mosaic has two by two places, each of which is empty or has a picture, one as likely as the other; so an
+image has no label up to four. Every picture is used once, else a probe would be measured on pictures that it
+has seen: all of the first class, a fifth of the last, and of those between in even steps. Mosaics to train on
+are of training pictures, those to test on of test pictures. Beside what `fit` does by itself stand the same
+probabilities with every threshold at one half, and with one that is chosen for all labels; and scikit-learn's
+LogisticRegressionCV for each label on the features of the last cut point.
 """
 
 import argparse
@@ -24,32 +25,39 @@ from sklearn.preprocessing import StandardScaler
 
 import headstart
 from headstart.label_metrics import measure_labels
+from headstart.training.thresholds import choose_thresholds
 
 CELL_PX = 32
 
 
-def plant(pictures: Path, split: str, count: int, folder: Path, seed: int) -> Path:
+def plant(pictures: Path, split: str, folder: Path, seed: int) -> Path:
     """Write mosaics of the pictures of a split, and the manifest that lists them."""
     generator = np.random.default_rng(seed)
     classes = sorted(p.name for p in (pictures / split).iterdir())
-    files = [sorted((pictures / split / name).iterdir()) for name in classes]
-    likely = 1 / np.linspace(1, 9, len(classes))
+    shares = np.linspace(1, 0.2, len(classes))
+    pool = []
+    for name, share in zip(classes, shares, strict=True):
+        files = sorted((pictures / split / name).iterdir())
+        pool += [
+            (name, files[n]) for n in generator.permutation(len(files))[: round(share * len(files))]
+        ]
+    left = [pool[n] for n in generator.permutation(len(pool))]
     folder.mkdir()
     lines = ["path,label"]
-    for number in range(count):
+    while left:
         mosaic = Image.new("RGB", (2 * CELL_PX, 2 * CELL_PX), (128, 128, 128))
         labels = set()
         for place in range(4):
-            if generator.random() < 0.5:
+            if generator.random() < 0.5 or not left:
                 continue
-            chosen = generator.choice(len(classes), p=likely / likely.sum())
-            file = files[chosen][generator.integers(len(files[chosen]))]
+            label, file = left.pop()
             with Image.open(file) as picture:
                 cell = picture.convert("RGB").resize((CELL_PX, CELL_PX))
             mosaic.paste(cell, (place % 2 * CELL_PX, place // 2 * CELL_PX))
-            labels.add(classes[chosen])
-        mosaic.save(folder / f"{number:05}.png")
-        lines.append(f"{number:05}.png,{'|'.join(sorted(labels))}")
+            labels.add(label)
+        name = f"{len(lines):05}.png"
+        mosaic.save(folder / name)
+        lines.append(f"{name},{'|'.join(sorted(labels))}")
     (folder / "labels.csv").write_text("\n".join(lines))
     return folder / "labels.csv"
 
@@ -86,33 +94,36 @@ def say(name: str, figures: dict[str, headstart.Estimate], seconds: float) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", type=Path)
-    parser.add_argument("--images", type=int, default=1000, help="To train on, and to test on.")
     parser.add_argument("--strategy", default="linear-probe")
     parser.add_argument("--rival", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(describe())
     header = ("mean average precision", "macro F1", "micro F1", "log loss")
-    print(
-        f"{arguments.images} images" + " " * 22 + "".join(f"{h:>26s}" for h in header) + "       s"
-    )
+    print(" " * 34 + "".join(f"{h:>26s}" for h in header) + "       s")
     with tempfile.TemporaryDirectory() as name:
         paths = [
-            plant(
-                arguments.pictures, split, arguments.images, Path(name, split), arguments.seed + n
-            )
+            plant(arguments.pictures, split, Path(name, split), arguments.seed + n)
             for n, split in enumerate(("train", "test"))
         ]
         options = {"strategy": arguments.strategy, "seed": arguments.seed}
         if arguments.strategy == "linear-probe":
             options["cut"] = "auto"
         run = headstart.fit(paths[0], Path(name, "run"), **options)
-        say(f"{run.strategy}, as fit says", run.metrics, run.seconds)
         result = headstart.evaluate(run, paths[1])
+        print(f"{sum(run.images.values())} images to train on, {len(result.measured)} to test on")
+        say(f"{run.strategy}, as fit says", run.metrics, run.seconds)
         say("the same on test images", result.metrics, 0.0)
         measured = result.measured
         half = measure_labels(measured.labels, measured.probabilities, measured.classes)
         say("with thresholds of one half", half, 0.0)
+        one = choose_thresholds(
+            run.measured.labels.reshape(-1, 1), run.measured.probabilities.reshape(-1, 1)
+        )
+        common = measure_labels(
+            measured.labels, measured.probabilities, measured.classes, thresholds=one[0]
+        )
+        say("with one threshold for all labels", common, 0.0)
         rare = min(run.labels, key=lambda label: run.labels[label].images)
         own = run.labels[rare]
         print(

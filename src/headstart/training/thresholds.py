@@ -10,7 +10,7 @@ from headstart.label_metrics import THRESHOLD
 
 __all__ = ["FEWEST_IMAGES", "choose_thresholds", "choose_thresholds_apart"]
 
-# With fewer images of a label, the best threshold among them is chance, and one half is taken.
+# With fewer images of a label the best threshold among them is chance, and that for all labels is taken.
 FEWEST_IMAGES = 10
 
 
@@ -18,20 +18,23 @@ def choose_thresholds(targets: Targets, probabilities: FloatNC) -> FloatC:
     """Choose from which probability on each label is given, float64 (C,), in (0, 1): where its F1 is highest.
 
     It lies halfway between two probabilities, so that rounding changes no answer; of several that are as good
-    it is the one nearest to one half. One half where fewer than `FEWEST_IMAGES` have the label.
+    it is the one nearest to one half. A label that fewer than `FEWEST_IMAGES` have is given from where the F1
+    of all labels together is highest; one half where those are fewer, too.
 
     Args:
         targets: int8 (N, C), 1 for a label that an image has.
         probabilities: float (N, C), by a classifier that was trained without the image.
     """
-    columns = zip(np.asarray(targets).T > 0, np.asarray(probabilities).T, strict=True)
-    return np.array([_choose(true, scores) for true, scores in columns], dtype=np.float64)
+    true, scores = np.asarray(targets) > 0, np.asarray(probabilities)
+    common = _choose(true.ravel(), scores.ravel(), THRESHOLD)
+    columns = zip(true.T, scores.T, strict=True)
+    return np.array([_choose(*column, common) for column in columns], dtype=np.float64)
 
 
-def _choose(true: np.ndarray, scores: FloatN) -> float:
+def _choose(true: np.ndarray, scores: FloatN, default: float) -> float:
     images = int(true.sum())
     if images < FEWEST_IMAGES:
-        return THRESHOLD
+        return default
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order].astype(np.float64)
     # Images of one score are given the label together: where it changes, and after the last.
