@@ -206,6 +206,7 @@ def holed(value):
         (bad(labels=[0.5] * 6), "labels that are no whole numbers"),
         (bad(labels=np.array([0, -1] * 3)), "label -1 of row 1"),
         (bad(labels=[{}] * 6), "of more than one kind"),
+        (bad(labels=np.eye(6)[:, :2] + np.eye(6)[::-1, :2]), "labels: several labels an image, and a"),
         (bad(np.array([[object()]] * 6)), "asks for __builtin__.object"),
         (bad(np.array([["a"], [3]] * 3, object)), "an array of Python objects"),
         ({"features": sample(6, 1)[0]}, "no labels in it; it has features, and needs a dict of"),

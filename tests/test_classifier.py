@@ -508,7 +508,7 @@ def test_pre_processing_that_is_not_the_recorded_one_is_refused(values, copy):
     [
         ("model missing", "model.safetensors: missing, or not a regular file"),
         ("a bit of the model", "model.safetensors: damaged"),
-        ("newer format", "written by a newer headstart (format 3, this one reads up to 1)"),
+        ("newer format", "written by a newer headstart (format 3, this one reads up to 2)"),
         ("incomplete", "incomplete, its fit did not end; fit again with the same -o"),
         ("card missing", "not a run of headstart (no headstart.json in it)"),
         ("card truncated", "headstart.json: not JSON"),

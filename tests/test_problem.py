@@ -15,7 +15,10 @@ from headstart.metrics import confusion_matrix, measure, measure_recall
 from headstart.problem import PROBLEMS, SINGLE_LABEL, softmax
 from headstart.training.heads import LinearHead, MlpHead, assign_folds, head_of_arrays
 
-SOME = {"single-label": [(2,), (0,), None, (2,)]}
+SOME = {
+    "single-label": [(2,), (0,), None, (2,)],
+    "multi-label": [(0, 2), (), None, (1,)],
+}
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

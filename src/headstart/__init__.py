@@ -112,10 +112,10 @@ __all__ = [
 # A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and
 # a file after them has their table, so one more is its file and its line there.
 ORDER = {
-    "": "errors process choices options draws files parallel arrays metrics problem",
+    "": "errors process choices options draws files parallel arrays metrics label_metrics problem",
     "data": (
-        "images bounds decoding groups dataset form trees streams members paths parquet tables rows "
-        "image_arrays array_names unpickling * class_names known downloading loading "
+        "images bounds decoding groups dataset form trees streams members paths parquet tables "
+        "label_cells rows image_arrays array_names unpickling * class_names known downloading loading "
         "groupings views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
@@ -125,9 +125,9 @@ ORDER = {
         "duplicates odd_files"
     ),
     "training": (
-        "decisions recipes rules cuts facts costs advice logistic heads settings task outputs trainable "
-        "inputs objectives loop epochs probes mirroring tuning evidence grouping calibration label_errors "
-        "shortcuts"
+        "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task outputs "
+        "trainable inputs objectives loop epochs probes mirroring tuning evidence grouping calibration "
+        "label_errors shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (

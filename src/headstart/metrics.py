@@ -22,6 +22,7 @@ __all__ = [
     "confusion_matrix",
     "image_losses",
     "log_loss",
+    "mean_loss",
     "measure",
     "measure_recall",
     "wilson_interval",
@@ -111,7 +112,11 @@ def image_losses(labels: IntN, probabilities: FloatNC) -> FloatN:
 
 def log_loss(labels: IntN, probabilities: FloatNC) -> Estimate:
     """Mean of `image_losses`."""
-    losses = image_losses(labels, probabilities)
+    return mean_loss(image_losses(labels, probabilities))
+
+
+def mean_loss(losses: FloatN) -> Estimate:
+    """Mean of the losses of N images."""
     mean = float(losses.mean())
     if len(losses) < 2:
         return Estimate(mean, math.nan, math.nan)

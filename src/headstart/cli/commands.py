@@ -240,6 +240,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "backbone": run.backbone,
         "metrics": run.metrics,
         "recall": run.recall,
+        **({"labels": run.labels} if run.labels else {}),
         "measured_on": run.measured_on,
         "images": run.images,
         "computed": run.computed,
@@ -433,6 +434,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
             {
                 "metrics": result.metrics,
                 "recall": result.recall,
+                **({"labels": result.labels} if result.labels else {}),
                 "classes": result.classes,
                 "confusion": result.confusion,
                 "images": result.images,

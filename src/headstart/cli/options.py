@@ -96,7 +96,8 @@ def flag_of(name: str) -> str:
     """How the command line spells a setting."""
     setting = FIELDS[name]
     flag = "--" + name.replace("_", "-")
-    if setting.info.annotation is bool and setting.info.default:
+    is_open = bool in get_args(setting.info.annotation)  # neither yes nor no by default
+    if is_open or (setting.info.annotation is bool and setting.info.default):
         return f"{flag}/--no-{flag.removeprefix('--')}"
     return flag
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
     from headstart.features.engine import EngineChoice
+    from headstart.label_metrics import LabelFigures
     from headstart.metrics import Estimate
     from headstart.parallel import Progress
     from headstart.runs.auditing import Audit
@@ -152,7 +153,7 @@ def show_run(run: "Run") -> None:
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
-        show_metrics(run.metrics, run.recall)
+        show_metrics(run.metrics, run.recall, run.labels)
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")
@@ -255,7 +256,8 @@ def option_words(options: dict[str, Any]) -> list[str]:
     """Give options as they are written on the command line."""
     words = []
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        words += [flag, *([] if isinstance(value, bool) else [str(value)])]
     return words
 
 
@@ -334,7 +336,9 @@ def _show_findings(title: str, rows: Sequence[tuple[str, ...]]) -> None:
     for _ in range(max(map(len, rows[:SHOWN]))):
         table.add_column()
     for row in rows[:SHOWN]:
-        cells = row if len(row) <= SHOWN else (*row[: SHOWN - 1], f"… {len(row) - SHOWN + 1:,} more")
+        cells = (
+            row if len(row) <= SHOWN else (*row[: SHOWN - 1], f"… {len(row) - SHOWN + 1:,} more")
+        )
         table.add_row(*(Text(f"  {printable(cell)}") for cell in cells))
     out.print(table)
     if len(rows) > SHOWN:
@@ -415,7 +419,7 @@ def show_evaluation(result: "Evaluation") -> None:
         warn(f"unreadable: {image}: {reason}")
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
-    show_metrics(result.metrics, result.recall)
+    show_metrics(result.metrics, result.recall, result.labels)
     confused = [
         (int(n), result.classes[i], result.classes[j])
         for i, row in enumerate(result.confusion)
@@ -428,8 +432,13 @@ def show_evaluation(result: "Evaluation") -> None:
         out.print(Text(f"  {n} x {printable(true)} taken for {printable(predicted)}"))
 
 
-def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") -> None:
-    """Show figures with intervals; of many classes the five with the lowest recall."""
+def show_metrics(
+    metrics: "dict[str, Estimate]",
+    recall: "dict[str, Estimate]",
+    labels: "dict[str, LabelFigures]",
+) -> None:
+    """Show figures with intervals; of many classes the five with the lowest recall, or average precision."""
+    recall = {} if labels else recall
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -439,7 +448,7 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
     shown = [(name.replace("_", " "), e) for name, e in metrics.items()]
     shown += [(f"recall {name}", e) for name, e in known.items() if name in lowest]
     for label, e in shown:
-        style = "bold" if label == "accuracy" else ""
+        style = "bold" if label in ("accuracy", "mean average precision") else ""
         table.add_row(
             Text(printable(label), style=style),
             Text(f"{e.value:.3f}", style=style),
@@ -448,9 +457,48 @@ def show_metrics(metrics: "dict[str, Estimate]", recall: "dict[str, Estimate]") 
     out.print(table)
     if len(lowest) < len(known):
         out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
+    if labels:
+        _show_labels(labels)
+
+
+def _show_labels(labels: "dict[str, LabelFigures]") -> None:
+    """Show a row for each label, of many those with the lowest average precision."""
+    present = {n: f for n, f in labels.items() if f.images}
+    lowest = sorted(present, key=lambda n: present[n].average_precision.value)
+    shown = lowest[: len(lowest) if len(lowest) <= LABELS_SHOWN else LABELS_SHOWN // 2]
+    table = Table("label", "images", "avg. precision", "95 % interval", "F1", "precision", "recall")
+    table.add_column("from")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, f in present.items():
+        if name in shown:
+            area = f.average_precision
+            figures = (f.f1.value, f.precision.value, f.recall.value)
+            table.add_row(
+                Text(printable(name)),
+                f"{f.images:,}",
+                f"{area.value:.3f}",
+                f"{area.low:.3f} to {area.high:.3f}",
+                *("" if math.isnan(value) else f"{value:.3f}" for value in figures),
+                f"{f.threshold:.2f}",
+            )
+    out.print()
+    out.print(table)
+    if len(shown) < len(present):
+        told = f"  the {len(shown)} lowest of {len(present)} labels"
+        out.print(Text(told, style="dim"))
+    absent = [n for n in labels if n not in present]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        out.print(
+            Text(
+                f"  not measured, since no image has it: {printable(absent[0])}{more}", style="dim"
+            )
+        )
 
 
 BAR_WIDTH = 30
+LABELS_SHOWN = 40
 # Settings of a run that stay the same for the same data, whatever the strategy.
 KEPT = (*READING, "group", "val", "per_class", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
@@ -467,13 +515,10 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
     strategy, folder = _strategy_of(run), str(run.folder)
 
     def given(*names: str) -> list[str]:
-        words = []
-        for name in names:
-            setting = run.settings[name]
-            if setting["origin"] == "user":
-                option = "--" + name.replace("_", "-")
-                words += [option] if setting["value"] is True else [option, str(setting["value"])]
-        return words
+        settings = {name: run.settings.get(name, {}) for name in names}
+        return option_words(
+            {n: s["value"] for n, s in settings.items() if s.get("origin") == "user"}
+        )
 
     steps = []
     if data and "test" in dataset.splits:
@@ -525,6 +570,9 @@ class _TablePrinter:
             self._unreadable += 1
             self._table.add_row(image, "", "", "", Text(printable(prediction.error), style="red"))
             return
+        if prediction.labels is not None:
+            self._add_labels(image, prediction, prediction.labels)
+            return
         first, *others = _label(prediction)
         doubtful = is_doubtful(prediction)
         self._labels[first] += 1
@@ -537,6 +585,21 @@ class _TablePrinter:
             f"{prediction.probability:.3f}",
             Text("?" if doubtful else "", style="yellow"),
             Text(", ".join(more)),
+        )
+
+    def _add_labels(
+        self, image: Text, prediction: "Prediction", labels: tuple[tuple[str, float], ...]
+    ) -> None:
+        """Add a row of the labels that an image was given, and the most probable others."""
+        given = [printable(name) for name, _ in labels]
+        self._labels.update(given or ["(none)"])
+        others = [pair for pair in prediction.top if pair not in labels][: self._shown]
+        self._table.add_row(
+            image,
+            Text("|".join(given), style="bold"),
+            "|".join(f"{p:.3f}" for _, p in labels),
+            "",
+            Text(", ".join(f"{printable(name)} {p:.3f}" for name, p in others)),
         )
 
     def close(self) -> None:
@@ -578,6 +641,8 @@ class _JsonPrinter:
         if prediction.names:
             first, *_ = prediction.names
             names = {"synset": prediction.label, "name": first, "names": prediction.names}
+        if prediction.labels is not None:
+            names["labels"] = prediction.labels
         print_json(
             {
                 "image": prediction.image,
@@ -607,6 +672,9 @@ class _CsvPrinter:
         top = "; ".join(f"{label} {p:.6f}" for label, (_, p) in pairs)
         probability = "" if prediction.error else f"{prediction.probability:.6f}"
         label = "".join(labels[:1])
+        if prediction.labels is not None:
+            label = printable(prediction.label)
+            probability = "|".join(f"{p:.6f}" for _, p in prediction.labels)
         texts = [csv_cell(t) for t in (prediction.image, label, top, prediction.error)]
         self._writer.writerow([*texts[:2], probability, *texts[2:]])
 

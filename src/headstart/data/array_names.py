@@ -136,12 +136,14 @@ def check_names(where: str, names: Any) -> tuple[str, ...]:
 
 def name_labels(
     where: str, labels: Any, count: int, classes: Sequence[str] | None = None
-) -> list[str]:
-    """Give the name of the class of each image.
+) -> list[str] | list[tuple[str, ...]]:
+    """Give the name of the class of each image, or the names of the classes where there may be several.
 
     Args:
         where: what the labels are, for messages.
-        labels: N whole numbers, names, or rows of a one-hot matrix.
+        labels: N whole numbers, names, or rows of a one-hot matrix. Or N lists of numbers or names, or the
+            rows of another matrix of 0 and 1, or of -1 and 1: of several labels, or none, an image. Lists of
+            one length above one that hold nothing but 0 and 1 are a matrix.
         count: N.
         classes: names by number; numbers name themselves without them.
 
@@ -151,6 +153,9 @@ def name_labels(
     found = len(labels) if isinstance(labels, list | tuple) or np.ndim(labels) else 0
     if found != count:
         raise InputError(f"{where}: {found:,} labels for {count:,} images; each image needs one")
+    sets = _to_sets(where, labels)
+    if sets is not None:
+        return _name_sets(where, sets, classes)
     values = _to_values(where, labels)
     if values and not isinstance(values[0], int):
         names = {value: _text(where, value) for value in set(values)}
@@ -166,6 +171,54 @@ def name_labels(
         )
     names = {value: str(value) if classes is None else classes[value] for value in set(values)}
     return [names[value] for value in values]
+
+
+def _to_sets(where: str, labels: Any) -> list[list[Any]] | None:
+    """The numbers or names of the labels of each image; None where each has exactly one."""
+    if isinstance(labels, list | tuple) and any(
+        isinstance(own, list | tuple | set | frozenset | np.ndarray) for own in labels
+    ):
+        if not all(isinstance(own, list | tuple | set | frozenset | np.ndarray) for own in labels):
+            raise InputError(
+                f"{where}: labels of more than one kind; give a list of labels to each image, or one label"
+            )
+        plain = [
+            own.tolist() if isinstance(own, np.ndarray) and own.ndim == 1 else list(own)
+            for own in labels
+        ]
+        widths = {len(own) for own in plain}
+        is_matrix = len(widths) == 1 and max(widths) > 1
+        if not (is_matrix and all(value in (0, 1) for own in plain for value in own)):
+            # A set has no order of its own.
+            return [
+                sorted(own, key=str) if isinstance(given, set | frozenset) else own
+                for own, given in zip(plain, labels, strict=True)
+            ]
+        labels = plain
+    if isinstance(labels, list | tuple) and not (labels and isinstance(labels[0], list)):
+        return None
+    array = np.asarray(labels)
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "buif":
+        return None
+    is_yes, is_no = array == 1, array == 0
+    if not is_no.any():
+        is_no = array == -1
+    if not (is_yes | is_no).all() or (is_yes.sum(axis=1) == 1).all():
+        return None
+    found: list[list[Any]] = [[] for _ in array]
+    for row, label in np.argwhere(is_yes).tolist():
+        found[row].append(label)
+    return found
+
+
+def _name_sets(
+    where: str, sets: list[list[Any]], classes: Sequence[str] | None
+) -> list[tuple[str, ...]]:
+    """Name the labels of each image, by the rules for one label an image."""
+    flat = [label for own in sets for label in own]
+    names = iter(name_labels(where, flat, len(flat), classes))
+    named = [tuple(str(next(names)) for _ in own) for own in sets]
+    return [tuple(dict.fromkeys(own)) for own in named]
 
 
 def _to_values(where: str, labels: Any) -> list[Any]:
@@ -189,8 +242,8 @@ def _to_values(where: str, labels: Any) -> list[Any]:
     if array.ndim == 2 and array.dtype.kind in "buif":
         if not ((array == 0) | (array == 1)).all() or (array.sum(axis=1) != 1).any():
             raise InputError(
-                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, of which not each names "
-                "one class; headstart learns one class an image"
+                f"{where}: labels of shape {array.shape[0]} x {array.shape[1]}, which are not all 0 and 1, "
+                "or -1 and 1; give 1 for each label that an image has, else 0"
             )
         array = array.argmax(axis=1)
     if array.ndim != 1:

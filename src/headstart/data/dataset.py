@@ -15,7 +15,7 @@ from headstart.arrays import BoolN, IntN, Targets
 from headstart.choices import natural_key, nearest
 from headstart.data.images import FolderReader, ImageRef, JoinedReader, Reader
 from headstart.errors import InputError, UsageError
-from headstart.problem import SINGLE_LABEL, Classes, Problem
+from headstart.problem import SINGLE_LABEL, Classes, Problem, infer_problem
 
 __all__ = [
     "SPLIT_NAMES",
@@ -25,7 +25,10 @@ __all__ = [
     "clean_name",
     "dataset_of_rows",
     "match_classes",
+    "with_problem",
 ]
+
+MAX_TARGETS = 2**31  # of images with several labels, a byte each
 
 SPLIT_NAMES = {
     "train": "train",
@@ -43,7 +46,7 @@ class Row(NamedTuple):
 
     Attributes:
         id: its path below the root, with `/`.
-        labels: names of its classes; None where they are unknown.
+        labels: names of its classes, () for an image that has none; None where they are unknown.
         split: "train", "val", "test" or "" (not assigned).
         group: its name, "" for an image that is its own group.
         error: why it cannot be read, "" if no reason is known.
@@ -121,11 +124,16 @@ class Dataset:
         Raises:
             UsageError: they are of another kind.
         """
+        self.check_single_label()
+        return self.targets
+
+    def check_single_label(self) -> None:
+        """Raise UsageError where an image may have several labels."""
         if self.problem.name != SINGLE_LABEL.name:
             raise UsageError(
-                f"{self.name}: needs data of one label an image, and these are {self.problem.name}"
+                f"{self.name}: needs data of one label an image, and these are {self.problem.name}; fit, "
+                "evaluate and predict take them"
             )
-        return self.targets
 
     def labelled(self) -> BoolN:
         """Say which images have a target, (N,)."""
@@ -134,6 +142,10 @@ class Dataset:
     def classes_of_rows(self) -> list[Classes]:
         """Give N tuples of indices into `classes`; () for an image without a class."""
         return self.problem.decode(self.targets)
+
+    def label_sets(self) -> IntN:
+        """Number the sets of labels that occur, (N,): the same for images with the same labels."""
+        return np.unique(self.targets, axis=0, return_inverse=True)[1].reshape(-1)
 
     def label_names(self) -> tuple[str, ...]:
         """Give N names of classes, "" where there is none, joined by "|" where there are several."""
@@ -179,7 +191,8 @@ def add_validation(dataset: Dataset, validation: Dataset) -> Dataset:
     validation = dataclasses.replace(
         validation,
         classes=dataset.classes,
-        targets=match_classes(validation, dataset.classes),
+        targets=match_classes(validation, dataset.classes, dataset.problem),
+        problem=dataset.problem,
     )
     roots = dataset.root.resolve(), validation.root.resolve()
     # Two manifests in one folder name files of that.
@@ -220,12 +233,19 @@ def _path_between(start: Path, end: Path) -> str:
         return end.as_posix()
 
 
-def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> Targets:
+def match_classes(
+    dataset: Dataset, classes: tuple[str, ...], problem: Problem | None = None
+) -> Targets:
     """(N, …): its targets in terms of `classes`, matched by name.
 
+    Args:
+        problem: the kind that the targets are to be of; the data's own by default.
+
     Raises:
-        InputError: names the classes that `classes` lacks.
+        InputError: names the classes that `classes` lacks, or the image that has not one label where the
+            kind has.
     """
+    dataset = with_problem(dataset, problem or dataset.problem)
     index = {name: i for i, name in enumerate(classes)}
     rows = dataset.classes_of_rows()
     used = sorted({k for row in rows for k in row})
@@ -245,6 +265,27 @@ def match_classes(dataset: Dataset, classes: tuple[str, ...]) -> Targets:
         for row, is_known in zip(rows, known, strict=True)
     ]
     return dataset.problem.encode(matched, len(classes))
+
+
+def with_problem(dataset: Dataset, problem: Problem) -> Dataset:
+    """Give the data set as one of this kind: every single label is a set of one.
+
+    Raises:
+        InputError: names an image that has no label or several, where the kind has one each.
+    """
+    if dataset.problem.name == problem.name:
+        return dataset
+    rows, known = dataset.classes_of_rows(), dataset.labelled().tolist()
+    if problem.name == SINGLE_LABEL.name:
+        for image_id, row, is_known in zip(dataset.ids, rows, known, strict=True):
+            if is_known and len(row) != 1:
+                raise InputError(
+                    f"{dataset.name}: image '{image_id}' has {len(row) or 'no'} labels, and one is needed; "
+                    "leave it out"
+                )
+    own = [row if is_known else None for row, is_known in zip(rows, known, strict=True)]
+    targets = problem.encode(own, len(dataset.classes))
+    return dataclasses.replace(dataset, targets=targets, problem=problem)
 
 
 def clean_name(what: str, text: str) -> str:
@@ -272,13 +313,26 @@ def dataset_of_rows(
     *,
     ignored: Mapping[str, int] | None = None,
     warnings: tuple[str, ...] = (),
-    problem: Problem = SINGLE_LABEL,
+    problem: Problem | None = None,
 ) -> Dataset:
-    """The rows sorted by id; classes in natural order."""
+    """The rows sorted by id; classes in natural order.
+
+    Args:
+        problem: the kind; by default the one that the labels are of.
+
+    Raises:
+        InputError: images with several labels, and too many of both.
+    """
     rows = sorted(rows, key=attrgetter("id"))
     distinct = {row.labels for row in rows}
+    problem = problem or infer_problem(list(distinct))
     names = {name for labels in distinct for name in labels or ()}
     classes = tuple(sorted(names, key=natural_key))
+    if problem.name != SINGLE_LABEL.name and len(rows) * len(classes) > MAX_TARGETS:
+        raise InputError(
+            f"{root}: {len(classes):,} labels of {len(rows):,} images are more than fit into memory; name "
+            "fewer labels"
+        )
     index = {name: i for i, name in enumerate(classes)}
     encoded = {
         labels: None if labels is None else tuple(index[name] for name in labels)

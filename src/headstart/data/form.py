@@ -7,11 +7,20 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from headstart.data.dataset import Dataset
 
-__all__ = ["Form", "LoadOptions", "list_folders"]
+__all__ = ["Columns", "Form", "LoadOptions", "list_folders"]
+
+
+class Columns(TypedDict, total=False):
+    """The options that say where labels stand, and of which kind they are; `load_dataset` explains each."""
+
+    path_column: str | None
+    label_column: str | None
+    label_separator: str | None
+    multi_label: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +32,9 @@ class LoadOptions:
         group: a regular expression that captures an image's group in its id; None for none.
         allow_outside: whether links and paths may lead out of the root.
         path_column: the column of a table that has the images' paths; None for one with a usual name.
-        label_column: likewise of their labels.
+        label_column: likewise of their labels, or several with commas, of 0 and 1.
+        label_separator: what stands between several labels in a cell; None for what is found.
+        multi_label: whether an image has any number of labels; None for what is found.
     """
 
     root: Path | None = None
@@ -31,6 +42,8 @@ class LoadOptions:
     allow_outside: bool = False
     path_column: str | None = None
     label_column: str | None = None
+    label_separator: str | None = None
+    multi_label: bool | None = None
 
     def given(self) -> list[str]:
         """Names of those that differ from their default."""

@@ -74,7 +74,9 @@ def _load(root: Path, options: LoadOptions) -> Dataset:
     if layout is None:
         raise InputError(f"{root}: no {_table_of('00000')} in {LAYOUTS[0][1]} or Training")
     top, images = layout
-    options = dataclasses.replace(options, path_column="Filename", label_column=CLASS_ID)
+    options = dataclasses.replace(
+        options, path_column="Filename", label_column=CLASS_ID, multi_label=False
+    )
     listing = Listing(root, options)
     for name in _list_classes(root / top / images):
         folder, table = f"{top}{images}{name}/", f"{top}{images}{_table_of(name)}"

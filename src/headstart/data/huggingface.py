@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from headstart.data.dataset import SPLIT_NAMES, Dataset, Row, dataset_of_rows
 from headstart.data.form import Form, LoadOptions
 from headstart.data.images import MAX_FILE_BYTES, read_image_bytes
+from headstart.data.label_cells import LabelCells, list_class_columns
 from headstart.data.rows import find_columns, list_texts, read_cells, tell_guesses
 from headstart.data.tables import Batch
 from headstart.errors import BadImageError, HeadstartError, InputError, ResourceError, one_line
@@ -96,6 +97,7 @@ def _load(source: Any, options: LoadOptions) -> Dataset:
     given = source if isinstance(source, Mapping) else {"": source}
     rows: list[Row] = []
     parts: dict[str, _Part] = {}
+    labels = LabelCells(options)
     warnings: dict[str, None] = {}  # an ordered set
     for name, part in given.items():
         if name and str(name).lower() not in SPLIT_NAMES:
@@ -108,13 +110,14 @@ def _load(source: Any, options: LoadOptions) -> Dataset:
         feature = dataclasses.replace(images.features[found["path"]], decode=False)
         images = images.cast_column(found["path"], feature)
         parts[str(name)] = _Part(images, found["path"], len(part))
-        own = _list_rows(where, str(name), part, found)
+        own = _list_rows(where, str(name), part, found, labels)
         if not own:
             warnings[f"{where}: left out, since none of its images has a label"] = None
         rows += own
     if not rows:
         raise InputError(f"{NAME}: no labelled images")
-    dataset = dataset_of_rows(Path(NAME), rows, warnings=tuple(warnings))
+    rows = labels.finish(rows)
+    dataset = dataset_of_rows(Path(NAME), rows, warnings=(*warnings, *labels.warnings))
     return dataclasses.replace(dataset, reader=_RowReader(parts))
 
 
@@ -132,6 +135,7 @@ def _find_columns(where: str, part: Any, options: LoadOptions) -> tuple[dict[str
     if image is None:
         advice = "choose one with path_column" if images else "cast one to datasets.Image()"
         raise InputError(f"{where}: {len(images) or 'no'} columns of images {images}; {advice}")
+    several = [n for n, f in part.features.items() if _is_list(f)]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     if label is None and labels and "label" not in labels:
         if len(labels) > 1:
@@ -140,13 +144,30 @@ def _find_columns(where: str, part: Any, options: LoadOptions) -> tuple[dict[str
                 "with label_column"
             )
         [label] = labels
-    others = [name for name, kind in kinds.items() if kind in ("Value", "ClassLabel")]
+    if label is None and not labels and len(several) == 1:
+        [label] = several
+    others = [n for n, kind in kinds.items() if kind in ("Value", "ClassLabel") or n in several]
     chosen = dataclasses.replace(options, path_column=image, label_column=label)
     found = find_columns(where, [image, *others], chosen)
+    if list_class_columns(found) and label is None:
+        raise InputError(
+            f"{where}: no column of labels among {others[:8]}; choose one with label_column, or several of 0 "
+            "and 1 with commas"
+        )
     return found, tell_guesses(found, chosen)
 
 
-def _list_rows(where: str, name: str, part: Any, found: Mapping[str, str]) -> list[Row]:
+def _is_list(feature: Any) -> bool:
+    """Whether a column has lists of labels: in any of the ways of `datasets`."""
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, list) and len(feature) == 1:
+        [inner] = feature
+    return type(inner).__name__ in ("Value", "ClassLabel")
+
+
+def _list_rows(
+    where: str, name: str, part: Any, found: Mapping[str, str], labels: LabelCells
+) -> list[Row]:
     """The rows of a split, none where it has no labels, as a test split may."""
     wanted = {column: own for column, own in found.items() if column != "path"}
     plain = part.with_format(None).select_columns([*wanted.values()])
@@ -158,23 +179,28 @@ def _list_rows(where: str, name: str, part: Any, found: Mapping[str, str]) -> li
         column: _name_values(where, part.features[own], table[own])
         for column, own in wanted.items()
     }
-    if not any(label is not None for label in cells["label"]):
+    if "label" in cells and not any(label is not None for label in cells["label"]):
         return []
     batch = Batch(f"{where}, row ", list(range(len(part))), cells)
-    columns = [list_texts(batch, column) for column in ("label", "split", "group")]
+    columns = [list_texts(batch, column) for column in ("split", "group")]
     split, width, rows = SPLIT_NAMES.get(name.lower(), ""), len(str(len(part) - 1)), []
-    for row, texts in enumerate(zip(*columns, strict=True)):
+    for row, texts in enumerate(zip(labels.list_cells(batch), *columns, strict=True)):
         image_id = f"{name}/{row:0{width}}" if name else f"{row:0{width}}"
         try:
-            labels, own, group = read_cells(image_id, *texts)
+            names, own, group = read_cells(labels, image_id, *texts)
         except HeadstartError as exc:
             raise InputError(f"{batch.where(row)}: {exc}") from exc
-        rows.append(Row(image_id, labels, split or own, group))
+        if not (names or isinstance(texts[0], tuple)):
+            labels.remember_blank(batch.where(row), image_id)
+        rows.append(Row(image_id, names, split or own, group))
     return rows
 
 
 def _name_values(where: str, feature: Any, values: list[Any]) -> list[Any]:
     """The names of a ClassLabel's numbers, None for -1, which is no label; other values as they are."""
+    if _is_list(feature):
+        inner = feature[0] if isinstance(feature, list) else feature.feature
+        return [None if v is None else tuple(_name_values(where, inner, list(v))) for v in values]
     names = getattr(feature, "names", None)
     if names is None:
         return values
@@ -187,7 +213,7 @@ def _name_values(where: str, feature: Any, values: list[Any]) -> list[Any]:
 HUGGINGFACE = Form(
     name="huggingface",
     looks="a datasets.Dataset",
-    uses=frozenset({"group", "path_column", "label_column"}),
+    uses=frozenset({"group", "path_column", "label_column", "label_separator"}),
     recognises=_recognises,
     load=_load,
     is_object=True,

@@ -237,14 +237,14 @@ class Part:
     Attributes:
         where: what they are, for messages: "mnist.npz, x_train".
         images: their pixels.
-        labels: N names of classes.
+        labels: N names of classes, or N tuples of them.
         split: "train", "val", "test" or "" (not assigned).
         prefix: what their ids begin with; by default the split.
     """
 
     where: str
     images: Rows
-    labels: Sequence[str]
+    labels: Sequence[str | tuple[str, ...]]
     split: str = ""
     prefix: str | None = None
 
@@ -337,7 +337,8 @@ def dataset_of_arrays(
         for row, label in enumerate(part.labels):
             image_id = f"{start}{next(numbers[place]):0{width}}"
             error = NOT_FINITE if (index, row) in bad else ""
-            rows.append(Row(image_id, (label,), part.split, error=error))
+            labels = label if isinstance(label, tuple) else (label,)
+            rows.append(Row(image_id, labels, part.split, error=error))
     dataset = dataset_of_rows(root, rows, warnings=(*warnings, *more))
     files = [part.images.files() for part in parts]
     distinct = tuple(dict.fromkeys(itertools.chain(*files))) if all(files) else ()

@@ -55,7 +55,8 @@ def from_arrays(
         images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1, 3 or 4, of uint8, of
             floats from 0 to 1 or 0 to 255, of other integers from 0 to 255, or of booleans; or a sequence
             of N such images, or of images of Pillow's.
-        labels: N whole numbers from 0, N names, or a one-hot matrix (N, C).
+        labels: N whole numbers from 0, N names, or a one-hot matrix (N, C); or, where an image may have
+            several labels or none, N lists of numbers or names, or a matrix (N, C) of 0 and 1.
         classes: the names of the classes, by number; by default numbers name themselves.
         splits: "train", "val", "test" or "" (not assigned) of each image, or of all.
 

@@ -5,14 +5,15 @@ import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import Unpack
 
 from headstart.choices import choose
 from headstart.data.archives import ARCHIVE
 from headstart.data.cifar import CIFAR
 from headstart.data.class_names import name_classes
-from headstart.data.dataset import Dataset
+from headstart.data.dataset import Dataset, with_problem
 from headstart.data.folders import FOLDER
-from headstart.data.form import Form, LoadOptions
+from headstart.data.form import Columns, Form, LoadOptions
 from headstart.data.groups import NO_GROUPS, capture_groups, say_why_whole
 from headstart.data.gtsrb import GTSRB
 from headstart.data.huggingface import HUGGINGFACE
@@ -26,6 +27,7 @@ from headstart.data.pickled import PICKLE
 from headstart.data.trees import ARCHIVE_SUFFIXES
 from headstart.data.webdataset import WEBDATASET
 from headstart.errors import InputError, UsageError
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL
 
 __all__ = ["FORMS", "list_paths", "load_dataset"]
 
@@ -66,9 +68,8 @@ def load_dataset(
     root: str | os.PathLike[str] | None = None,
     group: str | None = None,
     allow_outside: bool = False,
-    path_column: str | None = None,
-    label_column: str | None = None,
     class_names: str | os.PathLike[str] | None = None,
+    **columns: Unpack[Columns],
 ) -> Dataset:
     """Read labelled images in any of the known forms of data, which is found by looking.
 
@@ -87,10 +88,13 @@ def load_dataset(
         group: "none", or a regular expression searched in each image id; images with the same captured text
             stay on one side of every split. `([^/]+/[^/]+)_[^/]*$` keeps `stop/00001_*.ppm` together.
         allow_outside: let links and manifest paths lead out of the root.
-        path_column: the column of a manifest that has the paths; by default one with a usual name.
-        label_column: likewise of the labels.
         class_names: a file with the names of classes that are numbers: a table of numbers and names, or
             one name a line from number 0 on, as text or as a JSON list, or a JSON object.
+        path_column: the column of a manifest that has the paths; by default one with a usual name.
+        label_column: likewise of the labels; or the columns of 0 and 1 that are a label each, with commas.
+        label_separator: what stands between several labels in a cell of a manifest; by default `|` or `;`
+            where that is clear. It implies `multi_label`.
+        multi_label: whether an image may have any number of labels, or has one; by default what is found.
 
     Raises:
         InputError: nothing usable there; the message names the element and the next step.
@@ -98,23 +102,19 @@ def load_dataset(
             long to search, or leaves nothing to split; or an argument has no effect.
     """
     paths = list_paths(source)
-    options = LoadOptions(
-        None if root is None else Path(root), group, allow_outside, path_column, label_column
-    )
+    if columns.get("label_separator") is not None and columns.get("multi_label") is None:
+        columns["multi_label"] = True
+    options = LoadOptions(None if root is None else Path(root), group, allow_outside, **columns)
     form = _find_form(source, paths, format)
-    unused = [name for name in options.given() if name not in form.uses]
-    if unused:
-        others = [other.name for other in FORMS.values() if unused[0] in other.uses]
-        raise UsageError(
-            f"{unused[0]} applies to the form{'s' if len(others) > 1 else ''} {', '.join(others)}, and the "
-            f"data are {form.looks}; leave it out"
-        )
+    _check_used(options, form)
     if len(paths) > 1 and form.load_several is not None:
         dataset = dataclasses.replace(form.load_several(paths, options), source=paths)
     elif paths:
         dataset = dataclasses.replace(form.load(paths[0], options), source=paths[0])
     else:
         dataset = form.load(source, options)
+    if options.multi_label is not None:
+        dataset = with_problem(dataset, MULTI_LABEL if options.multi_label else SINGLE_LABEL)
     for path in paths:
         if (other := find_downloaded(str(path))) is not None:
             told = f"{path} is what is here by that name, not the data set that was downloaded to {other}"
@@ -124,6 +124,19 @@ def load_dataset(
     if group is not None and group != NO_GROUPS:
         dataset = _with_groups(dataset, group)
     return _checked(dataset)
+
+
+def _check_used(options: LoadOptions, form: Form) -> None:
+    """Refuse options without effect on data of this form."""
+    if options.multi_label is False and options.label_separator is not None:
+        raise UsageError("label_separator and multi_label False exclude each other; choose one")
+    unused = [name for name in options.given() if name not in form.uses | {"multi_label"}]
+    if unused:
+        others = [other.name for other in FORMS.values() if unused[0] in other.uses]
+        raise UsageError(
+            f"{unused[0]} applies to the form{'s' if len(others) > 1 else ''} {', '.join(others)}, and the "
+            f"data are {form.looks}; leave it out"
+        )
 
 
 def list_paths(source: object) -> tuple[Path, ...]:

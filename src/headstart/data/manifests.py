@@ -23,13 +23,16 @@ def _load(path: Path, options: LoadOptions) -> Dataset:
     listing.add(path)
     if not listing.rows:
         raise InputError(f"{path}: no rows; each image needs a row with its path and label")
-    return dataset_of_rows(root, listing.rows.values(), warnings=listing.warnings)
+    rows = listing.finish()
+    return dataset_of_rows(root, rows, warnings=listing.warnings)
 
 
 MANIFEST = Form(
     name="manifest",
     looks="a .csv, .tsv, .jsonl or .parquet manifest",
-    uses=frozenset({"root", "group", "allow_outside", "path_column", "label_column"}),
+    uses=frozenset(
+        {"root", "group", "allow_outside", "path_column", "label_column", "label_separator"}
+    ),
     recognises=_recognises,
     load=_load,
 )

@@ -66,7 +66,8 @@ def _load(root: Path, options: LoadOptions) -> Dataset:
         listing.add(listing.find(name), prefix=prefix, split=split, read=_with_split)
     if not listing.rows:
         raise InputError(f"{root}: {' and '.join(tables)} name no images")
-    return dataset_of_rows(root, listing.rows.values(), warnings=listing.warnings)
+    rows = listing.finish()
+    return dataset_of_rows(root, rows, warnings=listing.warnings)
 
 
 def _with_split(row: Row) -> Row:
@@ -78,7 +79,7 @@ def _with_split(row: Row) -> Row:
 METADATA = Form(
     name="metadata",
     looks="a folder with a metadata.csv",
-    uses=frozenset({"group", "allow_outside", "path_column", "label_column"}),
+    uses=frozenset({"group", "allow_outside", "path_column", "label_column", "label_separator"}),
     recognises=_recognises,
     load=_load,
 )

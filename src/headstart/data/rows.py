@@ -6,12 +6,14 @@ from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from headstart.choices import nearest
 from headstart.data.dataset import SPLIT_NAMES, Row, clean_name
 from headstart.data.form import LoadOptions
+from headstart.data.label_cells import Cell, LabelCells, list_class_columns
 from headstart.data.paths import Resolver
-from headstart.data.tables import Batch, read_batches
+from headstart.data.tables import CLASS_COLUMN, Batch, read_batches
 from headstart.errors import InputError
 
 __all__ = ["Listing", "find_columns", "find_label", "list_texts", "read_cells", "tell_guesses"]
@@ -34,6 +36,7 @@ COLUMNS = {
             "labelname labelid class classname classid classlabel category categoryname categoryid "
             "target species cls y".split()
         ),
+        ("labels", "tags", "findinglabels"),
     ),
     "split": (("split",), ("set", "subset")),
     "group": (("group",), tuple("groupid patient patientid subject subjectid".split())),
@@ -48,13 +51,14 @@ class Listing:
     """The rows of one table or of several, below one root.
 
     Attributes:
-        rows: {image id: its row}, in the order of the tables.
+        rows: {image id: its row}, in the order of the tables; `finish` gives them with their labels.
     """
 
     def __init__(self, root: Path, options: LoadOptions) -> None:
         self.rows: dict[str, Row] = {}
         self._root, self._options = root, options
         self._resolve = Resolver(root, options.allow_outside)
+        self._labels = LabelCells(options)
         self._repeated = 0
         self._guesses: dict[str, None] = {}  # an ordered set
         self._numbers = array("q")  # of the line of each row
@@ -65,7 +69,15 @@ class Listing:
         """What columns were taken for, where that is a guess, and rows that were counted once."""
         plural = "s" if self._repeated > 1 else ""
         repeated = (f"{self._repeated} repeated row{plural} counted once",)
-        return (*self._guesses, *(repeated if self._repeated else ()))
+        return (*self._guesses, *self._labels.warnings, *(repeated if self._repeated else ()))
+
+    def finish(self) -> list[Row]:
+        """Give all rows, with cells split that hold several labels.
+
+        Raises:
+            InputError: as `LabelCells.finish` says.
+        """
+        return self._labels.finish(self.rows.values())
 
     def find(self, name: str) -> Path:
         """Give the place of a file below the root.
@@ -103,22 +115,26 @@ class Listing:
         def choose(where: str, given: list[str]) -> dict[str, str]:
             found = find_columns(where, given, self._options)
             told = tell_guesses(found, self._options)
+            if list_class_columns(found) and self._options.label_column is None:
+                self._labels.missing = _say_missing(where, "label", given)
             if told and len(self._guesses) < MAX_GUESSES:
                 self._guesses[told] = None
             return found
 
-        cells: dict[tuple[str | None, ...], tuple[tuple[str], str, str]] = {}
+        cells: dict[tuple[Any, ...], tuple[tuple[str, ...], str, str]] = {}
         for batch in read_batches(path, choose):
             if not self._places or self._places[-1][1] != batch.place:
                 self._places.append((len(self.rows), batch.place))
-            columns = [list_texts(batch, column) for column in COLUMNS]
-            keys = zip(*columns[1:], strict=True)
-            for number, (text, key) in enumerate(zip(columns[0], keys, strict=True)):
+            paths, splits, groups = (list_texts(batch, c) for c in ("path", "split", "group"))
+            keys = zip(self._labels.list_cells(batch), splits, groups, strict=True)
+            for number, (text, key) in enumerate(zip(paths, keys, strict=True)):
                 try:
                     image_id = self._find_image(prefix, text)
                     if key not in cells:  # most recur
-                        cells[key] = read_cells(text, *key)
+                        cells[key] = read_cells(self._labels, text, *key)
                     labels, own, group = cells[key]
+                    if not (labels or isinstance(key[0], tuple)):
+                        self._labels.remember_blank(batch.where(number), text)
                     row = read(Row(image_id, labels, own or split, group))
                 except InputError as exc:
                     raise InputError(f"{batch.where(number)}: {exc}") from exc
@@ -160,14 +176,15 @@ def find_columns(where: str, given: list[str], options: LoadOptions) -> dict[str
     """
     found = {
         column: _find_asked(where, column, name, given)
-        for column, name in _list_asked(options).items()
+        for column, name in _list_asked(options, given).items()
     }
     named: dict[str, list[str]] = {}
     for name in given:
         if name not in found.values():
             named.setdefault(_fold(name), []).append(name)
+    is_several = options.label_column is not None and "label" not in found
     for column, ranks in COLUMNS.items():
-        if column in found:
+        if column in found or (column == "label" and is_several):
             continue
         # An own pattern of groups goes before a column that may be one.
         for aliases in ranks[:1] if column == "group" and options.group is not None else ranks:
@@ -180,13 +197,34 @@ def find_columns(where: str, given: list[str], options: LoadOptions) -> dict[str
             if match:
                 found[column] = match[0]
                 break
-        if column not in found and column in OPTIONS:
-            raise InputError(
-                f"{where}: no column '{column}'{nearest(column, given)}; found {_show(given)}. The "
-                f"columns path and label are needed, split and group may follow; {OPTIONS[column]} names "
-                "one that is called otherwise"
-            )
-    return {column: found[column] for column in COLUMNS if column in found}
+        if column not in found and column in OPTIONS and column != "label":
+            raise InputError(_say_missing(where, column, given))
+    several: dict[str, str] = {}
+    if "label" not in found:
+        several = _find_class_columns(where, given, set(found.values()), options)
+    return {column: found[column] for column in COLUMNS if column in found} | several
+
+
+def _say_missing(where: str, column: str, given: list[str]) -> str:
+    return (
+        f"{where}: no column '{column}'{nearest(column, given)}; found {_show(given)}. The "
+        f"columns path and label are needed, split and group may follow; {OPTIONS[column]} names "
+        "one that is called otherwise"
+    )
+
+
+def _find_class_columns(
+    where: str, given: list[str], taken: set[str], options: LoadOptions
+) -> dict[str, str]:
+    """Find the columns of which each is one label: those that are named, else all that are left."""
+    if options.label_column is not None:
+        asked = [name.strip() for name in options.label_column.split(",")]
+        names = [_find_asked(where, "label", name, given) for name in asked if name]
+    else:
+        names = [name for name in given if name not in taken]
+        if len(names) < 2 or options.multi_label is False:
+            raise InputError(_say_missing(where, "label", given))
+    return {CLASS_COLUMN + name: name for name in names}
 
 
 def find_label(fields: Mapping[str, object]) -> object:
@@ -209,8 +247,12 @@ def _find_asked(where: str, column: str, name: str, given: list[str]) -> str:
     )
 
 
-def _list_asked(options: LoadOptions) -> dict[str, str]:
+def _list_asked(options: LoadOptions, given: list[str]) -> dict[str, str]:
+    """{column: the one name that an option gives it}; a name with commas may be several."""
     asked = {"path": options.path_column, "label": options.label_column}
+    several = options.label_column or ""
+    if "," in several and several not in given:
+        asked["label"] = None
     return {column: name for column, name in asked.items() if name is not None}
 
 
@@ -225,16 +267,22 @@ def _show(names: list[str]) -> str:
 
 def tell_guesses(found: Mapping[str, str], options: LoadOptions) -> str:
     """Say which columns are taken for what, where neither an option nor their name says so; "" for none."""
-    asked = _list_asked(options)
+    asked = _list_asked(options, [*found.values()])
+    several = list_class_columns(found)
     guesses = {
         column: name
         for column, name in found.items()
-        if column not in asked and _fold(name) not in COLUMNS[column][0]
+        if column not in (*asked, *several) and _fold(name) not in COLUMNS[column][0]
     }
-    if not guesses:
-        return ""
-    told = ", ".join(f"the {column} from '{name}'" for column, name in guesses.items())
+    parts = [f"the {column} from '{name}'" for column, name in guesses.items()]
     options_of = [OPTIONS[column] for column in guesses if column in OPTIONS]
+    if several and options.label_column is None:
+        ends = f"'{found[several[0]]}' to '{found[several[-1]]}'"
+        parts.append(f"the labels from {len(several)} columns, {ends}")
+        options_of.append(OPTIONS["label"])
+    if not parts:
+        return ""
+    told = ", ".join(parts)
     advice = f"; {' and '.join(options_of)} can name others" if options_of else ""
     return f"columns by their usual names: {told}{advice}"
 
@@ -263,25 +311,23 @@ def list_texts(batch: Batch, column: str) -> list[str | None]:
 
 
 def read_cells(
-    text: str | None, label: str | None, split: str | None, group: str | None
-) -> tuple[tuple[str], str, str]:
+    labels: LabelCells, text: str | None, label: Cell, split: str | None, group: str | None
+) -> tuple[tuple[str, ...], str, str]:
     """Read what cells say of an image, which is called `text`: its labels, split and group.
 
     Raises:
-        InputError: it has no label, or a split that is not known.
+        InputError: a label that is none, or a split that is not known.
     """
-    name = _clean("label", label)
-    if not name:
-        raise InputError(f"the image '{text}' has no label; remove the row or fill it")
+    names = labels.read(text, label)
     part = _clean("split", split).lower()
     if part and part not in SPLIT_NAMES:
         raise InputError(
             f"split '{part}' is unknown{nearest(part, SPLIT_NAMES)}; use train, val or test, or call the "
             "column something else where it is no split"
         )
-    return (name,), SPLIT_NAMES.get(part, ""), _clean("group", group)
+    return names, SPLIT_NAMES.get(part, ""), _clean("group", group)
 
 
 def _clean(column: str, value: str | None) -> str:
-    """A label, split or group."""
+    """A split or group."""
     return "" if value is None else clean_name(f"the {column}", value)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 __all__ = [
+    "CLASS_COLUMN",
+    "LABEL",
     "TABLE_SUFFIXES",
     "Batch",
     "Chooser",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 BATCH_ROWS = 2**14
+# What is wanted of a table: the column of the labels, or "class: cat", that of the label cat.
+LABEL, CLASS_COLUMN = "label", "class: "
 MAX_TEXT_BYTES = 2**29  # of rows of 100 bytes, five millions
 HEAD_CHARS = 2**16
 SEPARATORS = ",;\t"
@@ -208,8 +212,10 @@ def _read_parquet(path: Path, choose: Chooser) -> Iterator[Batch]:
     chosen = choose(f"{path}", names)
     if not chosen:
         return
-    number = 0
-    for columns in read_parquet(path, list(chosen.values()), BATCH_ROWS):
+    lists = [name for wanted, name in chosen.items() if wanted == LABEL]
+    flags = [name for wanted, name in chosen.items() if wanted.startswith(CLASS_COLUMN)]
+    number, names = 0, list(chosen.values())
+    for columns in read_parquet(path, names, BATCH_ROWS, lists=lists, flags=flags):
         count = len(columns[0])
         cells = dict(zip(chosen, columns, strict=True))
         yield Batch(f"{path}, row ", list(range(number + 1, number + count + 1)), cells)

@@ -81,8 +81,14 @@ def read_bottleneck(path: Path) -> Bottleneck:
         matrix, shape = _to_matrix(f"{path}, {FEATURES}", arrays[FEATURES])
     except MemoryError as exc:
         raise ResourceError(f"{path}: out of memory while reading") from exc
-    labels = name_labels(f"{path}, {LABELS}", arrays[LABELS], len(matrix))
-    return Bottleneck(matrix, tuple(labels), shape)
+    named = name_labels(f"{path}, {LABELS}", arrays[LABELS], len(matrix))
+    labels = tuple(label for label in named if isinstance(label, str))
+    if len(labels) < len(named):
+        raise InputError(
+            f"{path}, {LABELS}: several labels an image, and a head on features is for one; headstart fit "
+            "IMAGES trains on several"
+        )
+    return Bottleneck(matrix, labels, shape)
 
 
 def _read(path: Path) -> Mapping[Any, Any]:

@@ -88,6 +88,7 @@ def advise(
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = load_data(data, settings)
+    dataset.check_single_label()
     check_trainable(dataset)
     dataset, _ = find_groups(dataset, settings, progress)
     dataset = draw_per_class(dataset, settings.data.per_class, settings.seed)

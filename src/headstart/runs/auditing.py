@@ -249,6 +249,7 @@ def audit(
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = read_data(data, settings)
+    dataset.check_single_label()
     if report is not None:
         report(dataset, scan_images(dataset, max_pixels=settings.runtime.max_pixels))
     dataset, groupings = find_groups(dataset, settings, progress)

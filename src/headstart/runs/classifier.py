@@ -28,7 +28,17 @@ from headstart.errors import InputError, UsageError, one_line
 from headstart.files import read_json, to_json_bytes
 from headstart.networks.backbones import Backbone, backbone_of_state, load_backbone
 from headstart.parallel import Progress, no_progress
-from headstart.runs.folder import CARD, CONFIG, FORMAT, MODEL, check_folder, recover, replace_run
+from headstart.problem import MULTI_LABEL, PROBLEMS, SINGLE_LABEL, Problem, multi_label
+from headstart.runs.folder import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    FORMAT_SEVERAL,
+    MODEL,
+    check_folder,
+    recover,
+    replace_run,
+)
 from headstart.runs.prediction import ImageLike, Prediction, predict_once, read_runtime
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
@@ -70,6 +80,10 @@ class Card(BaseModel):
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     seed: int = 0
+    problem: str = SINGLE_LABEL.name
+    thresholds: list[float] = Field(
+        default_factory=list
+    )  # of the classes, where there may be several
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +98,8 @@ class Classifier:
         strategy: how it was trained.
         seed: of the training.
         names: readable names of the classes, in their order; () where the classes are readable.
+        thresholds: of each class, the probability from which on an image is said to be of it; () where
+            an image is of exactly one.
     """
 
     backbone: Backbone
@@ -93,6 +109,12 @@ class Classifier:
     strategy: str
     seed: int = 0
     names: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def problem(self) -> Problem:
+        """The kind of problem, which reads probabilities by these thresholds."""
+        return multi_label(np.array(self.thresholds)) if self.thresholds else SINGLE_LABEL
 
     def predict(
         self,
@@ -127,7 +149,7 @@ class Classifier:
         return f"Classifier({self.strategy} on {self.backbone.name}, {len(self.classes):,} classes)"
 
     def predict_proba(self, features: Mapping[str, FloatND]) -> FloatNC:
-        """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one."""
+        """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one where an image is of one class."""
         parts = [features[cut] for cut in self.cuts]
         return self.head.predict_proba(parts[0] if len(parts) == 1 else np.concatenate(parts, 1))
 
@@ -163,7 +185,7 @@ class Classifier:
         arrays = {k: np.asarray(v, order="C") for k, v in state.items()}  # scalars stay scalars
         model = save_arrays(arrays, metadata={"format": "pt"})
         card = Card(
-            format=FORMAT,
+            format=FORMAT_SEVERAL if self.thresholds else FORMAT,
             status="complete",
             classes=list(self.classes),
             names=list(self.names),
@@ -181,11 +203,14 @@ class Classifier:
             preprocessing=dataclasses.asdict(self.backbone.preprocessing),
             versions=find_versions(),
             seed=self.seed,
+            problem=self.problem.name,
+            thresholds=list(self.thresholds),
         )
+        several = set() if self.thresholds else {"problem", "thresholds"}
         return {
             MODEL: model,
             CONFIG: to_json_bytes(self._timm_config()),
-            CARD: to_json_bytes(card.model_dump()),
+            CARD: to_json_bytes(card.model_dump(exclude=several)),
         }
 
     def _timm_config(self) -> dict[str, Any]:
@@ -254,7 +279,9 @@ class Classifier:
             )
             if card.loads_in_timm:
                 arrays = _classifier_arrays(state, card.classifier)
-            head = head_of_arrays({k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items()})
+            head = head_of_arrays(
+                {k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items()}, PROBLEMS[card.problem]
+            )
             cuts = tuple(backbone.cut(name).name for name in card.cuts)
             if head.classes != len(card.classes):
                 raise ValueError(f"{head.classes} outputs for {len(card.classes)} classes")
@@ -282,6 +309,7 @@ class Classifier:
             strategy=card.strategy,
             seed=card.seed,
             names=tuple(card.names),
+            thresholds=tuple(card.thresholds),
         )
 
 
@@ -374,10 +402,10 @@ def read_card(path: Path, *, reads: Literal["images", "features"] | None = "imag
         card = Card(**read_json(path / CARD))
     except (ValidationError, TypeError) as exc:
         raise InputError(f"{path / CARD}: not as headstart writes it") from exc
-    if card.format > FORMAT:
+    if card.format > FORMAT_SEVERAL:
         raise InputError(
             f"{path}: written by a newer headstart (format {card.format}, this one reads up to "
-            f"{FORMAT}); upgrade headstart"
+            f"{FORMAT_SEVERAL}); upgrade headstart"
         )
     if card.status != "complete":
         started = (path / START).exists()
@@ -397,6 +425,13 @@ def read_card(path: Path, *, reads: Literal["images", "features"] | None = "imag
             "headstart fit IMAGES makes a classifier of images"
             if reads == "images"
             else f"{path}: a classifier of images; headstart fit --features FILE makes a head on features"
+        )
+    if card.problem not in PROBLEMS:
+        raise InputError(f"{path / CARD}: problem '{card.problem}' is unknown; upgrade headstart")
+    wanted = len(card.classes) if card.problem == MULTI_LABEL.name else 0
+    if len(card.thresholds) != wanted or not all(0 < t < 1 for t in card.thresholds):
+        raise InputError(
+            f"{path / CARD}: needs {wanted} thresholds between 0 and 1, has {len(card.thresholds)}"
         )
     return card
 

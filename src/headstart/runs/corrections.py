@@ -119,6 +119,7 @@ def apply_corrections(
     place, source = Path(output), Path(table)
     check_new_file(place, (".csv", ".jsonl"))
     dataset = read_data(data, make_settings(options))
+    dataset.check_single_label()
     if dataset.reader is not None:
         raise UsageError(
             f"{dataset.name}: --apply writes a manifest, which names files, and these images are none; "

@@ -13,15 +13,18 @@ import numpy as np
 
 from headstart.arrays import BoolN, IntCC, Targets
 from headstart.choices import choose, nearest
-from headstart.data.dataset import Dataset, match_classes
+from headstart.data.dataset import Dataset, match_classes, with_problem
+from headstart.data.loading import list_paths
+from headstart.data.tables import TABLE_SUFFIXES
 from headstart.errors import BadImageError, InputError, UsageError
 from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache
+from headstart.label_metrics import LabelFigures
 from headstart.metrics import Estimate
 from headstart.parallel import Progress, no_progress
-from headstart.problem import Classes
+from headstart.problem import MULTI_LABEL, Classes
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
@@ -47,10 +50,11 @@ class Evaluation:
     """A classifier measured on labelled images.
 
     Attributes:
-        metrics: {name: Estimate}, named as in `metrics.measure`.
+        metrics: {name: Estimate}, named as in `metrics.measure` or `label_metrics.measure_labels`.
         recall: {class: Estimate}, the fraction of its images that were predicted to be of it.
         classes: the model's C classes; then the unknown ones, where those count as wrong.
-        confusion: int64 (C, C), row true class, column predicted class.
+        confusion: int64 (C, C), row true class, column predicted class; where an image may have several, on
+            the diagonal those that were found, beside it one that was missed and one wrongly given.
         split: the split that was measured, or "all".
         images: {"evaluated": n, "unreadable": n}.
         measured: the probabilities of every image that was evaluated, over `classes`.
@@ -59,6 +63,7 @@ class Evaluation:
         unreadable: (image id, reason) of each unreadable image.
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
+        labels: {class: its figures}, where an image may have several labels; else empty.
     """
 
     metrics: dict[str, Estimate]
@@ -73,6 +78,7 @@ class Evaluation:
     unreadable: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     unknown: int = 0
+    labels: dict[str, LabelFigures] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         name, figure = next(iter(self.metrics.items()))
@@ -108,22 +114,23 @@ def evaluate(
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
-    choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
-    unused = [name for name in options if name not in EVALUATE_SETTINGS]
-    if unused:
-        raise UsageError(
-            f"setting '{unused[0]}' has no effect on evaluate; "
-            f"those that have: {', '.join(EVALUATE_SETTINGS)}"
-        )
+    _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"))
     members = Members() if record is None else record.members
+    problem = classifier.problem
+    several = problem.name == MULTI_LABEL.name
     settings = make_settings({**_list_choices(record), **options})
+    settings = _read_alike(settings, data, record, several)
+    if several and unknown_classes == "wrong":
+        raise UsageError(
+            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
+        )
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset, chosen = _choose_split(read_data(data, settings), split, members)
-    problem, known = dataset.problem, len(classifier.classes)
-    advice = _advise_names(record, settings)
+    known, advice = len(classifier.classes), _advise_names(record, settings)
+    dataset = with_problem(dataset, problem)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
@@ -141,6 +148,8 @@ def evaluate(
     probabilities = classifier.predict_proba(features.select(rows).values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]
+    if several:
+        targets = targets[:, : len(classes)]
     ids = tuple(dataset.ids[row] for row in rows)
     trained_on = _list_trained(record, members)
     warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), trained_on)
@@ -157,7 +166,40 @@ def evaluate(
         unreadable=tuple(features.unreadable()),
         warnings=tuple(warnings),
         unknown=int(is_unknown.sum()),
+        labels=problem.measure_each(targets, probabilities, classes),
     )
+
+
+def _check_options(unknown_classes: str, options: dict[str, Any]) -> None:
+    choose("unknown_classes", unknown_classes, dict.fromkeys(UNKNOWN_CLASSES))
+    unused = [name for name in options if name not in EVALUATE_SETTINGS]
+    if unused:
+        raise UsageError(
+            f"setting '{unused[0]}' has no effect on evaluate; "
+            f"those that have: {', '.join(EVALUATE_SETTINGS)}"
+        )
+
+
+def _read_alike(settings: Settings, data: Data, record: Run | None, several: bool) -> Settings:
+    """Have the data read as of the classifier's kind of problem, and as the run's own were.
+
+    Raises:
+        UsageError: the user says that they are of another kind.
+    """
+    if settings.data.multi_label not in (None, several):
+        kind = "any number of labels" if several else "one label"
+        raise UsageError(f"multi_label has no effect: the classifier gives an image {kind}")
+    if isinstance(data, Dataset):
+        return settings
+    update: dict[str, Any] = {"multi_label": several}
+    own = None if record is None else record.settings.get("label_separator", {}).get("value")
+    if several and settings.data.label_separator is None and _is_table(data):
+        update["label_separator"] = own
+    return settings.model_copy(update={"data": settings.data.model_copy(update=update)})
+
+
+def _is_table(data: Data) -> bool:
+    return any(path.suffix.lower() in TABLE_SUFFIXES for path in list_paths(data))
 
 
 def _read_model(

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from headstart.features.near_copies import find_near_copies
 from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images, tell_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
+from headstart.label_metrics import THRESHOLD, LabelFigures
 from headstart.metrics import Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
+from headstart.problem import MULTI_LABEL, Problem, multi_label
 from headstart.runs.advising import (
     COMPARING_SHARE,
     advise_for,
@@ -72,12 +75,15 @@ from headstart.training.decisions import Decisions
 from headstart.training.grouping import GroupingScore
 from headstart.training.heads import assign_folds
 from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
+from headstart.training.probes import units_of
+from headstart.training.rules import MAX_FOLDS
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
 from headstart.training.strategies.table import (
     check_advisable,
     choose_strategy,
 )
 from headstart.training.task import HeadTask, Strategy, Task, Trained
+from headstart.training.thresholds import choose_thresholds, choose_thresholds_apart
 
 __all__ = [
     "Report",
@@ -144,6 +150,9 @@ def fit(
     dataset = load_data(data, settings)
     check_trainable(dataset)
     replaces = check_place(folder, data, overwrite, resume)
+    settings, dataset, suited = _suit_labels(settings, dataset)
+    if suited:
+        plan_before["advised"] = {"settings": suited}
     budget = Budget.of(settings, began)
     dataset, groupings = find_groups(dataset, settings, progress)
     dataset = draw_per_class(dataset, settings.data.per_class, settings.seed)
@@ -164,6 +173,30 @@ def fit(
     run = dataclasses.replace(run, seconds=time.monotonic() - began)
     with _writing(folder):
         return save_run(run, keep=_list_kept(run), model=run.classifier.files())
+
+
+def _suit_labels(settings: Settings, dataset: Dataset) -> tuple[Settings, Dataset, dict[str, Any]]:
+    """Give settings that go with images of several labels, a warning where they stand for others, and those.
+
+    Raises:
+        UsageError: a setting has no effect on these.
+    """
+    if dataset.problem.name != MULTI_LABEL.name:
+        return settings, dataset, {}
+    if settings.class_weights == "balanced":
+        raise UsageError(
+            "class_weights balanced has no effect where images have several labels, each with a head and a "
+            "threshold of its own; leave it out"
+        )
+    if settings.strategy != AUTO:
+        return settings, dataset, {}
+    suited = {"strategy": "linear-probe", "cut": "auto"}
+    told = (
+        "the advice is for one label an image; a linear probe is trained where images have several, and "
+        "--strategy names another way"
+    )
+    dataset = dataclasses.replace(dataset, warnings=(*dataset.warnings, told))
+    return make_settings({**settings.given(), **suited}), dataset, suited
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -327,7 +360,7 @@ def _train(
     task = dataclasses.replace(task, folder=place, on_epoch=on_epoch)
     for name, value in plan.advised.get("settings", {}).items():
         task.decisions.settle(name, value, "advised")
-    if plan.advised:
+    if "advice" in plan.advised:
         task.decisions.record("advice", plan.advised["advice"])
     if plan.groupings:
         task.decisions.record("groupings", [dataclasses.asdict(s) for s in plan.groupings])
@@ -425,10 +458,19 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     task.progress("measuring", 0, 0)
     measured = find_measured(task, trained.probabilities)
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
+    labels, thresholds = dict[str, LabelFigures](), tuple[float, ...]()
+    problem = used.problem
+    if problem.name == MULTI_LABEL.name:
+        problem, thresholds = _settle_thresholds(task, measured)
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
-        metrics = used.problem.measure(*predicted, seed=settings.seed)
-        recall = used.problem.measure_recall(*predicted)
+        metrics = problem.measure(*predicted, seed=settings.seed)
+        recall = problem.measure_recall(*predicted)
+        each = problem.measure_each(*predicted, seed=settings.seed)
+        labels = {
+            name: dataclasses.replace(figures, threshold=threshold)
+            for (name, figures), threshold in zip(each.items(), thresholds, strict=True)
+        }
     engine, decisions = features.engine, task.decisions
     for name, value in (
         ("engine", engine.library),
@@ -443,6 +485,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         used.classes,
         settings.strategy,
         settings.seed,
+        thresholds=thresholds,
     )
     unreadable = len(features.unreadable())
     return Run(
@@ -466,7 +509,32 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         seconds=0.0,
         interrupted=trained.interrupted,
         parts=Parts(lambda: classifier, lambda: list_members(used, features), lambda: measured),
+        labels=labels,
     )
+
+
+def _settle_thresholds(task: Task, measured: Measured | None) -> tuple[Problem, tuple[float, ...]]:
+    """Choose from which probability on each label is given: (the problem to measure with, the thresholds).
+
+    The figures are of thresholds that were chosen without the image that is measured.
+    """
+    classes = task.dataset.classes
+    if measured is None:
+        return MULTI_LABEL, (THRESHOLD,) * len(classes)
+    targets, probabilities = measured.labels, measured.probabilities
+    thresholds = choose_thresholds(targets, probabilities)
+    images = (targets > 0).sum(axis=0).tolist()
+    chosen = {
+        name: {"value": value, "images": count}
+        for name, value, count in zip(classes, thresholds.tolist(), images, strict=True)
+    }
+    task.decisions.record("thresholds", chosen)
+    rows = task.val_rows if len(task.val_rows) else task.rows
+    parts = assign_folds(
+        targets, units_of(task, rows), MAX_FOLDS, task.settings.seed, problem=MULTI_LABEL
+    )
+    apart = choose_thresholds_apart(targets, probabilities, parts)
+    return multi_label(apart), tuple(thresholds.tolist())
 
 
 def extract_with(
@@ -498,7 +566,7 @@ def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | N
     used = task.dataset
     return Measured(
         probabilities=np.asarray(probabilities, dtype=np.float32),
-        labels=np.asarray(used.labels[rows], dtype=np.int64),
+        labels=used.targets[rows],
         ids=tuple(used.ids[row] for row in rows),
         part=part,
         classes=used.classes,
@@ -630,7 +698,8 @@ def _duplicate_warnings(dataset: Dataset, features: Features) -> list[str]:
         if digest and not features.errors[row]:
             rows.setdefault(digest, []).append(row)
     same = [r for r in rows.values() if len(r) > 1]
-    conflicts = [r for r in same if len({int(dataset.labels[i]) for i in r}) > 1]
+    labels = dataset.label_sets()
+    conflicts = [r for r in same if len({int(labels[i]) for i in r}) > 1]
     leaks = [r for r in same if len({dataset.splits[i] for i in r}) > 1]
     result = []
     for sets, problem in (
@@ -666,7 +735,7 @@ def _near_copy_warnings(
     pairs = both[
         find_near_copies(
             features.values[last][both],
-            dataset.labels[both],
+            dataset.label_sets()[both],
             [units[i] for i in both],
             [dataset.ids[i] for i in both],
             seed=seed,
@@ -690,10 +759,13 @@ def _near_copy_warnings(
 def _say_why_unmeasured(training: Dataset, features: Features) -> str:
     units = join_units(training.units(), features.sha256)
     of_class: dict[int, set[str]] = {}
-    for label, unit in zip(training.labels.tolist(), units, strict=True):
-        of_class.setdefault(label, set()).add(unit)
+    counts: Counter[int] = Counter()
+    for labels, unit in zip(training.classes_of_rows(), units, strict=True):
+        counts.update(labels)
+        for label in labels:
+            of_class.setdefault(label, set()).add(unit)
     rarest = min(of_class, key=lambda label: (len(of_class[label]), label))
-    images = int((training.labels == rarest).sum())
+    images = counts[rarest]
     name = training.classes[rarest]
     if images > len(of_class[rarest]):
         return (

@@ -21,6 +21,7 @@ __all__ = [
     "CARD",
     "CONFIG",
     "FORMAT",
+    "FORMAT_SEVERAL",
     "HEAD_FILE",
     "MEMBERS",
     "METRICS",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+# That of classifiers for images with several labels, which those who know only the first cannot read.
+FORMAT_SEVERAL = 2
 
 # The files of every run; the card describes the others.
 CARD, CONFIG, MODEL = "headstart.json", "config.json", "model.safetensors"

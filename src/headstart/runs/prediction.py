@@ -28,6 +28,7 @@ from headstart.features.engine import Engine, EngineChoice
 from headstart.features.engines import choose_engine, make_engine, use_engine
 from headstart.features.reading import run_images
 from headstart.features.runtime import Runtime, make_runtime
+from headstart.label_metrics import give_labels
 from headstart.networks.backbones import Backbone
 from headstart.parallel import PREPARING, READING, Progress, T, no_progress
 
@@ -62,11 +63,14 @@ class Prediction:
 
     Attributes:
         image: the path, or "image 3" for the third image where it has no path.
-        label: the most probable class, "" for an unreadable image.
-        probability: of that class, in [0, 1]; NaN for an unreadable image.
+        label: the most probable class, "" for an unreadable image; where an image may have several labels,
+            those of `labels` joined by "|", "" for none.
+        probability: of the most probable class, in [0, 1]; NaN for an unreadable image.
         top: (class, probability) of the most probable classes, in descending order.
         error: why the image could not be read, "" for a good one.
         names: readable names of the classes of `top`, in its order; () where the classes are readable.
+        labels: where an image may have several labels, (label, probability) of those whose probability is at
+            least their threshold, in descending order; None where an image has exactly one.
     """
 
     image: str
@@ -75,6 +79,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     error: str = ""
     names: tuple[str, ...] = ()
+    labels: tuple[tuple[str, float], ...] | None = None
 
 
 class Model(Protocol):
@@ -88,9 +93,13 @@ class Model(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def names(self) -> tuple[str, ...]: ...
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of each class, where an image may be of several; ()."""
+        ...
 
     def predict_proba(self, features: Mapping[str, FloatND]) -> FloatNC:
-        """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one."""
+        """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one where an image is of one class."""
         ...
 
 
@@ -221,7 +230,8 @@ class Pipeline:
             images, allow_outside, progress: as in `predict`.
 
         Returns:
-            Rows that sum to one, or rows of NaN for unreadable images, whose reasons `predict` gives.
+            Rows that sum to one where an image is of one class; rows of NaN for unreadable images, whose
+            reasons `predict` gives.
 
         Raises:
             UsageError, InputError, VerificationError: as `predict`.
@@ -280,14 +290,21 @@ class Pipeline:
 
     def _name(self, answers: Iterator[_Answer], top: int) -> Iterator[Prediction]:
         classes, names = self.model.classes, self.model.names
+        thresholds = np.array(self.model.thresholds)
         for image, error, probabilities in answers:
             if probabilities is None:
                 yield Prediction(image, "", float("nan"), (), error)
                 continue
-            order = np.argsort(-probabilities, kind="stable")[:top]
+            ranks = np.argsort(-probabilities, kind="stable")
+            order = ranks[:top]
             best = tuple((classes[i], float(probabilities[i])) for i in order)
             best_names = tuple(names[i] for i in order) if names else ()
-            yield Prediction(image, best[0][0], best[0][1], best, names=best_names)
+            label, given = best[0][0], None
+            if len(thresholds):
+                over = ranks[give_labels(probabilities, thresholds)[ranks]]
+                given = tuple((classes[i], float(probabilities[i])) for i in over)
+                label = "|".join(name for name, _ in given)
+            yield Prediction(image, label, best[0][1], best, names=best_names, labels=given)
 
 
 def predict_once(

@@ -29,7 +29,9 @@ from headstart.arrays import FloatNC, Targets
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
 from headstart.files import read_bounded, read_json, to_json_bytes
+from headstart.label_metrics import LabelFigures
 from headstart.metrics import Estimate
+from headstart.problem import MULTI_LABEL, PROBLEMS, Problem
 from headstart.runs.classifier import Classifier, read_card
 from headstart.runs.folder import (
     MEMBERS,
@@ -68,8 +70,9 @@ class Measured:
     """A classifier's probabilities on labelled images.
 
     Attributes:
-        probabilities: float32 (N, C), rows sum to one.
-        labels: (N, …), the targets as the data's `Problem` keeps them: int64 (N,), the true classes.
+        probabilities: float32 (N, C), rows sum to one where an image is of one class.
+        labels: (N, …), the targets as the data's `Problem` keeps them: int64 (N,), the true classes; int8
+            (N, C) where an image may have several.
         ids: N image ids.
         part: what the images are: "val"; "cross-validation", for training images each of which was
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
@@ -96,7 +99,7 @@ class Members:
     Attributes:
         ids: unique.
         splits: "train" or "val".
-        labels: names of classes, "" for none.
+        labels: names of classes, "" for none, with "|" between several.
         groups: "" for an image that is its own group.
         sha256: hex digests of their bytes, "" where those could not be read.
         errors: why an image could not be read, "" for a good one.
@@ -134,7 +137,8 @@ class Run:
         strategy, backbone: by name.
         classes: C class names.
         names: readable names of the classes, in their order; () where the classes are readable.
-        metrics: {name: Estimate}, named as in `metrics.measure`; empty when nothing could be measured.
+        metrics: {name: Estimate}, named as in `metrics.measure`, or `measure_labels` where an image may have
+            several labels; empty when nothing could be measured.
         recall: {class: Estimate}, the fraction of its images that were predicted to be of it; empty likewise.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
         images: {"train": n, "val": n, "unreadable": n}.
@@ -150,6 +154,7 @@ class Run:
         engine: the engine that ran the frozen network, and why.
         seconds: wall-clock time.
         interrupted: whether Ctrl-C ended it early, with the best classifier so far.
+        labels: {class: its figures}, where an image may have several labels; else empty.
     """
 
     folder: Path
@@ -172,14 +177,17 @@ class Run:
     seconds: float
     interrupted: bool
     parts: Parts = dataclasses.field(repr=False)
+    labels: dict[str, LabelFigures] = dataclasses.field(default_factory=dict)
 
     def is_refitted(self) -> bool:
         """Whether it was trained on the validation images too, after they were measured on."""
         return "refit" in self.decisions.facts
 
     def __repr__(self) -> str:
-        accuracy = self.metrics.get("accuracy")
-        figure = "nothing measured" if accuracy is None else f"accuracy {accuracy.value:.3f}"
+        name, first = next(iter(self.metrics.items()), ("", None))
+        figure = (
+            "nothing measured" if first is None else f"{name.replace('_', ' ')} {first.value:.3f}"
+        )
         return (
             f"Run({str(self.folder)!r}, {self.strategy} on {self.backbone}, "
             f"{len(self.classes):,} classes, {figure})"
@@ -241,7 +249,8 @@ class Run:
         def measured() -> Measured | None:
             if not metrics.measured_on:
                 return None
-            return _read_measured(path, classes, metrics.measured_on, members(), outside)
+            problem = PROBLEMS[card.problem]
+            return _read_measured(path, classes, metrics.measured_on, members(), outside, problem)
 
         return _make_run(
             path,
@@ -280,6 +289,7 @@ def save_run(run: Run, *, keep: Collection[str], model: Mapping[str, bytes]) -> 
         "images": run.images,
         "decisions": run.decisions.to_json(),
         "warnings": run.warnings,
+        **({"labels": run.labels} if run.labels else {}),
     }
     provenance = {
         "data": name_data(run.data),
@@ -296,7 +306,7 @@ def save_run(run: Run, *, keep: Collection[str], model: Mapping[str, bytes]) -> 
         place = {image_id: row for row, image_id in enumerate(members.ids)}
         arrays = {
             "probabilities": np.ascontiguousarray(measured.probabilities, dtype=np.float32),
-            "labels": np.ascontiguousarray(measured.labels, dtype=np.int64),
+            "labels": np.ascontiguousarray(measured.labels),
             "rows": np.array([place[i] for i in measured.ids], dtype=np.int64),
         }
         files[PREDICTIONS] = save_arrays(arrays)
@@ -332,6 +342,20 @@ class _Estimate(_Document):
 _Count = Annotated[int, Field(ge=0)]
 
 
+class _Label(_Document):
+    images: _Count
+    threshold: float | None
+    average_precision: _Estimate
+    f1: _Estimate
+    precision: _Estimate
+    recall: _Estimate
+
+    def read(self) -> LabelFigures:
+        names = ("average_precision", "f1", "precision", "recall")
+        threshold = math.nan if self.threshold is None else self.threshold
+        return LabelFigures(self.images, threshold, *(getattr(self, n).read() for n in names))
+
+
 class _Metrics(_Document):
     measured_on: Literal["", "val", "cross-validation"]
     metrics: dict[str, _Estimate]
@@ -339,6 +363,7 @@ class _Metrics(_Document):
     images: dict[Literal["train", "val", "unreadable"], _Count]
     decisions: dict[str, Any]
     warnings: list[str]
+    labels: dict[str, _Label] = {}
 
 
 class _Engine(_Document):
@@ -446,6 +471,8 @@ def _make_run(
         raise InputError(
             f"{where}: damaged: field 'metrics' is not what 'measured_on' says; fit again"
         )
+    if metrics.labels and tuple(metrics.labels) != classes:
+        raise InputError(f"{where}: damaged: field 'labels' is not of the run's classes; fit again")
     if tuple(metrics.recall) != (classes if metrics.metrics else ()):
         raise InputError(f"{where}: damaged: field 'recall' is not of the run's classes; fit again")
     try:
@@ -473,6 +500,7 @@ def _make_run(
         seconds=provenance.seconds,
         interrupted=provenance.interrupted,
         parts=parts,
+        labels={name: figures.read() for name, figures in metrics.labels.items()},
     )
 
 
@@ -572,7 +600,12 @@ def _read_members(folder: Path) -> Members:
 
 
 def _read_measured(
-    folder: Path, classes: tuple[str, ...], part: str, members: Members, outside: bool
+    folder: Path,
+    classes: tuple[str, ...],
+    part: str,
+    members: Members,
+    outside: bool,
+    problem: Problem,
 ) -> Measured:
     """Read the probabilities of a run, checked against the images and classes of its other files.
 
@@ -582,16 +615,18 @@ def _read_measured(
     path, count = folder / PREDICTIONS, len(classes)
     if not len(members):
         raise InputError(f"{folder / MEMBERS}: missing, which names the images of {path.name}")
-    allowed = len(members) * (4 * count + 16) + MAX_HEADER_BYTES
+    several = problem.name == MULTI_LABEL.name
+    allowed = len(members) * ((5 if several else 4) * count + 16) + MAX_HEADER_BYTES
     data = read_bounded(path, allowed, f"damaged: larger than that of {len(members):,} images")
     try:
         arrays = load_arrays(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as exc:
         raise InputError(f"{path}: damaged: not safetensors; fit again") from exc
     try:
-        probabilities, labels, rows = _check_arrays(arrays, count, len(members))
-        for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
-            if members.labels[row] != classes[label]:
+        check = _check_several if several else _check_arrays
+        probabilities, labels, rows = check(arrays, count, len(members))
+        for row, own in zip(rows.tolist(), problem.decode(labels), strict=True):
+            if members.labels[row] != "|".join(classes[label] for label in own):
                 raise ValueError(f"tensor 'labels' is not what {MEMBERS} says of line {row + 1}")
             if (members.splits[row] == "val") != (part == "val"):
                 raise ValueError(f"tensor 'rows' names line {row + 1}, which is not of {part}")
@@ -607,22 +642,46 @@ def _check_arrays(
     arrays: Mapping[str, np.ndarray], classes: int, members: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give (probabilities, labels, rows); a ValueError where shapes, types or values do not fit together."""
-    wanted = {"probabilities": np.float32, "labels": np.int64, "rows": np.int64}
+    probabilities, labels, rows = _check_shapes(arrays, classes, members, several=False)
+    if (abs(probabilities.sum(axis=1, dtype=np.float64) - 1) > SUM_TOLERANCE).any():
+        raise ValueError("tensor 'probabilities' has a row that does not sum to one")
+    if not ((labels >= 0) & (labels < classes)).all():
+        raise ValueError(f"tensor 'labels' has values out of 0 to {classes - 1}")
+    return probabilities, labels, rows
+
+
+def _check_several(
+    arrays: Mapping[str, np.ndarray], classes: int, members: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same where an image may have several labels."""
+    probabilities, labels, rows = _check_shapes(arrays, classes, members, several=True)
+    if (probabilities > 1).any():
+        raise ValueError("tensor 'probabilities' has values that are no probabilities")
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError("tensor 'labels' has values other than 0 and 1")
+    return probabilities, labels, rows
+
+
+def _check_shapes(
+    arrays: Mapping[str, np.ndarray], classes: int, members: int, *, several: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    wanted: dict[str, type[np.generic]] = {
+        "probabilities": np.float32,
+        "labels": np.int8 if several else np.int64,
+        "rows": np.int64,
+    }
+    tables = ("probabilities", "labels") if several else ("probabilities",)
     if set(arrays) != set(wanted):
         raise ValueError(f"it has the tensors {', '.join(sorted(arrays)) or 'none'}")
     images = len(arrays["rows"]) if arrays["rows"].ndim else 0
     for name, kind in wanted.items():
-        shape = (images, classes) if name == "probabilities" else (images,)
+        shape = (images, classes) if name in tables else (images,)
         if arrays[name].dtype != kind or arrays[name].shape != shape or not images:
             given = f"{arrays[name].dtype} {arrays[name].shape}"
             raise ValueError(f"tensor '{name}' is {given}, not {np.dtype(kind)} {shape}")
     probabilities, labels, rows = (arrays[name] for name in wanted)
     if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
         raise ValueError("tensor 'probabilities' has values that are no probabilities")
-    if (abs(probabilities.sum(axis=1, dtype=np.float64) - 1) > SUM_TOLERANCE).any():
-        raise ValueError("tensor 'probabilities' has a row that does not sum to one")
-    if not ((labels >= 0) & (labels < classes)).all():
-        raise ValueError(f"tensor 'labels' has values out of 0 to {classes - 1}")
     if rows[0] < 0 or rows[-1] >= members or (np.diff(rows) <= 0).any():
         raise ValueError(f"tensor 'rows' does not rise within 0 to {members - 1}")
     return probabilities, labels, rows
@@ -636,7 +695,7 @@ def _check_inside(path: Path, ids: tuple[str, ...]) -> None:
 
 def to_json(value: Any) -> Any:
     """Turn estimates into objects and NaN into null, for JSON that any program reads."""
-    if isinstance(value, Estimate):
+    if isinstance(value, Estimate | LabelFigures):
         return {k: to_json(v) for k, v in dataclasses.asdict(value).items()}
     if isinstance(value, Mapping):
         return {k: to_json(v) for k, v in value.items()}

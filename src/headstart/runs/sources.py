@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, add_validation
+from headstart.data.form import Columns
 from headstart.data.groups import say_why_whole
 from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.errors import InputError, UsageError
 from headstart.features.reading import check_bad_images
 from headstart.networks.backbones import Backbone, load_backbone
+from headstart.problem import MULTI_LABEL
 from headstart.training.settings import READING, Settings
 
 __all__ = [
@@ -40,12 +42,14 @@ def load_data(data: Data, settings: Settings) -> Dataset:
     dataset = read_data(data, settings)
     val = settings.data.val
     if isinstance(val, str):
+        # A folder has no columns, and a manifest is most likely like the first.
+        columns = _name_columns(settings) if os.path.isfile(val) else Columns()
+        columns["multi_label"] = dataset.problem.name == MULTI_LABEL.name
         validation = load_dataset(
             val,
             allow_outside=settings.data.allow_outside,
             class_names=settings.data.class_names,
-            # A folder has no columns, and a manifest is most likely like the first.
-            **(_name_columns(settings) if os.path.isfile(val) else {}),
+            **columns,
         )
         dataset = add_validation(dataset, validation)
     elif val and "val" in dataset.splits:
@@ -79,8 +83,14 @@ def read_data(data: Data, settings: Settings) -> Dataset:
     )
 
 
-def _name_columns(settings: Settings) -> dict[str, str | None]:
-    return {"path_column": settings.data.path_column, "label_column": settings.data.label_column}
+def _name_columns(settings: Settings) -> Columns:
+    data = settings.data
+    return Columns(
+        path_column=data.path_column,
+        label_column=data.label_column,
+        label_separator=data.label_separator,
+        multi_label=data.multi_label,
+    )
 
 
 def locate(data: Data) -> Path | tuple[Path, ...] | None:
@@ -110,8 +120,9 @@ def _stem_of(path: Path) -> str:
 
 
 def check_trainable(dataset: Dataset) -> None:
-    own = zip(dataset.labels.tolist(), dataset.splits, strict=True)
-    counts = Counter(label for label, split in own if label >= 0 and split in ("train", ""))
+    rows = zip(dataset.classes_of_rows(), dataset.labelled(), dataset.splits, strict=True)
+    used = [own for own, is_known, split in rows if is_known and split in ("train", "")]
+    counts = Counter(label for own in used for label in own)
     if len(dataset.classes) < 2:
         names = ", ".join(f"'{c}'" for c in dataset.classes) or "none"
         raise InputError(
@@ -124,6 +135,12 @@ def check_trainable(dataset: Dataset) -> None:
             f"{dataset.name}: class '{missing[0]}' has no readable training images"
             f"{f' (nor have {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
             "add some, or remove the class"
+        )
+    everywhere = [c for i, c in enumerate(dataset.classes) if counts[i] == len(used)]
+    if everywhere:
+        raise InputError(
+            f"{dataset.name}: all training images have the label '{everywhere[0]}', so it cannot be learned; "
+            "leave it out, or add images without it"
         )
 
 

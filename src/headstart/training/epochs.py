@@ -37,7 +37,7 @@ def train_epochs(
     """
     parts = (examples.rows, examples.val_rows)
     sha256, labels = task.features.sha256, examples.labels
-    members = [[(examples.ids[i], sha256[i], int(labels[i])) for i in part] for part in parts]
+    members = [[(examples.ids[i], sha256[i], labels[i].tolist()) for i in part] for part in parts]
     description = json.dumps([start, task.settings.seed, recipe.model_dump(), members])
     outcome = train_network(
         network,
@@ -108,4 +108,5 @@ def train_mlp(
         device, watch = task.features.engine.device, Watch(task.progress)
         outcome = train_network(module, examples, recipe, seed=seed, device=device, watch=watch)
     layers = head_of_module(module).layers
-    return MlpHead((fold_standardisation(*layers[0], mean, scale), *layers[1:])), outcome
+    folded = (fold_standardisation(*layers[0], mean, scale), *layers[1:])
+    return MlpHead(folded, task.dataset.problem), outcome

@@ -1,4 +1,5 @@
-"""Takes a matrix of features and labels, gives a classifier on them: multinomial logistic regression.
+"""Takes a matrix of features and targets, gives a classifier on them: logistic regression, multinomial or one
+against the rest as the kind of problem asks.
 
 Also holds the shape and the arithmetic of MLP heads, which `epochs` trains. Shape letters: N images, D
 features, C classes.
@@ -18,11 +19,10 @@ from headstart.arrays import FloatC, FloatCD, FloatN, FloatNC, FloatND, IntN, Ta
 from headstart.choices import nearest
 from headstart.draws import draw
 from headstart.errors import InputError, UsageError
-from headstart.metrics import image_losses
 from headstart.parallel import Progress, no_progress
-from headstart.problem import SINGLE_LABEL, Problem, softmax
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, problem_of
 from headstart.training.cuts import Heads
-from headstart.training.logistic import CV_GAP, GAP, SoftmaxRegression, side_by_side
+from headstart.training.logistic import CV_GAP, GAP, REGRESSIONS, side_by_side
 from headstart.training.rules import MAX_FOLDS, PENALTY_WITHOUT_FOLDS, count_folds
 
 __all__ = [
@@ -272,7 +272,7 @@ class CutScore:
     Attributes:
         heads: whose mean is taken; one alone is its own.
         log_loss: mean over the images, by their weights.
-        accuracy: fraction of the images that are right, by their weights.
+        accuracy: how right the images are, by their weights: `Problem.right`.
         error: standard error of the log loss, over independent units: images of one unit are not.
         accuracy_error: that of the accuracy.
         losses: float64 (U,) of each unit, of which `log_loss` is the mean; in the same order in all
@@ -315,7 +315,8 @@ def assign_folds(
 
     Units are assigned from the largest to the smallest, those of one size in the order of a draw by name.
     Each goes to the fold that holds the smallest fraction of its classes, and of those with the fewest
-    images.
+    images. Where images have several labels, the units with the rarest one come first, while there is still
+    a choice (Sechidis et al., On the Stratification of Multi-Label Data, ECML PKDD 2011).
     """
     members: dict[str, list[int]] = {}
     for row, unit in enumerate(units):
@@ -325,7 +326,13 @@ def assign_folds(
     fractions = {c: [0.0] * folds for c in images}  # of each class in each fold
     totals = [0] * folds
     result = np.zeros(len(targets), dtype=np.int64)
-    order = sorted(members, key=lambda u: (-len(members[u]), draw(seed, "fold", u), u))
+    rarity = dict.fromkeys(members, 0)
+    if problem.name == MULTI_LABEL.name:
+        for unit, rows in members.items():
+            rarity[unit] = min(
+                (images[c] for row in rows for c in of_row[row]), default=len(targets)
+            )
+    order = sorted(members, key=lambda u: (-len(members[u]), rarity[u], draw(seed, "fold", u), u))
     for unit in order:
         rows = members[unit]
         counts = sorted(Counter(c for row in rows for c in of_row[row]).items())
@@ -344,21 +351,22 @@ def assign_folds(
 
 def fit_linear(
     features: FloatND,
-    labels: IntN,
+    targets: Targets,
     classes: int,
     *,
     penalty: float,
     weights: FloatN | None = None,
     gap: float = GAP,
 ) -> LinearHead:
-    """Fit multinomial logistic regression on standardised features.
+    """Fit logistic regression on standardised features.
 
     Minimises  sum_i w_i * -log p(y_i | x_i) / sum_i w_i  +  penalty / 2 * |W|^2 ; the bias is not
-    penalised. scikit-learn's LogisticRegression has C = 1 / (penalty * N).
+    penalised. scikit-learn's LogisticRegression has C = 1 / (penalty * N), of each label where there may be
+    several.
 
     Args:
         features: float (N, D), finite.
-        labels: int (N,), each class at least once.
+        targets: int64 (N,), each class at least once; or int8 (N, C) where images may have several labels.
         penalty: above 0.
         weights: float (N,) weight of each image; 1 by default.
         gap: how near the minimum it ends, in nats an image.
@@ -367,13 +375,14 @@ def fit_linear(
         InputError: NaN or infinite features.
     """
     with side_by_side(features.size * classes) as run:
-        whole = SoftmaxRegression(features, labels, classes, weights, np.zeros_like(labels), run)
-        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, gap)[0]))
+        fold, problem = np.zeros(len(targets), dtype=np.int64), problem_of(targets)
+        whole = REGRESSIONS[problem.loss](features, targets, classes, weights, fold, run)
+        return LinearHead(*whole.layer(whole.solve_in_stages([None], penalty, gap)[0]), problem)
 
 
 def choose_penalty(
     features: FloatND,
-    labels: IntN,
+    targets: Targets,
     units: tuple[str, ...],
     classes: int,
     *,
@@ -384,20 +393,21 @@ def choose_penalty(
     """Choose the penalty with the lowest cross-validated log loss, or one within 0.001 of it.
 
     Args:
-        features: float (N, D); labels: int (N,); units: N names; images of one unit stay in
-            one fold.
+        features: float (N, D); targets: as `fit_linear`; units: N names; images of one unit stay in one
+            fold.
         weights: float (N,) weight of each image, in training and in the loss.
 
     Raises:
         InputError: NaN or infinite features.
     """
-    folds = count_folds(min(_units_per_class(labels, units, classes)))
+    problem = problem_of(targets)
+    folds = count_folds(_count_held(targets, units, classes))
     if not folds:
         return Penalty(PENALTY_WITHOUT_FOLDS, (), 0, None)
-    fold = assign_folds(labels, units, folds, seed)
+    fold = assign_folds(targets, units, folds, seed, problem=problem)
     judged = range(min(folds, -(-JUDGED_UNITS * folds // len(set(units)))))
     with side_by_side(features.size * classes) as run:
-        regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
+        regression = REGRESSIONS[problem.loss](features, targets, classes, weights, fold, run)
         solutions: dict[int, list[np.ndarray]] = {}
         preconditioner = regression.precondition(PENALTIES[FIRST_TRIED])
 
@@ -455,20 +465,15 @@ def average_heads(
     return names, LinearHead(weight, bias, first.problem)
 
 
-def average_probabilities(parts: Sequence[FloatNC]) -> FloatNC:
+def average_probabilities(parts: Sequence[FloatNC], problem: Problem = SINGLE_LABEL) -> FloatNC:
     """Give the probabilities, float32 (N, C), of the mean of the logits that these came from."""
-    return softmax(np.mean([_log(part) for part in parts], axis=0)).astype(np.float32)
-
-
-def _log(probabilities: FloatNC) -> FloatNC:
-    """float32 (N, C) -> float64 (N, C); that of zero is finite."""
-    least = np.finfo(np.float32).tiny
-    return np.log(np.maximum(probabilities, least, dtype=np.float64))
+    logits = np.mean([problem.unlink(part) for part in parts], axis=0)
+    return problem.link(logits).astype(np.float32)
 
 
 def cross_validate(
     features: FloatND,
-    labels: IntN,
+    targets: Targets,
     units: tuple[str, ...],
     classes: int,
     *,
@@ -479,7 +484,7 @@ def cross_validate(
     """Give every image's probabilities by a head at this penalty that was fitted without its unit.
 
     Args:
-        features, labels, units, weights: as `choose_penalty`; every class has at least two units.
+        features, targets, units, weights: as `choose_penalty`; every class has at least two units.
 
     Returns:
         float32 (N, C).
@@ -487,10 +492,11 @@ def cross_validate(
     Raises:
         InputError: NaN or infinite features.
     """
-    folds = count_folds(min(_units_per_class(labels, units, classes)))
-    fold = assign_folds(labels, units, folds, seed)
+    problem = problem_of(targets)
+    folds = count_folds(_count_held(targets, units, classes))
+    fold = assign_folds(targets, units, folds, seed, problem=problem)
     with side_by_side(features.size * classes) as run:
-        regression = SoftmaxRegression(features, labels, classes, weights, fold, run)
+        regression = REGRESSIONS[problem.loss](features, targets, classes, weights, fold, run)
         solutions = regression.solve_in_stages(range(folds), penalty, CV_GAP)
         return regression.held_out_probabilities(solutions)
 
@@ -507,7 +513,7 @@ def suggest_cuts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 def choose_cuts(
     values: Mapping[str, FloatND],
-    labels: IntN,
+    targets: Targets,
     units: tuple[str, ...],
     classes: int,
     *,
@@ -526,7 +532,7 @@ def choose_cuts(
     many thousands.
 
     Args:
-        values: {name of a cut point: float (N, D)}; labels, units, weights: as `choose_penalty`.
+        values: {name of a cut point: float (N, D)}; targets, units, weights: as `choose_penalty`.
         candidates: tuples of names in `values`, from the first layers to the last; with too few
             images a class to compare them, the last single one is chosen.
 
@@ -541,21 +547,23 @@ def choose_cuts(
             raise UsageError(
                 f"cut point '{name}' is unknown{nearest(name, values)}; known: {', '.join(values)}"
             )
-    weights = np.ones(len(labels)) if weights is None else weights
+    weights = np.ones(len(targets)) if weights is None else weights
 
     def penalty_of(cuts: tuple[str, ...], rows: IntN) -> Penalty:
         matrix = np.concatenate([values[name][rows] for name in cuts], axis=1)
         some = tuple(units[row] for row in rows)
-        return choose_penalty(matrix, labels[rows], some, classes, weights=weights[rows], seed=seed)
+        return choose_penalty(
+            matrix, targets[rows], some, classes, weights=weights[rows], seed=seed
+        )
 
-    everything = np.arange(len(labels))
-    rarest = min(_units_per_class(labels, units, classes))
+    everything = np.arange(len(targets))
+    problem, rarest = problem_of(targets), _count_held(targets, units, classes)
     if rarest < 2:
         last = max(candidates, key=lambda cuts: (len(cuts) == 1, candidates.index(cuts)))
         return CutChoice((last,), (penalty_of(last, everything),), ())
     # A fold is a stratified sample that keeps units together.
     parts = max(1, min(len(set(units)) // COMPARED_UNITS, rarest // (2 * MAX_FOLDS)))
-    rows = np.flatnonzero(assign_folds(labels, units, parts, seed) == 0)
+    rows = np.flatnonzero(assign_folds(targets, units, parts, seed, problem=problem) == 0)
     some = tuple(units[row] for row in rows)
     penalties: dict[tuple[str, ...], Penalty] = {}
     logs: dict[tuple[str, ...], FloatNC] = {}
@@ -564,10 +572,13 @@ def choose_cuts(
         penalties[cuts] = penalty_of(cuts, rows)
         held_out = penalties[cuts].probabilities
         assert held_out is not None
-        logs[cuts] = _log(held_out)
+        logs[cuts] = problem.unlink(held_out)
 
     def score(heads: Heads, total: FloatNC) -> CutScore:
-        return _score(heads, softmax(total / len(heads)), labels[rows], some, weights[rows])
+        probabilities = problem.link(total / len(heads))
+        losses = problem.losses(targets[rows], probabilities)
+        right = problem.right(targets[rows], probabilities)
+        return _score(heads, losses, right, some, weights[rows])
 
     scores = [score((cuts,), logs[cuts]) for cuts in candidates]
     best = _select(min(scores, key=lambda s: s.log_loss), logs, score)
@@ -623,8 +634,8 @@ def choose_shallow(scores: Sequence[CutScore]) -> str:
 
 def _score(
     heads: Heads,
-    probabilities: FloatNC,
-    labels: IntN,
+    image_losses: FloatN,
+    images_right: FloatN,
     units: tuple[str, ...],
     weights: FloatN,
 ) -> CutScore:
@@ -636,8 +647,8 @@ def _score(
         sums = np.bincount(of_image, weights * values) * (len(places) / weights.sum())
         return np.asarray(sums, dtype=np.float64)
 
-    losses = add_up(image_losses(labels, probabilities))
-    right = add_up((probabilities.argmax(axis=1) == labels).astype(np.float64))
+    losses = add_up(image_losses)
+    right = add_up(images_right)
     return CutScore(
         heads,
         float(losses.mean()),
@@ -652,10 +663,20 @@ def _standard_error(values: FloatN) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _units_per_class(labels: IntN, units: tuple[str, ...], classes: int) -> list[int]:
-    pairs = set(zip(units, labels.tolist(), strict=True))
+def _count_held(targets: Targets, units: tuple[str, ...], classes: int) -> int:
+    """Count the units that folds can be made of: those of the rarest class.
+
+    Where images may have several labels, a head against the rest can do without images of its label in a fold
+    of the others; so then it is those with, or those without, the label that has most of both.
+    """
+    problem = problem_of(targets)
+    rows = problem.decode(targets)
+    pairs = {(unit, label) for unit, own in zip(units, rows, strict=True) for label in own}
     counts = Counter(label for _, label in pairs)
-    return [counts[c] for c in range(classes)]
+    if problem.name == MULTI_LABEL.name:
+        total = len(set(units))
+        return max(min(counts[c], total - counts[c]) for c in range(classes))
+    return min(counts[c] for c in range(classes))
 
 
 def _search(loss_at: Callable[[int], float]) -> tuple[dict[int, float], int]:

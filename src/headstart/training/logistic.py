@@ -1,7 +1,8 @@
-"""Takes features, labels and folds, solves multinomial logistic regression with an L2 penalty.
+"""Takes features, targets and folds, solves logistic regression with an L2 penalty.
 
-`heads` chooses penalties and cut points with it. Shape letters: N images, D features, R coordinates that
-the solver works in, C classes.
+Multinomial for one label an image, and one against the rest for each label where there may be several: these
+are solved together, since they differ in nothing but their targets. `heads` chooses penalties and cut points
+with it. Shape letters: N images, D features, R coordinates that the solver works in, C classes.
 
 Each problem is solved by L-BFGS (Liu and Nocedal 1989) in coordinates in which the Hessian is nearly
 the identity, which takes ten to twenty steps instead of hundreds. With fewer images than features
@@ -20,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import FloatC, FloatCD, FloatD, FloatN, FloatNC, FloatND, IntN
+from headstart.arrays import FloatC, FloatCD, FloatD, FloatN, FloatNC, FloatND, IntN, Targets
 from headstart.errors import InputError
-from headstart.metrics import image_losses
 from headstart.parallel import count_cpus
-from headstart.problem import softmax
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, sigmoid
 
 __all__ = [
     "CV_GAP",
     "GAP",
-    "SoftmaxRegression",
+    "REGRESSIONS",
+    "Regression",
     "fold_standardisation",
     "side_by_side",
     "standardise",
@@ -224,13 +225,15 @@ class _Preconditioner:
         return np.asarray(matrix.reshape(-1, 1) * a if 1 in matrix.shape else matrix @ a)
 
 
-class SoftmaxRegression:
-    """Standardised features with labels, sorted by fold; solves with any fold left out, for any penalty."""
+class Regression:
+    """Standardised features with targets, sorted by fold; solves with any fold left out, for any penalty."""
+
+    problem: Problem
 
     def __init__(
         self,
         features: FloatND,
-        labels: IntN,
+        targets: Targets,
         classes: int,
         weights: FloatN | None,
         fold: IntN,
@@ -257,7 +260,7 @@ class SoftmaxRegression:
         self.matrix: np.ndarray = matrix
         self.classes = classes
         self.run = run
-        self.labels = labels[self.order]
+        self.targets = targets[self.order]
         self.weights = np.ones(count) if weights is None else weights[self.order].astype(np.float64)
         self.sample = slice(None, None, -(-count // HESSIAN_ROWS))
         x, w = self.matrix[self.sample], self.weights[self.sample]
@@ -269,9 +272,9 @@ class SoftmaxRegression:
 
         The Hessian of one class is X^T diag(w p (1 - p)) X + penalty; p (1 - p) is taken at its mean.
         """
-        variance = float((1 - 1 / self.classes) / self.classes)
+        variance = self._first_variance()
         if start is not None:
-            p = softmax(self._logits(start, self.sample))
+            p = self.problem.link(self._logits(start, self.sample))
             variance = float(np.average((p - p**2).mean(1), weights=self.weights[self.sample]))
             variance = max(variance, 1e-6)
         # The floor keeps the factor computable in float32, whatever the features have in common.
@@ -316,7 +319,7 @@ class SoftmaxRegression:
         """Give the coefficients (R + 1, C), the bias last, for all rows but those of a fold."""
         shape = (len(self.second_moment) + 1, self.classes)
         first, last = (0, 0) if held_out is None else self._bounds(held_out)
-        blocks = _blocks(0, first) + _blocks(last, len(self.labels))
+        blocks = _blocks(0, first) + _blocks(last, len(self.targets))
         total = self.weights[:first].sum() + self.weights[last:].sum()
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -338,21 +341,20 @@ class SoftmaxRegression:
 
     def _differentiate(self, coefficients: np.ndarray, rows: slice) -> tuple[float, np.ndarray]:
         """Give the loss of some rows, not divided by their weight, and its gradient, float64 (R + 1, C)."""
-        x, w = self.matrix[rows], self.weights[rows]
-        true = np.arange(len(x)), self.labels[rows]
-        # Loss: sum w (log sum exp z - z_y); its gradient in z: w (softmax(z) - onehot(y)).
         z = self._logits(coefficients, rows)
-        z -= z.max(axis=1, keepdims=True)
-        loss = -w @ z[true]
-        np.exp(z, out=z)
-        totals = z.sum(axis=1)
-        loss += w @ np.log(totals)
-        z *= (w / totals).astype(self.dtype)[:, None]
-        z[true] -= w.astype(self.dtype)
+        loss = self._to_slopes(z, rows)
         gradient = np.empty(coefficients.shape)
-        gradient[:-1] = x.T @ z
+        gradient[:-1] = self.matrix[rows].T @ z
         gradient[-1] = z.sum(axis=0, dtype=np.float64)
-        return float(loss), gradient
+        return loss, gradient
+
+    def _first_variance(self) -> float:
+        """Give p (1 - p) of a class before anything is known."""
+        raise NotImplementedError
+
+    def _to_slopes(self, z: np.ndarray, rows: slice) -> float:
+        """Turn the logits (n, C) of some rows into the gradient of their loss, in place; give the loss."""
+        raise NotImplementedError
 
     def _bounds(self, fold: int) -> tuple[int, int]:
         return self.ends[fold - 1] if fold else 0, self.ends[fold]
@@ -365,16 +367,16 @@ class SoftmaxRegression:
         losses = []
         for k, solution in enumerate(solutions):
             rows = slice(*self._bounds(k))
-            probabilities = softmax(self._logits(solution, rows).astype(np.float64))
-            losses.append(image_losses(self.labels[rows], probabilities))
+            probabilities = self.problem.link(self._logits(solution, rows).astype(np.float64))
+            losses.append(self.problem.losses(self.targets[rows], probabilities))
         weights = self.weights[: self.ends[len(solutions) - 1]]
         return float(np.average(np.concatenate(losses), weights=weights))
 
     def held_out_probabilities(self, solutions: list[np.ndarray]) -> FloatNC:
         """Give float32 (N, C) of all folds, in the order in which the images were given."""
         logits = [self._logits(s, slice(*self._bounds(k))) for k, s in enumerate(solutions)]
-        result = np.empty((len(self.labels), self.classes), dtype=np.float32)
-        result[self.order] = softmax(np.concatenate(logits).astype(np.float64))
+        result = np.empty((len(self.targets), self.classes), dtype=np.float32)
+        result[self.order] = self.problem.link(np.concatenate(logits).astype(np.float64))
         return result
 
     def layer(self, solution: np.ndarray) -> tuple[FloatCD, FloatC]:
@@ -382,3 +384,45 @@ class SoftmaxRegression:
         exact = solution.astype(np.float64)
         weight = exact[:-1] if self.basis is None else self.basis @ exact[:-1]
         return fold_standardisation(weight.T, exact[-1], self.mean, self.scale)
+
+
+class _Softmax(Regression):
+    problem = SINGLE_LABEL
+
+    def _first_variance(self) -> float:
+        return float((1 - 1 / self.classes) / self.classes)
+
+    def _to_slopes(self, z: np.ndarray, rows: slice) -> float:
+        w = self.weights[rows]
+        true = np.arange(len(z)), self.targets[rows]
+        # Loss: sum w (log sum exp z - z_y); its gradient in z: w (softmax(z) - onehot(y)).
+        z -= z.max(axis=1, keepdims=True)
+        loss = -w @ z[true]
+        np.exp(z, out=z)
+        totals = z.sum(axis=1)
+        loss += w @ np.log(totals)
+        z *= (w / totals).astype(self.dtype)[:, None]
+        z[true] -= w.astype(self.dtype)
+        return float(loss)
+
+
+class _OneAgainstRest(Regression):
+    problem = MULTI_LABEL
+
+    def _first_variance(self) -> float:
+        frequent = (self.targets > 0).mean(axis=0)
+        return max(float((frequent * (1 - frequent)).mean()), 1e-6)
+
+    def _to_slopes(self, z: np.ndarray, rows: slice) -> float:
+        w, y = self.weights[rows], self.targets[rows].astype(self.dtype)
+        # Loss: sum w sum_c (log(1 + exp z_c) - y_c z_c); its gradient in z: w (sigmoid(z) - y).
+        losses = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) - y * z
+        loss = w @ losses.sum(axis=1, dtype=np.float64)
+        z[:] = (sigmoid(z) - y) * w.astype(self.dtype)[:, None]
+        return float(loss)
+
+
+# By `Problem.loss`.
+REGRESSIONS: dict[str, type[Regression]] = {
+    regression.problem.loss: regression for regression in (_Softmax, _OneAgainstRest)
+}

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from headstart.arrays import FloatC, FloatNC, IntN
+from headstart.arrays import FloatC, FloatNC, IntN, Targets
 from headstart.choices import choose
 from headstart.draws import draw
 from headstart.errors import InputError, ResourceError, TrainingError
@@ -73,7 +73,7 @@ class Examples:
 
     Attributes:
         inputs: of the network, by row.
-        labels: int64 (N,).
+        labels: (N, …), the targets as `problem` keeps them.
         ids: N image ids, which the draws depend on.
         rows: int64, the rows to train on.
         val_rows: int64, the rows to validate on; may be empty, then the last epoch is the best.
@@ -82,7 +82,7 @@ class Examples:
     """
 
     inputs: Inputs
-    labels: IntN
+    labels: Targets
     ids: tuple[str, ...]
     rows: IntN
     val_rows: IntN
@@ -327,7 +327,7 @@ def _hash(seed: int, purpose: str, step: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
-    """Inputs (B, …) with their soft targets (B, C), and the labels (B,) that weigh most in those."""
+    """Inputs (B, …) with their soft targets (B, C), and the labels (B, …) that weigh most in those."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -379,18 +379,18 @@ def _accumulate(
     recipe: Recipe,
     precision: str,
     micro: int,
-) -> tuple[float, int, int]:
+) -> tuple[float, float, int]:
     """Add up the gradients of a batch, in parts where memory is short: (loss, correct, size of the parts)."""
     while True:
         try:
-            loss, correct = 0.0, 0
+            loss, correct = 0.0, 0.0
             for part in range(0, len(batch.labels), micro):
                 some = slice(part, part + micro)
                 value, logits = _loss(network, objective, batch, some, weights, recipe, precision)
                 fraction = len(batch.labels[some]) / len(batch.labels)
                 torch.autograd.backward(value * fraction)
                 loss += float(value.detach()) * fraction
-                correct += int((objective.read(logits) == batch.labels[some]).sum())
+                correct += objective.right(logits, batch.labels[some]).sum().item()
             return loss, correct, micro
         except torch.OutOfMemoryError as exc:
             network.zero_grad(set_to_none=True)  # the step starts again, in smaller parts
@@ -466,7 +466,7 @@ def _evaluate(
     unweighted = None
     if not torch.all(weights == weights[0]):
         unweighted = float(objective.val_loss(logits, labels[val_rows], None))
-    accuracy = (objective.read(logits) == labels[val_rows]).float().mean()
+    accuracy = objective.right(logits, labels[val_rows]).float().mean()
     return _Figures(float(loss), float(accuracy), objective.link(logits).numpy(), unweighted)
 
 
@@ -563,7 +563,8 @@ class _State:
         self.best_figures = _Figures(math.inf, 0.0, None)
         self.probabilities: FloatNC | None = None
         self.epochs = recipe.epochs
-        self.epoch, self.step, self.images, self.loss, self.correct = 1, 0, 0, 0.0, 0
+        self.epoch, self.step, self.images, self.loss = 1, 0, 0, 0.0
+        self.correct = 0.0
         self.best_epoch, self.waited, self.stopped = 0, 0, False
         self.precision = "fp32"
         self.history: list[dict[str, Any]] = []
@@ -603,7 +604,7 @@ class _State:
             self.stopped = bool(recipe.patience) and self.waited >= recipe.patience
         if epoch > 0:
             self.epoch, self.step = epoch + 1, 0
-            self.images, self.loss, self.correct = 0, 0.0, 0
+            self.images, self.loss, self.correct = 0, 0.0, 0.0
 
     # -------- as tensors and JSON
 

@@ -63,19 +63,20 @@ def _measure_loss(task: Task) -> FloatN | None:
         _pool_grid(mirrored.read_tensor(np.arange(len(some)), view).float().numpy(), cut.axis)
         for view in (0, 1)
     )
-    labels, classes = task.dataset.labels[some], len(task.dataset.classes)
-    fold = assign_folds(labels, units_of(task, some), 2, seed, problem=task.dataset.problem)
+    problem, classes = task.dataset.problem, len(task.dataset.classes)
+    targets = task.dataset.targets[some]
+    fold = assign_folds(targets, units_of(task, some), 2, seed, problem=problem)
     lost = np.zeros(len(some))
     for part in (0, 1):
         inside, outside = fold != part, fold == part
-        if len(np.unique(labels[inside])) < classes:
+        if len({c for row in problem.decode(targets[inside]) for c in row}) < classes:
             return None
-        head = fit_linear(plain[inside], labels[inside], classes, penalty=FLIP_PENALTY)
-        correct = [
-            head.predict_proba(m[outside]).argmax(axis=1) == labels[outside]
+        head = fit_linear(plain[inside], targets[inside], classes, penalty=FLIP_PENALTY)
+        right = [
+            problem.right(targets[outside], head.predict_proba(m[outside]))
             for m in (plain, flipped)
         ]
-        lost[outside] = correct[0].astype(float) - correct[1]
+        lost[outside] = right[0] - right[1]
     return lost
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import FloatC, IntN
+from headstart.arrays import FloatC, FloatN, IntN
 from headstart.data.splits import join_units
+from headstart.problem import MULTI_LABEL
 from headstart.training.cuts import Heads, name_cuts
 from headstart.training.decisions import Origin
 from headstart.training.heads import (
@@ -30,16 +31,28 @@ __all__ = ["compare_cuts", "fit_head", "probe", "settle_cut", "units_of", "weigh
 
 
 def weigh_classes(task: HeadTask) -> FloatC:
-    """Give the weight of an image of each class, float (C,)."""
-    counts = np.bincount(task.labels, minlength=len(task.dataset.classes))
+    """Give the weight of an image of each class, float (C,): 1 where images may have several labels."""
+    problem, classes = task.dataset.problem, len(task.dataset.classes)
+    own = [label for row in problem.decode(task.targets) for label in row]
+    counts = np.bincount(np.array(own, dtype=np.int64), minlength=classes)
     task.decisions.record("images_per_class", counts.tolist())
     scheme = task.settings.class_weights
+    if problem.name == MULTI_LABEL.name:
+        task.settle_default("class_weights", "none")
+        return np.ones(classes)
     if scheme == "auto":
         scheme = choose_class_weights(counts.tolist())
         task.decisions.settle("class_weights", scheme, "measured", images=counts.tolist())
     if scheme == "none":
         return np.ones(len(counts))
     return np.asarray(len(task.labels) / (len(counts) * counts))
+
+
+def weigh_images(task: HeadTask, weights: FloatC) -> FloatN:
+    """Give the weight of each training image, float (n,), from that of the classes, (C,)."""
+    if task.dataset.problem.name == MULTI_LABEL.name:
+        return np.ones(len(task.rows))
+    return np.asarray(weights[task.labels])
 
 
 def units_of(task: HeadTask, rows: IntN) -> tuple[str, ...]:
@@ -52,11 +65,11 @@ def compare_cuts(task: Task, candidates: Sequence[tuple[str, ...]], weights: Flo
     """Choose among cut points, or groups of them, by cross-validation; `weights`: float (C,)."""
     return choose_cuts(
         task.features.select(task.rows).values,
-        task.labels,
+        task.targets,
         units_of(task, task.rows),
         len(task.dataset.classes),
         candidates=candidates,
-        weights=weights[task.labels],
+        weights=weigh_images(task, weights),
         seed=task.settings.seed,
         progress=task.progress,
     )
@@ -108,7 +121,8 @@ def _probe_linear(
         widths = {c.name: c.channels for c in task.backbone.cuts}
         cuts, head = average_heads(fitted, widths)
         held_out = [p.probabilities for p in chosen if p.probabilities is not None]
-        probabilities = average_probabilities(held_out) if held_out else None
+        problem = task.dataset.problem
+        probabilities = average_probabilities(held_out, problem) if held_out else None
     if len(task.val_rows):
         probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
     return Trained(task.backbone, cuts, head, probabilities)
@@ -125,19 +139,25 @@ def _fit(
     task: HeadTask, cuts: tuple[str, ...], weights: FloatC, penalty: Penalty | None
 ) -> tuple[LinearHead, Penalty]:
     matrix, classes = task.matrix(cuts), len(task.dataset.classes)
-    image_weights = weights[task.labels]
+    image_weights = weigh_images(task, weights)
     if task.settings.penalty is not None:
         penalty = Penalty(task.settings.penalty, (), 0, None)
     penalty = penalty or choose_penalty(
         matrix,
-        task.labels,
+        task.targets,
         units_of(task, task.rows),
         classes,
         weights=image_weights,
         seed=task.settings.seed,
         progress=task.progress,
     )
-    head = fit_linear(matrix, task.labels, classes, penalty=penalty.value, weights=image_weights)
+    head = fit_linear(
+        matrix,
+        task.targets,
+        classes,
+        penalty=penalty.value,
+        weights=image_weights,
+    )
     return head, penalty
 
 

@@ -55,7 +55,9 @@ class DataSettings(BaseModel):
         root: folder that a manifest's paths are relative to.
         allow_outside: let links and manifest paths lead out of the data folder.
         path_column: column of a manifest that has the paths; None for one with a usual name.
-        label_column: likewise of the labels.
+        label_column: likewise of the labels, or several with commas, of 0 and 1.
+        label_separator: what stands between several labels in a cell; None for what is found.
+        multi_label: whether an image has any number of labels; None for what is found.
         class_names: file with the names of classes that are numbers.
         per_class: so many training images of each class are used, drawn at random; None for all.
         max_bad: fraction of images that may be unreadable; one is always allowed.
@@ -92,7 +94,20 @@ class DataSettings(BaseModel):
         str | None, Option("Take images' paths from this column of a manifest.", DATA)
     ] = None
     label_column: Annotated[
-        str | None, Option("Take labels from this column of a manifest.", DATA)
+        str | None,
+        Option(
+            "Take labels from this column of a manifest, or from several of 0 and 1: cat,dog.", DATA
+        ),
+    ] = None
+    label_separator: Annotated[
+        str | None,
+        Option("Take what has this between as several labels of one image.", DATA),
+    ] = None
+    multi_label: Annotated[
+        bool | None,
+        Option(
+            "Let an image have any number of labels, or exactly one; by default as found.", DATA
+        ),
     ] = None
     class_names: Annotated[
         str | None,
@@ -354,7 +369,15 @@ FIELDS: dict[str, Setting] = _list_fields()
 
 
 # Settings that say how a folder or manifest is read, whatever is done with its images then.
-READING = ("root", "allow_outside", "path_column", "label_column", "class_names")
+READING = (
+    "root",
+    "allow_outside",
+    "path_column",
+    "label_column",
+    "label_separator",
+    "multi_label",
+    "class_names",
+)
 
 # The ends of a range as pydantic names them, and in words.
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headstart.arrays import FloatNC, FloatND, IntN
+from headstart.arrays import FloatNC, FloatND, IntN, Targets
 from headstart.data.dataset import Dataset
 from headstart.features.extraction import Features
 from headstart.features.runtime import Runtime
@@ -88,8 +88,13 @@ class HeadTask:
 
     @property
     def labels(self) -> IntN:
-        """int64, of the training rows."""
+        """int64, of the training rows; where images have several, UsageError."""
         return np.asarray(self.dataset.labels[self.rows])
+
+    @property
+    def targets(self) -> Targets:
+        """(n, …) as the data's `Problem` keeps them, of the training rows."""
+        return np.asarray(self.dataset.targets[self.rows])
 
     def matrix(self, cuts: tuple[str, ...], rows: IntN | None = None) -> FloatND:
         """float32 (n, D): the features at these cut points side by side, of the training rows."""

@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from headstart.networks.backbones import Backbone
 from headstart.networks.graphs import pool, trace_network
+from headstart.problem import SINGLE_LABEL, Problem
 from headstart.training.heads import Head, HeadShape, LinearHead, MlpHead
 
 __all__ = ["TrainableNetwork", "head_of_module", "module_of_head", "new_head"]
@@ -229,13 +230,13 @@ def module_of_head(head: Head, shape: HeadShape) -> nn.Sequential:
     return module
 
 
-def head_of_module(module: nn.Module) -> Head:
-    """Make a head of a trained module: the inverse of `module_of_head`."""
+def head_of_module(module: nn.Module, problem: Problem = SINGLE_LABEL) -> Head:
+    """Make a head of a trained module, for a kind of problem: the inverse of `module_of_head`."""
     layers = tuple(
         (m.weight.detach().cpu().numpy().copy(), m.bias.detach().cpu().numpy().copy())
         for m in _dense(module)
     )
-    return LinearHead(*layers[0]) if len(layers) == 1 else MlpHead(layers)
+    return LinearHead(*layers[0], problem) if len(layers) == 1 else MlpHead(layers, problem)
 
 
 def _dense(module: nn.Module) -> list[nn.Linear]:

@@ -12,6 +12,7 @@ from headstart.data.views import AUGMENTATIONS, Augmentation
 from headstart.features.drawing import Drawing
 from headstart.features.pixels import ViewReader
 from headstart.networks.backbones import Backbone, with_state
+from headstart.problem import MULTI_LABEL
 from headstart.training.epochs import (
     list_examples,
     settle_recipe,
@@ -35,6 +36,7 @@ from headstart.training.trainable import (
 __all__ = [
     "Start",
     "pixels_of",
+    "recipe_for",
     "recipe_of",
     "start_at_random",
     "start_from_probe",
@@ -79,12 +81,24 @@ def start_at_random(task: Task) -> Start:
     """Start from a random head on the random network."""
     shape, seed = parse_head(task.settings.head), task.settings.seed
     module = new_head(shape, task.backbone.cuts[-1].channels, len(task.dataset.classes), seed)
-    return Start(head_of_module(module), weigh_classes(task), random=True)
+    head = head_of_module(module, task.dataset.problem)
+    return Start(head, weigh_classes(task), random=True)
+
+
+def recipe_for(task: Task, own: Recipe) -> Recipe:
+    """Give a strategy's own recipe, as suits the kind of problem, with what the user gave.
+
+    Where images have several labels, most targets say that one is not there: smoothing would lift the
+    probabilities of them all, and what is right at one half says little of rare labels.
+    """
+    if task.dataset.problem.name == MULTI_LABEL.name:
+        own = own.model_copy(update={"label_smoothing": 0.0, "monitor": "loss"})
+    return task.settings.recipe.over(own)
 
 
 def recipe_of(task: Task, own: Recipe) -> Recipe:
-    """Give a strategy's own recipe with what the user gave, and with more epochs where images are few."""
-    recipe = task.settings.recipe.over(own)
+    """Give the same, with more epochs where images are few."""
+    recipe = recipe_for(task, own)
     if "epochs" in task.settings.recipe.model_fields_set:
         return recipe
     epochs = count_epochs(len(task.rows), batch=recipe.batch, least=own.epochs)
@@ -120,18 +134,18 @@ def tune(
     state = {**backbone.state, **network.body_state()}
     tuned = with_state(task.backbone, state, f"trained from {backbone.weights}")
     last = (tuned.cuts[-1].name,)
-    head = head_of_module(module)
+    head = head_of_module(module, task.dataset.problem)
     return Trained(tuned, last, head, outcome.probabilities, outcome.interrupted)
 
 
 def _compare_with_probe(task: Task, start: Start, probabilities: FloatNC) -> None:
     """Record how many validation images the training has won and lost against the probe it started from."""
     last = (task.backbone.cuts[-1].name,)
-    labels = task.dataset.labels[task.val_rows]
-    before = start.head.predict_proba(task.matrix(last, task.val_rows)).argmax(axis=1) == labels
-    after = probabilities.argmax(axis=1) == labels
-    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    task.decisions.record("against_probe", {"images": len(labels), "won": won, "lost": lost})
+    targets, right = task.dataset.targets[task.val_rows], task.dataset.problem.right
+    before = right(targets, start.head.predict_proba(task.matrix(last, task.val_rows)))
+    after = right(targets, probabilities)
+    won, lost = int((after > before).sum()), int((before > after).sum())
+    task.decisions.record("against_probe", {"images": len(targets), "won": won, "lost": lost})
 
 
 def style_of(task: Task, *, flip: bool) -> Augmentation:

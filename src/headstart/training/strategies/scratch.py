@@ -12,13 +12,13 @@ RECIPE = Recipe(epochs=60, batch=64, lr=2e-3, weight_decay=0.05, clip=1.0, monit
 
 
 def _run(task: Task) -> Trained:
-    from headstart.training.tuning import pixels_of, start_at_random, tune
+    from headstart.training.tuning import pixels_of, recipe_for, start_at_random, tune
 
     start = start_at_random(task)
     plain = task.settings.augment == "none"
     task.settle_default("flip", "no" if plain else "yes")  # there is no probe to ask
     inputs = pixels_of(task, flip=task.settings.flip != "no")
-    return tune(task, task.backbone, None, start, inputs, task.settings.recipe.over(RECIPE))
+    return tune(task, task.backbone, None, start, inputs, recipe_for(task, RECIPE))
 
 
 SCRATCH = Strategy(
