@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import headstart
 from headstart.cli.app import app
-from headstart.errors import HeadstartError, InputError, UsageError
+from headstart.errors import HeadstartError, InputError, ResourceError, UsageError
 from headstart.features.bottleneck import name_bottleneck, read_bottleneck, write_bottleneck
 from headstart.networks.architectures import find_network
 from headstart.runs.sampling import draw_per_class
@@ -583,6 +583,23 @@ def test_a_fifth_is_held_out_with_groups_whole(plant, tiny, tmp_path):
         for path in (found.train, found.validation)
     ]
     assert not parts[0] & parts[1]
+
+
+def test_an_unreadable_image_is_counted_and_left_out(plant, tiny, tmp_path, monkeypatch):
+    data = plant(tmp_path / "kinds", {f"train/{k}": 4 for k in KINDS})
+    plant(data, {f"val/{k}": 2 for k in KINDS}, first=50)
+    (data / "train/plain/01.png").write_bytes(b"no image")
+    network = {n: v for n, v in tiny.items() if n != "strategy"}
+    found = headstart.extract_bottleneck(data, tmp_path / "lab", **network)
+    assert found.images == {"train": 11, "val": 6, "unreadable": 1}
+    assert "1 unreadable left out: train/plain/01.png" in found.warnings[-1]
+    assert read_bottleneck(found.train).labels.count("1") == 3
+    before = found.train.read_bytes()
+    monkeypatch.setenv("HEADSTART_FAIL_AT", "file-written:enospc")
+    with pytest.raises(ResourceError, match=r"lab: No space left.*; free space, or choose another"):
+        headstart.extract_bottleneck(data, tmp_path / "lab", per_class=None, **network)
+    assert found.train.read_bytes() == before
+    assert not list((tmp_path / "lab").glob(".*"))
 
 
 def test_another_folder_is_the_validation_part(plant, tiny, tmp_path, cli):

@@ -260,7 +260,29 @@ def fit_features(
             mark_incomplete(folder)
     progress("training the head", 0, 0)
     trained = _train(task)
-    used, measured = task.dataset, find_measured(task, trained.probabilities)
+    sources = tuple(Path(os.path.abspath(path)) for path in (file, other) if path is not None)
+    run = _measure(folder, sources, task, trained)
+    run.settings["strategy"]["origin"] = "user" if "strategy" in options else "default"
+    progress("writing the run", 0, 0)
+    run = dataclasses.replace(run, seconds=time.monotonic() - began)
+    with translate_errors(folder, advice=ADVICE):
+        return save_run(run, keep=(), model=_list_files(task, trained))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Trained:
+    """A head; `probabilities` and `interrupted` as `Trained` has them, and an object an epoch."""
+
+    head: Head
+    probabilities: FloatNC | None
+    interrupted: bool = False
+    history: tuple[dict[str, Any], ...] = ()
+
+
+def _measure(folder: Path, sources: tuple[Path, ...], task: HeadTask, trained: _Trained) -> Run:
+    """Measure the head; give the run, complete except for its history and time."""
+    used, settings = task.dataset, task.settings
+    measured = find_measured(task, trained.probabilities)
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
@@ -268,9 +290,7 @@ def fit_features(
         recall = used.problem.measure_recall(*predicted)
     members = list_members(used, task.features)
     described = settings.describe(task.decisions)
-    described["strategy"]["origin"] = "user" if "strategy" in options else "default"
-    sources = tuple(Path(os.path.abspath(path)) for path in (file, other) if path is not None)
-    run = Run(
+    return Run(
         folder=folder,
         strategy=PROBE,
         backbone="",
@@ -288,23 +308,10 @@ def fit_features(
         root=sources[0].parent,
         computed=0,
         engine=task.features.engine,
-        seconds=time.monotonic() - began,
+        seconds=0.0,
         interrupted=trained.interrupted,
         parts=Parts(lambda: _refuse_classifier(folder), lambda: members, lambda: measured),
     )
-    progress("writing the run", 0, 0)
-    with translate_errors(folder, advice=ADVICE):
-        return save_run(run, keep=(), model=_list_files(task, trained))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Trained:
-    """A head; `probabilities` and `interrupted` as `Trained` has them, and an object an epoch."""
-
-    head: Head
-    probabilities: FloatNC | None
-    interrupted: bool = False
-    history: tuple[dict[str, Any], ...] = ()
 
 
 def _list_used(settings: Settings) -> tuple[str, ...]:
