@@ -392,6 +392,13 @@ def test_a_row_without_a_label_is_one_only_where_there_are_several(tmp_path):
     assert "1 image has no label, and counts as having none of them" in dataset.warnings
 
 
+@pytest.mark.parametrize("options", [{}, {"multi_label": True}, {"label_separator": "|"}])
+def test_a_cell_of_endless_labels(tmp_path, options):
+    rows = [{"path": "a.png", "label": "|" * 2**20}, {"path": "b.png", "label": "x"}]
+    with pytest.raises(InputError, match=r"more than 10,000 with '\|' between them"):
+        load(tmp_path, "\n".join(map(json.dumps, rows)), "m.jsonl", **options)
+
+
 @pytest.mark.parametrize("separator", ["", "  ", "too long one"])
 def test_what_is_no_separator(tmp_path, separator):
     with pytest.raises(UsageError, match="label_separator must be 1 to 8 characters"):
@@ -423,6 +430,7 @@ def test_a_column_a_label(tmp_path, no, options):
 def test_columns_of_one_label_each_are_single(tmp_path):
     text = "path,cat,dog\na.png,1,0\nb.png,0,1\n"
     assert load(tmp_path, text).targets.tolist() == [0, 1]
+    assert load(tmp_path, text, multi_label=False).targets.tolist() == [0, 1]
     assert load(tmp_path, text, multi_label=True).targets.tolist() == [[1, 0], [0, 1]]
 
 
@@ -439,7 +447,7 @@ def test_columns_of_one_label_each_are_single(tmp_path):
         ("path,a,b\nx.png,1,0\ny.png,-1,1\n", {}, "columns of labels have 1, 0 and -1"),
         ("path,a,b\nx.png,1,0\n", {"label_column": "a,c"}, "no column 'c'"),
         ("path,a\nx.png,1\n", {}, "no column 'label'"),
-        ("path,a,b\nx.png,1,0\n", {"multi_label": False}, "no column 'label'"),
+        ("path,a,b\nx.png,1,1\ny.png,0,1\n", {"multi_label": False}, "'x.png' has 2 labels"),
     ],
 )
 def test_columns_that_say_nothing(tmp_path, text, options, message):

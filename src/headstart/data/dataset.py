@@ -145,6 +145,8 @@ class Dataset:
 
     def label_sets(self) -> IntN:
         """Number the sets of labels that occur, (N,): the same for images with the same labels."""
+        if self.problem.name == SINGLE_LABEL.name:
+            return self.targets
         return np.unique(self.targets, axis=0, return_inverse=True)[1].reshape(-1)
 
     def label_names(self) -> tuple[str, ...]:

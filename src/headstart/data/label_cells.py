@@ -20,6 +20,7 @@ __all__ = ["Cell", "LabelCells", "find_separator", "list_class_columns"]
 
 SEPARATORS = ("|", ";")
 MAX_LABELS = 10_000  # of an image
+MAX_ALL_LABELS = 2**26  # of all images
 MAX_SEPARATOR_CHARS = 8
 
 # What a cell of such a column may hold: the numbers, and how programs write them.
@@ -55,6 +56,11 @@ def find_separator(texts: Iterable[str]) -> str | None:
 
 
 def _split(text: str, separator: str) -> list[str]:
+    if text.count(separator) >= MAX_LABELS:
+        raise InputError(
+            f"the label {text[:40]!a}… is of more than {MAX_LABELS:,} with '{separator}' between them; "
+            "is that the column of labels?"
+        )
     parts = (part.strip() for part in text.split(separator))
     return list(dict.fromkeys(part for part in parts if part))
 
@@ -176,7 +182,13 @@ class LabelCells:
         cells = {row.labels[0] for row in rows if row.labels}
         separator = self._find_separator(cells)
         if separator is not None:
-            split = {text: tuple(_split(text, separator)) for text in cells}
+            names: dict[str, str] = {}  # each is kept once
+            split = {
+                text: tuple(names.setdefault(name, name) for name in _split(text, separator))
+                for text in cells
+            }
+            if sum(map(len, split.values())) > MAX_ALL_LABELS:
+                raise InputError(f"more than {MAX_ALL_LABELS:,} labels; leave rows out")
             rows = [r._replace(labels=split[r.labels[0]]) if r.labels else r for r in rows]
         empty = sum(row.labels == () for row in rows)
         is_single = all(row.labels is None or len(row.labels) < 2 for row in rows)

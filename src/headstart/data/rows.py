@@ -222,7 +222,7 @@ def _find_class_columns(
         names = [_find_asked(where, "label", name, given) for name in asked if name]
     else:
         names = [name for name in given if name not in taken]
-        if len(names) < 2 or options.multi_label is False:
+        if len(names) < 2:
             raise InputError(_say_missing(where, "label", given))
     return {CLASS_COLUMN + name: name for name in names}
 
