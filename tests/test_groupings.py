@@ -1,5 +1,8 @@
 """Groupings that names suggest, and the measurement that tells which of them matters."""
 
+import hashlib
+from datetime import datetime, timedelta
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import headstart
-from headstart.data.groupings import suggest_groupings
+from headstart.data.decoding import open_image, read_shot
+from headstart.data.groupings import name_bursts, name_groups, suggest_groupings
+from headstart.features.clusters import find_clusters
 from headstart.training.grouping import GroupingScore, choose_grouping, measure_groupings
 
 
@@ -34,7 +39,7 @@ def names(pattern, classes=3, groups=4, frames=5):
 )
 def test_the_usual_ways_of_naming_frames(pattern, what):
     ids, labels = names(pattern)
-    suggested = suggest_groupings(ids, labels)
+    suggested = suggest_groupings(name_groups(ids), labels)
     assert what in suggested
     groups = suggested[what]
     assert len(set(groups)) == 12
@@ -52,12 +57,12 @@ def test_the_usual_ways_of_naming_frames(pattern, what):
 )
 def test_names_that_say_nothing(pattern):
     ids, labels = names(pattern, groups=1, frames=9)
-    assert suggest_groupings(ids, labels) == {}
+    assert suggest_groupings(name_groups(ids), labels) == {}
 
 
 def test_the_same_name_in_two_folders_is_one_group_only_where_the_key_says_so():
     ids, labels = names("c{c}/patient{g}_{f}.png")
-    suggested = suggest_groupings(ids, labels)
+    suggested = suggest_groupings(name_groups(ids), labels)
     assert len(set(suggested["the name before its last number"])) == 12
     assert len(set(suggested["the name before its last number, in any folder"])) == 4
     sizes = [len(set(groups)) for groups in suggested.values()]
@@ -66,7 +71,7 @@ def test_the_same_name_in_two_folders_is_one_group_only_where_the_key_says_so():
 
 @given(st.lists(st.text(min_size=1, max_size=12), max_size=30))
 def test_any_names_are_taken(ids):
-    for groups in suggest_groupings(ids, np.arange(len(ids)) % 2).values():
+    for groups in suggest_groupings(name_groups(ids), np.arange(len(ids)) % 2).values():
         assert len(groups) == len(ids)
 
 
@@ -114,6 +119,77 @@ def test_a_class_of_one_group_has_no_folds():
     assert measure_groupings(features, labels, {"class": [f"c{c}" for c in labels]}, 3) == ()
 
 
+# ---------------------------------------------------------------- bursts
+
+
+def test_a_burst_ends_with_a_gap_or_another_camera():
+    ids = ["z", "b", "c", "d", "e"]
+    shots = [("one", 109.0), ("one", 100.0), ("two", 105.0), ("one", 120.0), None]
+    bursts = name_bursts(ids, shots)
+    assert bursts["camera and time, at most 10 s apart"] == ("b", "b", "c", "d", "e")
+    assert bursts["camera and time, at most 10 min apart"] == ("b", "b", "c", "b", "e")
+    assert name_bursts(ids, [None] * 5) == {}
+
+
+def stamp(when, tag=0x9003):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Maker", "Model"
+    exif.get_ifd(0x8769)[tag] = when
+    return exif
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_camera_and_time_are_read(suffix, tmp_path):
+    path = tmp_path / f"x.{suffix}"
+    Image.new("RGB", (8, 8)).save(path, exif=stamp("2024:02:29 23:59:58"))
+    camera, first = read_shot(open_image(path.read_bytes(), 100))
+    assert camera == "Maker\0Model"
+    Image.new("RGB", (8, 8)).save(path, exif=stamp("2024:03:01 00:00:03"))
+    assert read_shot(open_image(path.read_bytes(), 100))[1] - first == 5
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        stamp("0000:00:00 00:00:00").tobytes(),
+        stamp("2024:13:45 99:99:99").tobytes(),
+        stamp("2" * 60_000).tobytes(),
+        stamp("2024:02:29 23:59:58", tag=0x9004).tobytes(),  # of a scanner
+        stamp("2024:02:29 23:59:58").tobytes()[:60],
+        b"\xff" * 500,
+    ],
+)
+def test_exif_that_tells_no_time_is_no_shot(exif, tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    assert read_shot(open_image(path.read_bytes(), 100)) is None
+
+
+@given(st.binary(max_size=300))
+def test_any_exif_is_survived(block):
+    image = Image.new("RGB", (8, 8))
+    image.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0" + block
+    assert read_shot(image) is None or len(read_shot(image)) == 2
+
+
+# ---------------------------------------------------------------- clusters
+
+
+def test_clusters_are_found_where_there_are_some_and_nowhere_else():
+    features, _, of_track = tracks(1.5)
+    clusterings = find_clusters(features)
+    assert clusterings
+    of_first = np.array(of_track)
+    for first in clusterings:
+        assert (of_first == of_first[list(first)]).mean() > 0.9
+    for seed in range(5):
+        assert find_clusters(tracks(0.0, seed=seed)[0]) == []
+    assert find_clusters(np.zeros((50, 4), dtype=np.float32)) == []
+    assert find_clusters(features[:3]) == []
+
+
 # ---------------------------------------------------------------- in a fit
 
 
@@ -135,7 +211,7 @@ def films(plant, tmp_path):
 
 def test_a_plain_fit_keeps_frames_of_a_film_together_and_says_why(films, network, tmp_path):
     run = headstart.fit(films, tmp_path / "run", **network, strategy="linear-probe")
-    [told] = [w for w in run.warnings if "kept together" in w]
+    [told] = [w for w in run.warnings if "kept together by" in w]
     assert "the name before its last number, in 30 groups" in told
     assert "--group none" in told
     assert "the name before its last number" in {
@@ -172,3 +248,31 @@ def test_an_audit_names_what_belongs_together(films, network):
     assert "the name before its last number" in {g.name for g in found.groups}
     [shown] = [g for g in found.to_json()["groups"] if g["groups"] == 30][:1]
     assert shown["apart"] > shown["together"] + 0.3
+
+
+@pytest.fixture
+def bursts(films, tmp_path):
+    """The films under names that say nothing, with times: seconds within one, minutes between."""
+    folder, began = tmp_path / "bursts", datetime(2024, 5, 1)
+    for number, path in enumerate(sorted(films.glob("*/*.png"))):
+        place = folder / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        taken = began + timedelta(minutes=20 * (number // 4), seconds=number % 4)
+        name = hashlib.md5(str(number).encode(), usedforsecurity=False).hexdigest()
+        letters = name.translate(str.maketrans("0123456789", "ghijklmnop"))
+        exif = stamp(taken.strftime("%Y:%m:%d %H:%M:%S"))
+        Image.open(path).save(place / f"{letters}.png", exif=exif)
+    return folder
+
+
+def test_a_plain_fit_keeps_bursts_together_and_none_refuses_it(bursts, network, tmp_path):
+    run = headstart.fit(bursts, tmp_path / "run", **network, strategy="linear-probe", val=0.3)
+    [told] = [w for w in run.warnings if "kept together by" in w]
+    assert "camera and time, at most 10 s apart, in 30 groups" in told
+    of_group = {}
+    for group, split in zip(run.members.groups, run.members.splits, strict=True):
+        of_group.setdefault(group, set()).add(split)
+    assert all(len(splits) == 1 for splits in of_group.values())
+    apart = headstart.fit(bursts, tmp_path / "n", **network, strategy="linear-probe", group="none")
+    assert not any(apart.members.groups)
+    assert not [w for w in apart.warnings if "kept together" in w]

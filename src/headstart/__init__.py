@@ -116,13 +116,13 @@ ORDER = {
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables "
         "label_cells rows image_arrays array_names unpickling * class_names known downloading loading "
-        "groupings views scan splits"
+        "shots groupings views scan splits"
     ),
     "networks": "openvino_library lite architectures building graphs weights backbones catalogue",
     "features": (
         "runtime file_hashes store cache engine * engines shards reading "
-        "drawing extraction tables bottleneck activations pixels shift neighbours near_copies looks "
-        "duplicates odd_files"
+        "drawing extraction tables bottleneck activations pixels shift neighbours near_copies clusters "
+        "looks duplicates odd_files"
     ),
     "training": (
         "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task outputs "

@@ -17,6 +17,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
+from datetime import datetime
 from typing import cast
 
 import numpy as np
@@ -48,6 +49,7 @@ __all__ = [
     "prepare_image",
     "prepare_picture",
     "read_orientation",
+    "read_shot",
     "scale_box",
 ]
 
@@ -86,6 +88,9 @@ ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# Of the name of a camera, which a file may claim to be of any length.
+MAX_NAME = 100
 
 # What a file that is no readable image most likely is, by its first bytes.
 LOOKS_LIKE = (
@@ -293,15 +298,37 @@ def _describe(data: bytes) -> str:
 def read_orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where the EXIF block is missing, corrupt or hostile."""
     try:
-        block = image.info.get("exif")
-        if block is None and (profile := image.info.get("Raw profile type exif")):
-            block = bytes.fromhex("".join(profile.split("\n")[3:]))
-        if block and not is_modest(block):
-            return 1
-        value = image.getexif().get(0x0112, 1)
+        value = _read_exif(image).get(0x0112, 1)
     except Exception:  # a corrupt EXIF block does not make the pixels unreadable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def read_shot(image: Image.Image) -> tuple[str, float] | None:
+    """The camera that took an image, and when in seconds by its clock.
+
+    None where EXIF does not say when, or is corrupt or hostile. The camera is its make, model and serial
+    number as far as given. The time is that of the original: a later one is of an editor.
+    """
+    try:
+        exif = _read_exif(image)
+        details = exif.get_ifd(0x8769)
+        taken = datetime.strptime(details[0x9003].rstrip("\0 "), "%Y:%m:%d %H:%M:%S")
+        names = (exif.get(0x010F), exif.get(0x0110), details.get(0xA431))
+    except Exception:  # as above
+        return None
+    camera = "\0".join(str(name)[:MAX_NAME].strip("\0 ") for name in names if name is not None)
+    return camera, (taken - datetime.min).total_seconds()
+
+
+def _read_exif(image: Image.Image) -> Image.Exif:
+    """The EXIF block; empty where it is hostile, any error where it is corrupt."""
+    block = image.info.get("exif")
+    if block is None and (profile := image.info.get("Raw profile type exif")):
+        block = bytes.fromhex("".join(profile.split("\n")[3:]))
+    if block and not is_modest(block):
+        return Image.Exif()
+    return image.getexif()
 
 
 def _upright(image: Image.Image) -> Image.Image:

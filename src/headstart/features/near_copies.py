@@ -45,6 +45,7 @@ def find_near_copies(
     units: Sequence[str],
     ids: Sequence[str],
     *,
+    series: bool = True,
     seed: int = 0,
 ) -> IntP2:
     """Find pairs of near copies of one class in different units: int64 (P, 2), the smaller row first.
@@ -54,6 +55,7 @@ def find_near_copies(
         labels: int (N,).
         units: N names; images of one unit stay together anyway.
         ids: N names, whose natural order may be that of a series.
+        series: whether to look for series, too.
         seed: of the draw of images in classes of more than `COMPARED_IMAGES`.
     """
     directions = to_directions(features)
@@ -80,6 +82,7 @@ def find_near_copies(
         neighbours = list(zip(rows[asked[places]], rows[nearest[places, 0]], strict=True))
         orders.append(_Order(neighbours, len(asked), len(asked) * 2 / len(rows)))
     tests = len(orders) + 1
+    orders = orders if series else []
     alone = [order for order in orders if _is_series([order], tests)]
     others = [order for order in orders if order not in alone]
     together = (
