@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -526,6 +527,17 @@ def test_metadata_of_a_folder(pictures, tmp_path):
     rows = [{"file_name": f"{n}.png", "labels": list(own)} for n, own in enumerate(LISTS)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert_lists(headstart.load_dataset(tmp_path))
+
+
+def test_lists_in_shards(pictures, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for number, own in enumerate(LISTS):
+            shard.add(pictures / f"{number:03}.png", f"{number}.png")
+            data = json.dumps({"label": list(own)}).encode()
+            member = tarfile.TarInfo(f"{number}.json")
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+    assert_lists(headstart.load_dataset(tmp_path / "shard.tar"))
 
 
 MATRIX = np.array([[1, 1], [0, 0], [1, 0], [0, 1]])
