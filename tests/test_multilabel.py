@@ -370,6 +370,15 @@ def test_names_with_commas_stay_whole(tmp_path):
     assert load(tmp_path, text.replace(",\n", ",x\n"), multi_label=True).classes[0] == "old,blue,"
 
 
+def test_a_column_called_labels_has_several(tmp_path):
+    text = "path,labels\na.png,barn|cow\nb.png,cow\n"
+    assert load(tmp_path, text).label_names() == ("barn|cow", "cow")
+    with pytest.raises(InputError, match=r"no column 'label' \(nearest: labels\)"):
+        load(tmp_path, text.replace("barn|", ""))
+    assert load(tmp_path, text.replace("barn|", ""), label_column="labels").classes == ("cow",)
+    assert load(tmp_path, text.replace("barn|", ""), multi_label=True).classes == ("cow",)
+
+
 def test_the_user_has_the_last_word(tmp_path):
     text = "path,label\na.png,barn|cow\nb.png,cow\n"
     assert load(tmp_path, text).classes == ("barn", "cow")
