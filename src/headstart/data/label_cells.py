@@ -70,7 +70,7 @@ class LabelCells:
 
     Attributes:
         missing: what is wrong where columns were taken for labels without being so; "" where they were named.
-        missing_single: what is wrong where a column that is called as of several labels has one each; likewise.
+        missing_single: what is wrong where a column that is called labels has one each; likewise.
     """
 
     def __init__(self, options: LoadOptions) -> None:
