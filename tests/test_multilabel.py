@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -369,6 +370,15 @@ def test_names_with_commas_stay_whole(tmp_path):
     assert load(tmp_path, text.replace(",\n", ",x\n"), multi_label=True).classes[0] == "old,blue,"
 
 
+def test_a_column_called_labels_has_several(tmp_path):
+    text = "path,labels\na.png,barn|cow\nb.png,cow\n"
+    assert load(tmp_path, text).label_names() == ("barn|cow", "cow")
+    with pytest.raises(InputError, match=r"no column 'label' \(nearest: labels\)"):
+        load(tmp_path, text.replace("barn|", ""))
+    assert load(tmp_path, text.replace("barn|", ""), label_column="labels").classes == ("cow",)
+    assert load(tmp_path, text.replace("barn|", ""), multi_label=True).classes == ("cow",)
+
+
 def test_the_user_has_the_last_word(tmp_path):
     text = "path,label\na.png,barn|cow\nb.png,cow\n"
     assert load(tmp_path, text).classes == ("barn", "cow")
@@ -526,6 +536,17 @@ def test_metadata_of_a_folder(pictures, tmp_path):
     rows = [{"file_name": f"{n}.png", "labels": list(own)} for n, own in enumerate(LISTS)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert_lists(headstart.load_dataset(tmp_path))
+
+
+def test_lists_in_shards(pictures, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for number, own in enumerate(LISTS):
+            shard.add(pictures / f"{number:03}.png", f"{number}.png")
+            data = json.dumps({"label": list(own)}).encode()
+            member = tarfile.TarInfo(f"{number}.json")
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+    assert_lists(headstart.load_dataset(tmp_path / "shard.tar"))
 
 
 MATRIX = np.array([[1, 1], [0, 0], [1, 0], [0, 1]])

@@ -70,6 +70,7 @@ class LabelCells:
 
     Attributes:
         missing: what is wrong where columns were taken for labels without being so; "" where they were named.
+        missing_single: what is wrong where a column that is called labels has one each; likewise.
     """
 
     def __init__(self, options: LoadOptions) -> None:
@@ -81,7 +82,7 @@ class LabelCells:
                 f"label_separator must be 1 to {MAX_SEPARATOR_CHARS} characters, such as | or ;, got "
                 f"{separator!a:.40}"
             )
-        self.missing = ""
+        self.missing = self.missing_single = ""
         self._options = options
         self._listed = False  # whether some cell is a list, or columns are of 0 and 1
         self._no: set[int] = set()  # what says that a label is not there
@@ -192,8 +193,11 @@ class LabelCells:
             rows = [r._replace(labels=split[r.labels[0]]) if r.labels else r for r in rows]
         empty = sum(row.labels == () for row in rows)
         is_single = all(row.labels is None or len(row.labels) < 2 for row in rows)
-        if self._blank and is_single and not self._options.multi_label:
-            raise InputError(self._blank)
+        if is_single and not self._options.multi_label:
+            if self.missing_single and not self._listed:
+                raise InputError(self.missing_single)
+            if self._blank:
+                raise InputError(self._blank)
         if self._blank:
             images = (
                 "1 image has no label, and counts"

@@ -18,6 +18,7 @@ from headstart.errors import InputError
 
 __all__ = ["Listing", "find_columns", "find_label", "list_texts", "read_cells", "tell_guesses"]
 
+PLURALS = ("labels", "tags", "findinglabels")  # taken only where some image has several, or none
 # What columns are called. The first name of each is the documented one; the next ones are usual and are told
 # when they are taken; the last are taken where there is no better. Compared as `_fold` gives them.
 # A "fold" is no split: it has numbers, of which none says what is measured on.
@@ -36,7 +37,7 @@ COLUMNS = {
             "labelname labelid class classname classid classlabel category categoryname categoryid "
             "target species cls y".split()
         ),
-        ("labels", "tags", "findinglabels"),
+        PLURALS,
     ),
     "split": (("split",), ("set", "subset")),
     "group": (("group",), tuple("groupid patient patientid subject subjectid".split())),
@@ -115,8 +116,12 @@ class Listing:
         def choose(where: str, given: list[str]) -> dict[str, str]:
             found = find_columns(where, given, self._options)
             told = tell_guesses(found, self._options)
-            if list_class_columns(found) and self._options.label_column is None:
-                self._labels.missing = _say_missing(where, "label", given)
+            if self._options.label_column is None:
+                missing = _say_missing(where, "label", given)
+                if list_class_columns(found):
+                    self._labels.missing = missing
+                if _fold(found.get("label", "")) in PLURALS:
+                    self._labels.missing_single = missing
             if told and len(self._guesses) < MAX_GUESSES:
                 self._guesses[told] = None
             return found

@@ -105,8 +105,8 @@ def _read(root: Path, shards: tuple[Path, ...]) -> Dataset:
         listing = list_members(shard)
         warnings += [f"{shard.name}: {warning}" for warning in listing.tell()]
         prefix = "" if len(shards) == 1 else f"{stem}/"
-        for name, label, error in _list_samples(listing.members, ignored):
-            rows.append(Row(prefix + name, None if label is None else (label,), split, error=error))
+        for name, labels, error in _list_samples(listing.members, ignored):
+            rows.append(Row(prefix + name, labels, split, error=error))
             source = listing.members[name].source
             if source is not None:
                 sources[prefix + name] = source
@@ -131,8 +131,8 @@ def _name_splits(shards: tuple[Path, ...]) -> list[str]:
 
 def _list_samples(
     members: Mapping[str, Member], ignored: Counter[str]
-) -> list[tuple[str, str | None, str]]:
-    """(name of the image, label, why it cannot be used) of each sample, in the order of the shard."""
+) -> list[tuple[str, tuple[str, ...] | None, str]]:
+    """(name of the image, labels, why it cannot be used) of each sample, in the order of the shard."""
     samples: dict[str, dict[str, str]] = {}
     for name, member in members.items():
         key, extension = _split_name(name)
@@ -151,19 +151,19 @@ def _list_samples(
             ignored["label without an image"] += 1
             continue
         error = members[images[0]].error
-        label = None
+        named = None
         try:
             if not labels:
                 raise BadImageError("no label: neither KEY.cls, nor KEY.json, nor KEY.txt is there")
-            label = _read_label(labels[0], members[labels[0]])
+            named = _read_labels(labels[0], members[labels[0]])
         except BadImageError as exc:
             error = error or str(exc)
-        found.append((images[0], label, error))
+        found.append((images[0], named, error))
     return found
 
 
-def _read_label(name: str, member: Member) -> str:
-    """The class that a member says.
+def _read_labels(name: str, member: Member) -> tuple[str, ...]:
+    """The class that a member says, or the classes of a list in JSON.
 
     Raises:
         BadImageError: it cannot be read, or names none.
@@ -179,6 +179,11 @@ def _read_label(name: str, member: Member) -> str:
         raise BadImageError(f"{where}: neither text nor JSON of at most 64 KiB") from exc
     if isinstance(value, dict):
         value = find_label(value)
+    several = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(_check_label(where, own) for own in several))
+
+
+def _check_label(where: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise BadImageError(f"{where}: names no class, as text or a whole number")
     try:
