@@ -127,7 +127,7 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder prediction classifier record predictor sources budget sampling grouping advising "
+        "folder prediction classifier record predictor sources checks budget sampling grouping advising "
         "refitting fitting evaluation auditing corrections"
     ),
     "publish": "charts",
