@@ -14,6 +14,7 @@ import headstart
 from headstart.errors import InputError, TooManyBadImagesError, UsageError
 from headstart.metrics import wilson_interval
 from headstart.runs.corrections import apply_corrections, write_corrections
+from headstart.training.label_errors import count_likely, find_label_errors
 
 
 @pytest.fixture(scope="module")
@@ -361,3 +362,19 @@ def test_the_command_shows_the_first_of_each_kind(collection, audit, cli):
     found = json.loads(out)
     assert found["duplicates"] == [list(group) for group in audit.duplicates]
     assert found["images"] == len(audit.dataset)
+
+
+def test_a_weak_probe_accuses_nobody_and_a_sure_one_does():
+    random = np.random.default_rng(0)
+    weak = random.dirichlet(np.ones(5), 2000)
+    drawn = np.array([random.choice(5, p=row) for row in weak])  # as its probabilities say
+    assert count_likely(weak, find_label_errors(drawn, weak)[2]) <= 20
+    labels = np.arange(2000) % 5
+    sure = np.full((2000, 5), 0.0005)
+    sure[np.arange(2000), labels] = 0.998
+    wrong = labels.copy()
+    wrong[:50] = (wrong[:50] + 1) % 5
+    rows, _, scores = find_label_errors(wrong, sure)
+    likely = count_likely(sure, scores)
+    assert likely == 50
+    assert set(rows[:likely].tolist()) == set(range(50))

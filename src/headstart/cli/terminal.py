@@ -277,8 +277,10 @@ def show_audit(audit: "Audit") -> None:
         (*(f"{image} ({label})" for image, label in zip(c.images, c.labels, strict=True)),)
         for c in audit.conflicts
     ]
+    likely = sum(error.likely for error in audit.label_errors)
+    half = f"of the first {likely:,} at least half are wrong" if likely else "more right than wrong"
     _show_findings(
-        "likely label errors",
+        f"labels to look at, the least probable first ({half})",
         [
             (f"{e.score:.3f}", e.image, f"{e.label}, rather {e.suggested}")
             for e in audit.label_errors
