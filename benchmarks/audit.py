@@ -5,8 +5,8 @@
 
 Of 5 % of the images the label is changed at random. Told are the share of the changed ones among the first
 tenth of the list (of as many as a tenth of the images), how many are called likely, and how many of those are
-changed. Of 60 images slightly cropped copies of another quality are planted in a test split. Told are how many
-are found, how many are leaks, and how many other pairs there are, such as those of the data themselves.
+changed. Of 60 images slightly cropped copies of another quality are planted in a test split. Told are how
+many are found, how many are leaks, and how many other pairs there are, such as those of the data themselves.
 """
 
 import argparse

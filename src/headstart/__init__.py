@@ -128,7 +128,7 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources checks budget sampling grouping advising "
-        "refitting fitting evaluation auditing corrections"
+        "refitting fitting evaluation auditing corrections thumbnails"
     ),
     "publish": "charts",
     "cli": "demo terminal options reference listings commands app",

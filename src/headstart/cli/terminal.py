@@ -278,7 +278,7 @@ def show_audit(audit: "Audit") -> None:
         for c in audit.conflicts
     ]
     likely = sum(error.likely for error in audit.label_errors)
-    half = f"of the first {likely:,} at least half are wrong" if likely else "more right than wrong"
+    half = f"of the first {likely:,} at least half are wrong" if likely else "none is likely wrong"
     _show_findings(
         f"labels to look at, the least probable first ({half})",
         [
