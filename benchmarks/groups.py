@@ -8,8 +8,8 @@ test on. A shot of a burst is a crop that is shaken by up to `--shake` of each s
 degrees, brighter or darker by up to a fifth, and saved as JPEG of another quality, under a name that says
 nothing. Three kinds of data are made of them: with a camera and times in EXIF (a second between shots,
 minutes between bursts), with nothing in EXIF, and with the first shot alone, which has no groups. Each is
-fitted as it is and with `--group none`, by a linear probe; told are the accuracy that the fit reports, and that on
-the bursts of the test photographs.
+fitted as it is and with `--group none`, by a linear probe; told are the accuracy that the fit reports, and
+that on the bursts of the test photographs.
 """
 
 import argparse

@@ -15,6 +15,7 @@ import headstart
 from headstart.errors import InputError, TooManyBadImagesError, UsageError
 from headstart.metrics import wilson_interval
 from headstart.runs.corrections import apply_corrections, write_corrections
+from headstart.training.label_errors import count_likely, find_label_errors
 
 
 @pytest.fixture(scope="module")
@@ -375,3 +376,19 @@ def test_of_one_picture_under_two_classes_both_are_shown(plant, tmp_path, cli):
     assert "plain/00.png (plain)" in line
     copies = out.partition("the same picture more than once: ")[2]
     assert "… 7 more" in copies
+
+
+def test_a_weak_probe_accuses_nobody_and_a_sure_one_does():
+    random = np.random.default_rng(0)
+    weak = random.dirichlet(np.ones(5), 2000)
+    drawn = np.array([random.choice(5, p=row) for row in weak])  # as its probabilities say
+    assert count_likely(weak, find_label_errors(drawn, weak)[2]) <= 20
+    labels = np.arange(2000) % 5
+    sure = np.full((2000, 5), 0.0005)
+    sure[np.arange(2000), labels] = 0.998
+    wrong = labels.copy()
+    wrong[:50] = (wrong[:50] + 1) % 5
+    rows, _, scores = find_label_errors(wrong, sure)
+    likely = count_likely(sure, scores)
+    assert likely == 50
+    assert set(rows[:likely].tolist()) == set(range(50))

@@ -218,7 +218,9 @@ def test_fit_warns_of_copies_across_what_it_measures_on(photographs, tmp_path, v
             image.save(copied / name / f"{(number * 7) % 40:02}a.png")
             if number < 15:
                 retouch(image, number).save(copied / name / f"{(number * 7) % 40:02}b.png")
-    [warning] = near(headstart.fit(copied, tmp_path / "run", **options))
+    kept = near(headstart.fit(copied, tmp_path / "kept", **options))
+    assert "images that are near copies are kept together" in kept[0]
+    [warning] = near(headstart.fit(copied, tmp_path / "run", group="none", **options))
     where = "on both sides of the split" if val else "in different folds of cross-validation"
     assert "of images " in warning
     assert f"near copies {where}, so figures will flatter (first: '" in warning

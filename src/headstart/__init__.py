@@ -131,8 +131,8 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder prediction classifier record predictor sources budget sampling grouping advising "
-        "refitting fitting bottleneck evaluation auditing corrections"
+        "folder prediction classifier record predictor sources checks budget sampling grouping advising "
+        "refitting fitting bottleneck evaluation auditing corrections thumbnails"
     ),
     "publish": "charts",
     "cli": "demo terminal options reference listings commands extraction app",

@@ -327,6 +327,12 @@ def audit_command(
             help="Make a manifest by this CSV, whose column action says drop, relabel or keep.",
         ),
     ] = None,
+    thumbnails: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a sheet of thumbnails of each kind of finding to this folder."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Say what is wrong with labelled images, before anyone trusts a figure.
@@ -343,12 +349,18 @@ def audit_command(
     headstart audit photos --apply problems.csv -o mended.csv
     """
     from headstart.runs.corrections import check_new_file, write_corrections
+    from headstart.runs.thumbnails import check_new_folder, write_thumbnails
 
     if corrections is not None:
+        if thumbnails is not None:
+            raise UsageError("--thumbnails has no effect with --apply; leave it out")
         _apply(data, corrections, output, options)
         return
     if output is not None:
         check_new_file(output, (".csv",))
+    if thumbnails is not None:
+        check_new_folder(thumbnails)
+    sheets = list[Path]()
     with show_progress() as progress:
         found = headstart.audit(
             data,
@@ -358,10 +370,15 @@ def audit_command(
         )
         if output is not None:
             write_corrections(found, output)
+        if thumbnails is not None:
+            pixels = options.get("max_pixels", FIELDS["max_pixels"].info.default)
+            sheets = write_thumbnails(found, thumbnails, max_pixels=pixels)
     if State.json:
         print_json(found.to_json())
     else:
         show_audit(found)
+    for sheet in sheets:
+        note(f"written: {printable(str(sheet))}")
     if output is not None:
         note(f"written: {printable(str(output))}")
     if output is not None and found.dataset.reader is None:

@@ -287,8 +287,10 @@ def show_audit(audit: "Audit") -> None:
         one_each = dict(zip(conflict.labels[::-1], conflict.images[::-1], strict=True))
         named = (f"{one_each[label]} ({label})" for label in dict.fromkeys(conflict.labels))
         conflicts.append((f"{len(conflict.images)} images", *named))
+    likely = sum(error.likely for error in audit.label_errors)
+    half = f"of the first {likely:,} at least half are wrong" if likely else "none is likely wrong"
     _show_findings(
-        "likely label errors",
+        f"labels to look at, the least probable first ({half})",
         [
             (f"{e.score:.3f}", e.image, f"{e.label}, rather {e.suggested}")
             for e in audit.label_errors

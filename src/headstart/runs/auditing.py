@@ -32,7 +32,7 @@ from headstart.runs.grouping import find_groups
 from headstart.runs.sources import Data, load_network, read_data
 from headstart.training.grouping import GroupingScore
 from headstart.training.heads import assign_folds, choose_cuts, cross_validate, fit_linear
-from headstart.training.label_errors import find_label_errors
+from headstart.training.label_errors import count_likely, find_label_errors
 from headstart.training.logistic import CV_GAP
 from headstart.training.settings import READING, Settings, make_settings
 from headstart.training.shortcuts import find_shortcuts
@@ -70,12 +70,18 @@ GIVEAWAYS = {
 
 @dataclasses.dataclass(frozen=True)
 class LabelError:
-    """A label that is likely wrong; `score` is how improbable it is, in [0, 1]."""
+    """A label that may be wrong.
+
+    Attributes:
+        score: how improbable it is, in [0, 1].
+        likely: whether it is of those first ones of which at least half are wrong.
+    """
 
     image: str
     label: str
     suggested: str
     score: float
+    likely: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +172,7 @@ class Audit:
 
     Attributes:
         dataset: what was audited.
-        label_errors: labels that are likely wrong.
+        label_errors: labels that may be wrong, as many as confident learning expects; the likely ones first.
         conflicts: the same picture under several classes.
         duplicates: ids of images that show the same picture, a tuple for each picture.
         leaks: images of which an earlier split has a copy.
@@ -386,10 +392,11 @@ class _Work:
                 matrix, labels, units, len(classes), penalty=penalty.value, seed=seed
             )
         right = int((probabilities.argmax(axis=1) == labels).sum())
-        found = zip(*find_label_errors(labels, probabilities), strict=True)
+        found, suggested, scores = find_label_errors(labels, probabilities)
+        likely = count_likely(probabilities, scores)
         errors = [
-            LabelError(self.dataset.ids[rows[i]], classes[labels[i]], classes[k], float(score))
-            for i, k, score in found
+            LabelError(self.dataset.ids[rows[i]], classes[labels[i]], classes[k], score, n < likely)
+            for n, (i, k, score) in enumerate(zip(found, suggested, scores.tolist(), strict=True))
         ]
         return Probe(cuts, penalty.value, wilson_interval(right, len(rows))), tuple(errors)
 

@@ -39,6 +39,7 @@ from headstart.runs.advising import (
     may_refit,
 )
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
+from headstart.runs.checks import check_data, say_next
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
     CARD,
@@ -161,6 +162,9 @@ def fit(
         plan = _follow_advice(plan, budget, report, progress)
         report = None
     plan = _complete(plan, budget, progress)
+    progress("checking the data", 0, 0)
+    flaws = check_data(plan.dataset, settings.runtime.max_pixels)
+    found = tuple(f"{flaw}; {say_next(data)}" for flaw in flaws)
     if report is not None:
         progress("reading the images' headers", 0, 0)
         report_scan(plan.dataset, settings, report)
@@ -169,6 +173,7 @@ def fit(
     with _with_tensorboard(settings, place, on_epoch) as write:
         task, trained = _train(plan, place, budget, progress, write)
     run = _measure(folder, data, task, trained)
+    run = dataclasses.replace(run, warnings=(*run.warnings, *found))
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.monotonic() - began)
     with _writing(folder):
@@ -500,7 +505,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": unreadable},
         settings=settings.describe(decisions),
         decisions=decisions,
-        warnings=find_warnings(task, measured),
+        warnings=find_warnings(task, measured, f"; {say_next(data)}"),
         history=(),
         data=locate(data),
         root=Path(os.path.abspath(used.root)),
@@ -663,15 +668,19 @@ def _read_start(
     return data, {**stored, **options}, {"advised": dict(start.advised), "parts": start.parts}
 
 
-def find_warnings(task: HeadTask, measured: Measured | None) -> tuple[str, ...]:
-    """List the warnings, one line each: of the data, the features, the figures and the training."""
+def find_warnings(task: HeadTask, measured: Measured | None, more: str = "") -> tuple[str, ...]:
+    """List the warnings, one line each: of the data, the features, the figures and the training.
+
+    Args:
+        more: what those of copies end with: where there is more of them.
+    """
     decisions, used = task.decisions, task.dataset
     features, val = task.features, task.settings.data.val
     warnings = [
         *used.warnings,
         *features.warnings,
         *_unreadable_warnings(features),
-        *_duplicate_warnings(used, features),
+        *(told + more for told in _duplicate_warnings(used, features)),
         *_near_copy_warnings(task, measured, decisions),
         *decisions.warnings,
     ]

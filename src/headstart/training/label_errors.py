@@ -8,7 +8,10 @@ import numpy as np
 
 from headstart.arrays import FloatN, FloatNC, IntN
 
-__all__ = ["find_label_errors"]
+__all__ = ["count_likely", "find_label_errors"]
+
+# Of the likely ones this share at least is wrong.
+LIKELY = 0.5
 
 
 def find_label_errors(labels: IntN, probabilities: FloatNC) -> tuple[IntN, IntN, FloatN]:
@@ -34,6 +37,26 @@ def find_label_errors(labels: IntN, probabilities: FloatNC) -> tuple[IntN, IntN,
     order = np.argsort(own, kind="stable")
     order = order[others[order, suggested[order]] > own[order]][:count]
     return order, suggested[order], 1 - own[order]
+
+
+def count_likely(probabilities: FloatNC, scores: FloatN) -> int:
+    """Count how many of the first label errors are, together, more likely wrong than right.
+
+    By a probe that is calibrated, as the lowest log loss makes it, so many correct labels as the sum of all
+    probabilities up to p are expected to have one up to p. Where twice as many have, half of them are wrong.
+    A weak probe, which doubts most labels, expects as much, and so accuses nobody.
+
+    Args:
+        probabilities: float (N, C), as of `find_label_errors`.
+        scores: (E,) of it, the highest first.
+    """
+    values = np.sort(probabilities.ravel().astype(np.float64))
+    below = np.concatenate([[0.0], values.cumsum()])
+    # A float32 probability is not moved below itself by the way to its score and back.
+    places = np.searchsorted(values, (1 - scores) * (1 + 1e-9), side="right")
+    count = np.arange(1, len(scores) + 1)
+    likely = np.flatnonzero(below[places] <= (1 - LIKELY) * count)
+    return int(likely[-1]) + 1 if len(likely) else 0
 
 
 def _estimate_errors(labels: IntN, probabilities: FloatNC) -> int:
