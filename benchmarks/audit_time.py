@@ -1,6 +1,6 @@
 """How long an audit takes once the features of the images are in the store, and how much memory.
 
-    python benchmarks/audit_time.py                     # 1,000 and 10,000 pictures of ten classes, three rounds
+    python benchmarks/audit_time.py                # 1,000 and 10,000 pictures of ten classes, three rounds
     python benchmarks/audit_time.py --counts 2000 --profile
 
 Pictures are 64 x 64 noise over a pattern of their class, so that a probe is right about most; two in a

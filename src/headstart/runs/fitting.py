@@ -155,9 +155,12 @@ def fit(
     if suited:
         plan_before["advised"] = {"settings": suited}
     budget = Budget.of(settings, began)
+    plan = _Plan(dataset, settings, **plan_before)
+    if settings.strategy != AUTO:  # before an image is read
+        plan = _load(plan, progress)
     dataset, groupings = find_groups(dataset, settings, progress)
     dataset = draw_per_class(dataset, settings.data.per_class, settings.seed)
-    plan = _Plan(dataset, settings, groupings=groupings, **plan_before)
+    plan = dataclasses.replace(plan, dataset=dataset, groupings=groupings)
     if settings.strategy == AUTO:
         plan = _follow_advice(plan, budget, report, progress)
         report = None
@@ -215,7 +218,7 @@ class _Plan:
         parts: of the images that are read, where the budget does not allow all; 0 for all.
         is_read: whether they have been read.
         groupings: what was measured of groups.
-        backbone: None until it is complete.
+        backbone: None until it is loaded: at once where the strategy is named, else after the advice.
     """
 
     dataset: Dataset
@@ -288,15 +291,23 @@ def _follow_advice(
     return plan.follow(advice.chosen.strategy, chosen, advice.to_json())
 
 
-def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
-    """Load the network and split the images."""
-    settings, strategy = plan.settings, plan.strategy
+def _load(plan: _Plan, progress: Progress) -> _Plan:
+    """Load the network, and see whether it can be cut as the settings say."""
     progress("loading the network", 0, 0)
-    backbone = load_network(settings, random_weights=strategy.random_weights)
-    if strategy.check_cut is not None:
-        strategy.check_cut(settings, backbone)
+    backbone = load_network(plan.settings, random_weights=plan.strategy.random_weights)
+    if plan.strategy.check_cut is not None:
+        plan.strategy.check_cut(plan.settings, backbone)
+    return dataclasses.replace(plan, backbone=backbone)
+
+
+def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
+    """Load the network, where it is not yet, and split the images."""
+    if plan.backbone is None:
+        plan = _load(plan, progress)
+    settings, strategy = plan.settings, plan.strategy
+    assert plan.backbone is not None
     if budget is not None and strategy.reads == "features":
-        plan = _read_within(plan, backbone, budget, progress)
+        plan = _read_within(plan, plan.backbone, budget, progress)
     dataset = plan.dataset
     if settings.refit and "val" in dataset.splits:
         raise UsageError(
@@ -307,7 +318,7 @@ def _complete(plan: _Plan, budget: Budget | None, progress: Progress) -> _Plan:
     progress("splitting the images", 0, 0)
     dataset = split_dataset(dataset, val=strategy.held_fraction(settings), seed=settings.seed)
     _refuse_unmeasured(settings, dataset)
-    return dataclasses.replace(plan, dataset=dataset, backbone=backbone)
+    return dataclasses.replace(plan, dataset=dataset)
 
 
 def _read_within(plan: _Plan, backbone: Backbone, budget: Budget, progress: Progress) -> _Plan:
