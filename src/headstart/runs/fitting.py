@@ -137,6 +137,8 @@ def fit(
     dataset = load_data(data, settings)
     check_trainable(dataset)
     replaces = _check_place(folder, data, overwrite, resume)
+    if "cut" in settings.given() and settings.strategy != AUTO:
+        _check_cut(settings)  # before groups are looked for, which reads images
     budget = Budget.of(settings, began)
     dataset, groupings = find_groups(dataset, settings, progress)
     plan = _Plan(dataset, settings, groupings=groupings, **plan_before)
@@ -350,6 +352,12 @@ def _check_settings(settings: Settings) -> None:
         raise UsageError("TensorBoard events need a package: pip install 'headstart[tensorboard]'")
     if settings.strategy == AUTO or choose_strategy(settings).reads == "features":
         check_cache(settings.runtime.cache_dir)
+
+
+def _check_cut(settings: Settings) -> None:
+    strategy = choose_strategy(settings)
+    if strategy.check_cut is not None:
+        strategy.check_cut(settings, load_network(settings, random_weights=strategy.random_weights))
 
 
 def _check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool:
