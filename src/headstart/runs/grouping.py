@@ -11,6 +11,7 @@ import numpy as np
 from headstart.data.dataset import Dataset
 from headstart.data.groupings import LARGEST, name_bursts, name_groups, suggest_groupings
 from headstart.data.shots import read_shots
+from headstart.data.splits import join_units
 from headstart.features.clusters import find_clusters
 from headstart.features.duplicates import group_copies
 from headstart.features.extraction import extract
@@ -86,6 +87,7 @@ class _Look:
     Attributes:
         rows: those of the pool that can be read, of the sample.
         values: float (len(rows), D), the last features.
+        sha256: len(rows) hashes of the images' bytes.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class _Look:
         good = np.flatnonzero(features.good())
         self.rows = rows[good]
         self.values = features.select(good).values[backbone.cuts[-1].name]
+        self.sha256 = features.select(good).sha256
 
     def measure(self, groupings: dict[str, tuple[str, ...]]) -> tuple[GroupingScore, ...]:
         return measure_groupings(
@@ -136,7 +139,8 @@ class _Look:
 
         Units that would be most of a class together are left apart, or nothing could be held out.
         """
-        own = [units[row] for row in self.rows]
+        # Those of the same bytes stay together in any case.
+        own = join_units([units[row] for row in self.rows], self.sha256)
         labels = self.pool.labels[self.rows]
         ids = [self.pool.ids[row] for row in self.rows]
         pairs = find_near_copies(
