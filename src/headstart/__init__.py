@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.contrasts import Contrast
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
     from headstart.data.downloading import download
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from headstart.runs.advising import advise
     from headstart.runs.auditing import Audit, audit
     from headstart.runs.classifier import Classifier
+    from headstart.runs.comparing import compare
+    from headstart.runs.comparison import Comparison, Contender, Pair
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
     from headstart.runs.prediction import Prediction
@@ -62,6 +65,9 @@ __all__ = [
     "Candidate",
     "Case",
     "Classifier",
+    "Comparison",
+    "Contender",
+    "Contrast",
     "Costs",
     "Dataset",
     "Decision",
@@ -73,6 +79,7 @@ __all__ = [
     "HeadstartError",
     "ImageRef",
     "InputError",
+    "Pair",
     "Prediction",
     "Predictor",
     "Preprocessing",
@@ -87,6 +94,7 @@ __all__ = [
     "advise",
     "audit",
     "choose_engine",
+    "compare",
     "download",
     "evaluate",
     "export_features",
@@ -108,7 +116,7 @@ __all__ = [
 # A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and
 # a file after them has their table, so one more is its file and its line there.
 ORDER = {
-    "": "errors process choices options draws files parallel arrays metrics problem",
+    "": "errors process choices options draws files parallel arrays metrics contrasts problem",
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables rows "
         "image_arrays array_names unpickling * class_names known downloading loading "
@@ -127,10 +135,10 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources budget sampling grouping advising "
-        "refitting fitting evaluation auditing corrections"
+        "refitting fitting evaluation grid comparison comparing auditing corrections"
     ),
-    "publish": "charts",
-    "cli": "demo terminal options reference listings commands app",
+    "publish": "charts comparisons",
+    "cli": "demo terminal options reference listings commands comparing app",
 }
 
 _HOMES = {
@@ -143,6 +151,7 @@ _HOMES = {
         "VerificationError",
     ),
     "metrics": ("Estimate", "measure", "measure_recall"),
+    "contrasts": ("Contrast",),
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
     "data.in_memory": ("from_arrays",),
@@ -171,6 +180,8 @@ _HOMES = {
     "runs.auditing": ("Audit", "audit"),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
+    "runs.comparison": ("Comparison", "Contender", "Pair"),
+    "runs.comparing": ("compare",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
