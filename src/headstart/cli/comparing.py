@@ -53,7 +53,7 @@ def compare_command(
         str | None, typer.Option(help="Train these networks: names with commas between them.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Train each with this many seeds, 1 by default.", min=1)
+        int | None, typer.Option(help="Train each with this many seeds, 3 by default.", min=1)
     ] = None,
     test: Annotated[
         str | None,

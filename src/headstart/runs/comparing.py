@@ -42,6 +42,8 @@ __all__ = ["compare", "is_run"]
 
 # The fraction of the images that is held out to test on where the data have no such part.
 HELD_OUT = 0.2
+# As few as tell what a seed changes.
+SEEDS = 3
 RUNS = "runs"  # the folder of what is trained
 MOST_RUNS = 1000
 # What may be said anew when a run is resumed.
@@ -69,7 +71,8 @@ def compare(
         strategies: to train, each a strategy with settings of `fit`, such as
             "fine-tune:batchnorm=adapt:lr=1e-4"; a linear probe and partial fine-tuning by default.
         backbones: networks to train them with, by name.
-        seeds: how many runs of each, with the seeds from `seed` on; 1 by default.
+        seeds: how many runs of each, with the seeds from `seed` on; 3 by default. One tells of that run, and
+            not of the way of training.
         test: labelled images to measure on; or the fraction of the images that is held out for it where the
             data have no test split, 0.2 by default. By default images of a test split, else those of a
             validation split, which then no training sees. Runs are compared by default on the
@@ -90,7 +93,7 @@ def compare(
             raise UsageError("out is missing; name the folder that runs are trained in")
         grid = list_entries(strategies, backbones, _without_reading(options))
         return _compare_entries(
-            what, Path(out), grid, 1 if seeds is None else seeds, test, options, progress
+            what, Path(out), grid, SEEDS if seeds is None else seeds, test, options, progress
         )
     if not all(runs):
         other = named[runs.index(False)]
@@ -463,8 +466,8 @@ def _make_comparison(
     contenders, pairs = judge([contender for contender, _ in found], contrasts)
     if max(len(c.runs) for c in contenders) == 1:
         warnings.append(
-            "one seed each: the differences are between these runs, and another seed may give others; "
-            "several seeds tell what the ways of training give"
+            "one seed each: the differences are between these runs, and another seed may give others; three "
+            "or more tell what the ways of training give"
         )
     where = part or next(iter(measured.values())).part
     return Comparison(contenders, pairs, len(common), len(names), where, (*told, *warnings))

@@ -74,6 +74,7 @@ class Pair:
         adjusted: the value of p by Holm's correction over all pairs.
         more_images: about how many more test images would tell a difference of this size; None where it is
             told already, or where no number would do.
+        seeds: of the one that has fewer runs.
     """
 
     first: str
@@ -81,6 +82,7 @@ class Pair:
     contrast: Contrast
     adjusted: float
     more_images: int | None
+    seeds: int
 
     @property
     def distinguishable(self) -> bool:
@@ -91,7 +93,7 @@ class Pair:
     def verdict(self) -> str:
         """What the test says, in words."""
         if self.distinguishable:
-            return f"{self.first} is better"
+            return f"{self.first} is better{'' if self.seeds > 1 else ', with this seed'}"
         words = "not distinguishable with this test set"
         if self.more_images is not None:
             return f"{words}; about {_round(self.more_images):,} more images would tell"
@@ -179,7 +181,9 @@ def judge(
     for (i, j), contrast, p in zip(places, contrasts, adjusted, strict=True):
         # Holm's correction is as strict as this with the next that would be told.
         more = count_more_images(contrast, level=LEVEL / untold) if p >= LEVEL else None
-        pairs.append(Pair(contenders[i].name, contenders[j].name, contrast, p, more))
+        first, second = contenders[i], contenders[j]
+        seeds = min(len(first.runs), len(second.runs))
+        pairs.append(Pair(first.name, second.name, contrast, p, more, seeds))
     told = [place for place, pair in zip(places, pairs, strict=True) if pair.distinguishable]
     ranks = rank_with_ties(len(contenders), told)
     ranked = (dataclasses.replace(c, rank=r) for c, r in zip(contenders, ranks, strict=True))

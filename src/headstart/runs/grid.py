@@ -62,6 +62,7 @@ def list_entries(
     """
     if backbones and "backbone" in common:
         raise UsageError("backbone and backbones are both given; choose one")
+    make_settings(common)  # refuses an unknown name or a value out of range
     entries, used = [], set[str]()
     for text in strategies or STANDARD:
         strategy, own = _read_entry(text)
