@@ -85,17 +85,11 @@ def compare_command(
     headstart compare photos --strategies linear-probe,fine-tune --seeds 3
     headstart compare photos --backbones resnet50,vgg16 -o comparison
     """
-    from headstart.files import check_writable
     from headstart.publish.comparisons import write_comparison
     from headstart.runs.comparing import is_run
 
     has_runs = any(map(is_run, words))
-    if output is None and not has_runs:
-        output = Path("comparisons") / (Path(os.path.realpath(words[0])).stem or "data")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: a file of this name exists; choose another folder")
-    if output is not None and has_runs:
-        check_writable(output, advice="choose another folder")
+    output = _choose_folder(words, output, has_runs=has_runs)
     with show_progress() as progress:
         found = headstart.compare(
             words,
@@ -117,6 +111,20 @@ def compare_command(
     _show(found)
     for file in files:
         note(f"written: {printable(str(file))}")
+
+
+def _choose_folder(words: list[str], output: Path | None, *, has_runs: bool) -> Path | None:
+    """Find out before any work whether the folder can be had; of data it is the same for the same data."""
+    if output is None:
+        name = Path(os.path.realpath(words[0])).stem or "data"
+        return None if has_runs else Path("comparisons") / name
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: a file of this name exists; choose another folder")
+    if has_runs:
+        from headstart.files import check_writable
+
+        check_writable(output, advice="choose another folder")
+    return output
 
 
 def _split(text: str | None) -> list[str]:
