@@ -2,8 +2,11 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 import xml.etree.ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,6 +291,41 @@ def test_a_common_setting_goes_where_it_has_an_effect():
     assert "epochs" not in entries[2].options
     assert float(entries[4].options["lr"]) == 1e-4
     assert all(e.options["val"] == 0.3 for e in entries)
+
+
+DOCUMENTS = Path(__file__).parent.parent / "docs"
+COMMANDS = [
+    command
+    for name in ("compare.md", "strategies.md")
+    for command in re.findall(
+        r"^    (headstart compare .*)$",
+        (DOCUMENTS / name).read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_documented_command_is_accepted(monkeypatch, cli, command):
+    """Its options are known and heeded by a strategy; nothing is trained."""
+    taken = []
+
+    def compare(what, out, *, strategies, backbones, seeds, test, progress, **options):
+        common = {n: v for n, v in options.items() if n != "seed"}
+        taken.append(list_entries(strategies, backbones, common))
+        raise UsageError("far enough")
+
+    monkeypatch.setattr(headstart, "compare", compare)
+    code, _, err = cli(*shlex.split(command)[1:])
+    if "run-a" in command:
+        return
+    assert (code, "far enough" in err) == (2, True), err
+    assert len(taken[0]) >= 2
+
+
+def test_every_kind_of_command_is_documented():
+    assert len(COMMANDS) >= 4
+    assert any("fine-tune:batchnorm=adapt" in command for command in COMMANDS)
 
 
 def make(name, accuracy, minutes=1.0, megabytes=1.0, rate=1.0):

@@ -92,7 +92,9 @@ def draw_curves(comparison: Comparison) -> "Figure":
                     axes.axhline(run.metrics["accuracy"].value, ls=":", color=look["color"], lw=1.2)
         axes.set_xlim(0, max(1, last - 1))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("accuracy: held out (line), trained on (dashed)")
+        axes.set_ylabel(
+            "accuracy on images held out (line; dotted\nwithout epochs) and trained on (dashed)"
+        )
         axes.set_title("How each run learnt", loc="left", weight="bold")
         legend = axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         for text in legend.get_texts():
@@ -148,4 +150,5 @@ def _write_rows(rows: list[list[Any]]) -> bytes:
 
 
 def _shorten(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    """Leave out the middle: strategies differ at the beginning, folders at the end."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-LONGEST // 2 :]}"
