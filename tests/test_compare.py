@@ -1,6 +1,7 @@
 """Ways of training and runs are compared on the same images; what is there is not trained again."""
 
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -15,7 +16,8 @@ import headstart
 from headstart.contrasts import Contrast
 from headstart.errors import InputError, UsageError
 from headstart.metrics import Estimate
-from headstart.publish.comparisons import write_comparison
+from headstart.publish.charts import write_charts
+from headstart.publish.comparisons import draw_costs, draw_curves, write_comparison
 from headstart.runs import comparing
 from headstart.runs.comparison import Contender, Pair, judge, mark_undominated
 from headstart.runs.grid import list_entries
@@ -256,6 +258,27 @@ def test_wrong_usage_is_refused_before_any_work(photos, tmp_path, monkeypatch, o
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_was_tampered_with_is_told_in_a_line_or_compared(found, tmp_path, cli):
+    """No field of its files ends in a traceback."""
+    runs = [str(c.runs[0].folder) for c in found.contenders[:2]]
+    for number, (name, change) in enumerate(
+        (
+            ("settings.json", lambda v: v.pop("seed")),
+            ("settings.json", lambda v: v["seed"].update(value="x")),
+            ("metrics.json", lambda v: v["decisions"]["facts"].update(groupings=5)),
+            ("metrics.json", lambda v: v.update(warnings=5)),
+        )
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(runs[0], folder)
+        value = json.loads((folder / name).read_text())
+        change(value)
+        (folder / name).write_text(json.dumps(value))
+        code, _, err = cli("compare", folder, runs[1], "--json", "--device", "cpu")
+        assert code in (0, 3), err
+        assert err.count("\n") <= 1
+
+
 def test_runs_take_no_settings_of_training(found, photos, tmp_path):
     first, second = found.contenders[0].runs
     other = found.contenders[1].runs[0]
@@ -376,6 +399,18 @@ def test_everything_is_written_down(found, tmp_path):
         assert all(way in text for way in WAYS)
     again = write_comparison(found, tmp_path / "again")
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
+
+
+def test_a_name_in_any_letters_is_drawn(found, tmp_path):
+    name = "\u9678\x1b[31m $x_1$ " * 4
+    named = [dataclasses.replace(c, name=f"{name}{n}") for n, c in enumerate(found.contenders)]
+    renamed = dataclasses.replace(found, contenders=tuple(named))
+    figures = {"costs": draw_costs(renamed), "curves": draw_curves(renamed)}
+    for path in write_charts(tmp_path, {}, figures):
+        text = path.read_text(encoding="utf-8")
+        assert "\x1b" not in text
+        assert "\u9678" in text
+        assert "$x_1$" in text
 
 
 def words_of(network):

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart.errors import csv_cell
+from headstart.errors import csv_cell, printable
 from headstart.files import to_json_bytes
 from headstart.publish.charts import (
     CHOSEN,
@@ -151,4 +151,5 @@ def _write_rows(rows: list[list[Any]]) -> bytes:
 
 def _shorten(name: str) -> str:
     """Leave out the middle: strategies differ at the beginning, folders at the end."""
+    name = printable(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-LONGEST // 2 :]}"

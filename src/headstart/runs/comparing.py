@@ -204,8 +204,9 @@ def _group_alike(dataset: Dataset, runs: Sequence[Run]) -> Dataset:
     if any(dataset.groups):
         return dataset
     for run in runs:
-        found = run.decisions.facts.get("groupings") or []
-        names = [str(score.get("name")) for score in found if isinstance(score, dict)]
+        found = run.decisions.facts.get("groupings")
+        scores = found if isinstance(found, list) else []  # the folder may come from anywhere
+        names = [str(score.get("name")) for score in scores if isinstance(score, dict)]
         by_name = name_groups(run.members.ids) if names and any(run.members.groups) else {}
         for name in names:
             if by_name.get(name) == run.members.groups:
@@ -281,8 +282,7 @@ def _read_both(
     reading = {n: options[n] for n in ("group", *READING) if n in options}
     dataset = read_data(data, make_settings(reading))
     dataset.labels  # noqa: B018 - refuses data of other kinds before any work
-    if not isinstance(data, Dataset):  # else its groups are as its owner wants them
-        dataset = _with_groups(dataset, entry, reading, progress)
+    dataset = _with_groups(dataset, entry, reading, progress)
     told = list(dataset.warnings)
     if test is not None and not isinstance(test, float):
         testing = read_data(test, make_settings(reading))
@@ -343,12 +343,16 @@ def _with_test(dataset: Dataset, fraction: float | None, seed: int) -> tuple[Dat
 
 
 def _digest(dataset: Dataset) -> str:
-    """Digest what a run is trained on: names, sizes, labels, splits and groups of the images."""
+    """Digest what a run is trained on: names, sizes, times, labels, splits and groups of the images."""
     digest = hashlib.sha256(repr((str(dataset.root), dataset.classes)).encode())
     columns = (dataset.ids, dataset.label_names(), dataset.splits, dataset.groups)
     for number, row in enumerate(zip(*columns, strict=True)):
         stamp = dataset.image(number).stamp()
-        digest.update(repr((row, stamp and stamp.size)).encode("utf-8", "surrogateescape"))
+        digest.update(
+            repr((row, stamp and (stamp.size, stamp.modified_ns))).encode(
+                "utf-8", "surrogateescape"
+            )
+        )
     return digest.hexdigest()
 
 
@@ -482,6 +486,11 @@ def _find_common(
         InputError: classes differ, or there is no such image.
     """
     (one, first), *others = measured.values()
+    for run, own in measured.values():
+        if own.labels.ndim != 1:
+            raise InputError(
+                f"{run.folder}: has several labels an image; compare takes those of one"
+            )
     labels = [dict(_list_labels(m)) for _, m in measured.values()]
     for other, second in others:
         odd = set(first.classes) ^ set(second.classes)

@@ -50,8 +50,9 @@ class Contender:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
-        return tuple(int(run.settings["seed"]["value"]) for run in self.runs)
+        """Of its runs; 0 where a run does not say."""
+        given = (run.settings.get("seed", {}).get("value") for run in self.runs)
+        return tuple(int(seed) if isinstance(seed, int | float) else 0 for seed in given)
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON, its runs as folders."""
