@@ -157,7 +157,7 @@ def _show(found: "Comparison") -> None:
             f"{e.value:.3f}",
             f"{e.low:.3f} to {e.high:.3f}",
             f"{c.log_loss:.3f}",
-            f"{c.minutes:.1f}",
+            f"{c.minutes:.{1 if c.minutes >= 1 else 2}f}",
             f"{c.megabytes:.1f}",
             f"{c.images_per_s:,.0f}{' *' if c.undominated else '  '}",
         )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CHARTS",
     "CHOSEN",
-    "FAINT",
     "PLAIN",
     "SIZE_INCHES",
     "draw_chart",

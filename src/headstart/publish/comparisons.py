@@ -91,6 +91,7 @@ def draw_curves(comparison: Comparison) -> "Figure":
                 if not run.history and "accuracy" in run.metrics:
                     axes.axhline(run.metrics["accuracy"].value, ls=":", color=look["color"], lw=1.2)
         axes.set_xlim(0, max(1, last - 1))
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel(
             "accuracy on images held out (line; dotted\nwithout epochs) and trained on (dashed)"

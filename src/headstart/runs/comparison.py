@@ -29,8 +29,8 @@ class Contender:
         accuracy: the mean over runs and images, with a 95 % interval for images like these and seeds like
             these.
         log_loss: the mean over runs.
-        minutes: of the run that took longest, as the first one does, which computes the features that
-            others find.
+        minutes: of the run that took longest, as a rule the first one, since features that are in the
+            store already take no time.
         megabytes: of the saved model, the mean over runs.
         images_per_s: that the network takes in on one thread of this machine.
         rank: 1 and one more for each contender that is distinguishably better.
