@@ -19,7 +19,7 @@ from headstart.metrics import Estimate
 from headstart.publish.charts import write_charts
 from headstart.publish.comparisons import draw_costs, draw_curves, write_comparison
 from headstart.runs import comparing
-from headstart.runs.comparison import Contender, Pair, judge, mark_undominated
+from headstart.runs.comparison import Comparison, Contender, judge, mark_undominated
 from headstart.runs.grid import list_entries
 
 WAYS = ["linear-probe", "linear-probe:head=8:epochs=2", "linear-probe:cut=all"]
@@ -373,16 +373,33 @@ def test_a_verdict_says_what_would_tell():
     def say(difference, p, of_seeds=0.0):
         contrast = Contrast(Estimate(difference, -1, 1), p, 0, 0, 1e-4, of_seeds, 1000)
         _, [pair] = judge([make("a", 0.9), make("b", 0.8)], [contrast])
-        assert isinstance(pair, Pair)
-        return pair.verdict
+        return pair
 
-    assert say(0.05, 1e-6) == "a is better"
+    pair = say(0.05, 1e-6)
+    assert pair.verdict == "a is better"
+    assert dataclasses.replace(pair, seeds=1).verdict == "a is better, with this seed"
     words = "not distinguishable with this test set"
-    assert say(0.01, 0.2) == f"{words}; about 6,900 more images would tell"
-    assert (
-        say(0.01, 0.2, of_seeds=1e-3) == f"{words}; more seeds would tell rather than more images"
+    assert say(0.01, 0.2).verdict == f"{words}; about 6,900 more images would tell"
+    seeds = say(0.01, 0.2, of_seeds=1e-3)
+    assert seeds.verdict == f"{words}; more seeds would tell rather than more images"
+    assert say(0.0, 1.0).verdict == f"{words}; there is next to no difference"
+
+
+def test_ranks_and_the_conclusion_follow_the_differences():
+    def contrast(difference, p):
+        return Contrast(Estimate(difference, -1, 1), p, 0, 0, 1e-4, 0.0, 1000)
+
+    three = [make("a", 0.9, minutes=9), make("b", 0.89, minutes=1), make("c", 0.5)]
+    told = [contrast(0.01, 0.3), contrast(0.4, 1e-9), contrast(0.39, 0.03)]
+    ranked, pairs = judge(three, told)
+    assert [c.rank for c in ranked] == [1, 1, 2]  # b and c differ by 0.06 after the correction
+    assert [round(p.adjusted, 3) for p in pairs] == [0.3, 0.0, 0.06]
+    found = Comparison(ranked, pairs, 1000, 1000, "test", ())
+    assert found.conclude() == (
+        "a is not distinguishable with this test set from b; of these b takes the least time."
     )
-    assert say(0.0, 1.0) == f"{words}; there is next to no difference"
+    alone = judge(three[1:], told[2:])
+    assert Comparison(*alone, 1000, 1000, "test", ()).conclude() == "b is better than all others."
 
 
 def test_everything_is_written_down(found, tmp_path):
