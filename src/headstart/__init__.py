@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.contrasts import Contrast
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
     from headstart.data.downloading import download
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from headstart.runs.auditing import Audit, audit
     from headstart.runs.bottleneck import extract_bottleneck, fit_features, load_head
     from headstart.runs.classifier import Classifier
+    from headstart.runs.comparing import compare
+    from headstart.runs.comparison import Comparison, Contender, Pair
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
     from headstart.runs.prediction import Prediction
@@ -63,6 +66,9 @@ __all__ = [
     "Candidate",
     "Case",
     "Classifier",
+    "Comparison",
+    "Contender",
+    "Contrast",
     "Costs",
     "Dataset",
     "Decision",
@@ -74,6 +80,7 @@ __all__ = [
     "HeadstartError",
     "ImageRef",
     "InputError",
+    "Pair",
     "Prediction",
     "Predictor",
     "Preprocessing",
@@ -88,6 +95,7 @@ __all__ = [
     "advise",
     "audit",
     "choose_engine",
+    "compare",
     "download",
     "evaluate",
     "export_features",
@@ -112,7 +120,10 @@ __all__ = [
 # A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and
 # a file after them has their table, so one more is its file and its line there.
 ORDER = {
-    "": "errors process choices options draws files parallel arrays metrics label_metrics problem",
+    "": (
+        "errors process choices options draws files parallel arrays metrics label_metrics contrasts "
+        "problem"
+    ),
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables "
         "label_cells rows image_arrays array_names unpickling * class_names known downloading loading "
@@ -132,10 +143,10 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources checks budget sampling grouping advising "
-        "refitting fitting bottleneck evaluation auditing corrections thumbnails"
+        "refitting fitting bottleneck evaluation grid comparison comparing auditing corrections thumbnails"
     ),
-    "publish": "charts",
-    "cli": "demo terminal options reference listings commands extraction app",
+    "publish": "charts comparisons",
+    "cli": "demo terminal options reference listings commands extraction comparing app",
 }
 
 _HOMES = {
@@ -148,6 +159,7 @@ _HOMES = {
         "VerificationError",
     ),
     "metrics": ("Estimate", "measure", "measure_recall"),
+    "contrasts": ("Contrast",),
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
     "data.in_memory": ("from_arrays",),
@@ -177,6 +189,8 @@ _HOMES = {
     "runs.auditing": ("Audit", "audit"),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
+    "runs.comparison": ("Comparison", "Contender", "Pair"),
+    "runs.comparing": ("compare",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
