@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
+    from headstart.publish.reporting import Report, report
     from headstart.runs.advising import advise
     from headstart.runs.auditing import Audit, audit
     from headstart.runs.classifier import Classifier
@@ -76,6 +77,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "Report",
     "ResourceError",
     "Run",
     "Runtime",
@@ -99,6 +101,7 @@ __all__ = [
     "measure",
     "measure_recall",
     "predict",
+    "report",
     "scan_images",
     "split_dataset",
     "start_engine",
@@ -129,7 +132,7 @@ ORDER = {
         "folder prediction classifier record predictor sources budget sampling grouping advising "
         "refitting fitting evaluation auditing corrections"
     ),
-    "publish": "charts",
+    "publish": "charts drawings findings pictures report_charts reporting",
     "cli": "demo terminal options reference listings commands app",
 }
 
@@ -171,6 +174,7 @@ _HOMES = {
     "runs.auditing": ("Audit", "audit"),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
+    "publish.reporting": ("Report", "report"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

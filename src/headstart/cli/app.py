@@ -18,6 +18,7 @@ from headstart.cli.commands import (
     extract_command,
     fit_command,
     predict_command,
+    report_command,
 )
 from headstart.cli.listings import (
     backbones_command,
@@ -60,6 +61,7 @@ for _name, _command in {
     "audit": audit_command,
     "fit": fit_command,
     "evaluate": evaluate_command,
+    "report": report_command,
     "predict": predict_command,
     "extract": extract_command,
     "backbones": backbones_command,
