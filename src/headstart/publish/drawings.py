@@ -14,8 +14,8 @@ from headstart.errors import printable
 
 __all__ = ["Chart", "Frame", "draw_frame", "list_ticks", "to_file"]
 
-WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 12, 44
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 32, 44
 TICKS = 5
 
 # The style of a chart that is a file of its own.
@@ -150,6 +150,7 @@ def draw_frame(
     parts.append(Markup(form).format(LEFT, frame.width - RIGHT, base, base))
     parts += content
     parts.append(frame.word((LEFT + frame.width) / 2, frame.height - 6, axes[0], anchor="middle"))
+    parts.append(frame.word(4, 16, axes[1]))
     form = (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {} {}">'
         "<title>{}</title><desc>{}</desc>{}</svg>"

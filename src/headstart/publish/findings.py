@@ -32,7 +32,7 @@ BINS = 10
 
 
 class Bin(NamedTuple):
-    """The images whose highest probability is in a tenth: from `low` on, their mean and how many are right."""
+    """The images whose highest probability is in the tenth from `low` on: its mean, how many are right."""
 
     low: float
     images: int
@@ -88,7 +88,7 @@ def list_right(measured: Measured, most: int) -> list[int]:
     right = np.flatnonzero(measured.probabilities.argmax(axis=1) == measured.labels)
     drawn = sorted(right.tolist(), key=lambda row: draw(0, "report", measured.ids[row]))
     seen: dict[int, int] = {}
-    turns = []
+    turns: list[tuple[int, int, int]] = []
     for row in drawn:
         label = int(measured.labels[row])
         seen[label] = seen.get(label, -1) + 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from PIL import Image
 
-from headstart.arrays import FloatND, FloatNC, PixelsHW3
+from headstart.arrays import FloatNC, FloatND, PixelsHW3
 from headstart.data.decoding import decode_image, prepare_image
 from headstart.data.images import ImageRef
 from headstart.errors import BadImageError
@@ -134,7 +134,7 @@ def find_evidence(pixels: PixelsHW3, label: int, pipeline: Pipeline) -> FloatND:
         covered.append(copy)
     probabilities: FloatNC = pipeline.predict_proba(covered)
     falls = probabilities[0, label] - probabilities[1:, label]
-    return np.maximum(falls, 0).reshape(GRID, GRID)
+    return np.asarray(np.maximum(falls, 0).reshape(GRID, GRID))
 
 
 def draw_evidence(pixels: PixelsHW3, evidence: FloatND) -> str:

@@ -34,13 +34,16 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
         if not values or last < 1:
             continue
         top = 1.0 if name == "accuracy" else max(values) * 1.05
-        frame = Frame(0, last, 0, top or 1)
-        content = [frame.line([(best, 0), (best, frame.top)], "c dash") if best else Markup("")]
+        bottom = _floor(min(values)) if name == "accuracy" else 0.0
+        frame = Frame(0, last, bottom, top or 1)
+        content = [
+            frame.line([(best, bottom), (best, frame.top)], "c dash") if best else Markup("")
+        ]
         for number, (_, word, kind, points) in enumerate(known):
             content.append(frame.line(points, kind + (" dash" if number else "")))
             content += [frame.dot(x, y, f"dot {kind}", radius=2.5) for x, y in points]
             content.append(
-                frame.word(frame.width - 16, 24 + 18 * number, word, f"key {kind}", "end")
+                frame.word(frame.width - 90 * (1 - number) - 14, 16, word, f"key {kind}", "end")
             )
         words = f"The {name} on the training images and on the validation images after each epoch."
         if best:
@@ -68,7 +71,7 @@ def draw_reliability(bins: Sequence[Bin]) -> Chart:
     content = [frame.line([(0, 0), (1, 1)], "c dash")]
     for b in bins:
         content.append(frame.bar(b.low + 0.015, 0.07, b.accuracy.value, "a"))
-        content.append(frame.whisker(b.low + 0.05, b.accuracy.low, b.accuracy.high, "b"))
+        content.append(frame.whisker(b.confidence, b.accuracy.low, b.accuracy.high, "b"))
         told = f"{b.images:,} images: said {b.confidence:.2f}, right {b.accuracy.value:.2f}"
         content.append(frame.dot(b.confidence, b.accuracy.value, "dot b", title=told))
     error = calibration_error(list(bins))
@@ -96,14 +99,18 @@ def draw_depths(facts: Facts) -> Chart | None:
     depths = facts.singles
     if len(depths) < 2:
         return None
-    frame = Frame(0, len(depths) - 1, 0, 1)
+    frame = Frame(
+        -0.4, len(depths) - 0.6, _floor(min(d.accuracy - 1.96 * d.error for d in depths)), 1
+    )
     best = max(range(len(depths)), key=lambda k: depths[k].accuracy)
     content = [frame.line([(k, d.accuracy) for k, d in enumerate(depths)], "a")]
     for k, d in enumerate(depths):
         kind = "b" if k == best else "a"
         margin = 1.96 * d.error
         content.append(
-            frame.whisker(k, max(0, d.accuracy - margin), min(1, d.accuracy + margin), kind)
+            frame.whisker(
+                k, max(frame.bottom, d.accuracy - margin), min(1, d.accuracy + margin), kind
+            )
         )
         content.append(frame.dot(k, d.accuracy, f"dot {kind}", title=f"{d.cut}: {d.accuracy:.3f}"))
     words = (
@@ -123,6 +130,11 @@ def draw_depths(facts: Facts) -> Chart | None:
     return Chart("depth", "How deep to read the network", words, svg, columns, rows)
 
 
+def _floor(value: float) -> float:
+    """Where an axis of accuracies begins: the tenth below."""
+    return max(0.0, math.floor(10 * value - 0.01) / 10)
+
+
 def _shorten(text: str) -> str:
     return text if len(text) <= 11 else "…" + text[-10:]
 
@@ -135,7 +147,8 @@ def draw_images(facts: Facts) -> Chart | None:
         return None
     first, last = points[0].images, 4 * facts.images
     xs = [first * (last / first) ** (k / 40) for k in range(41)]
-    frame = Frame(first / 1.2, last * 1.1, 0, 1, is_log=True)
+    lowest = min(*(law.interval(x)[0] for x in xs), *(p.accuracy - 1.96 * p.error for p in points))
+    frame = Frame(first / 1.15, last * 1.15, _floor(lowest), 1, is_log=True)
     content = [
         frame.band([(x, *law.interval(x)) for x in xs], "b"),
         frame.line([(x, law.accuracy(x)) for x in xs], "b dash"),
@@ -143,11 +156,13 @@ def draw_images(facts: Facts) -> Chart | None:
     for p in points:
         margin = 1.96 * p.error
         content.append(
-            frame.whisker(p.images, max(0, p.accuracy - margin), min(1, p.accuracy + margin), "a")
+            frame.whisker(
+                p.images, max(frame.bottom, p.accuracy - margin), min(1, p.accuracy + margin), "a"
+            )
         )
         told = f"{p.images:,} images: {p.accuracy:.3f}"
         content.append(frame.dot(p.images, p.accuracy, "dot a", title=told))
-    content.append(frame.line([(facts.images, 0), (facts.images, 1)], "c dash"))
+    content.append(frame.line([(facts.images, frame.bottom), (facts.images, 1)], "c dash"))
     low, high = law.interval(last)
     words = (
         "The accuracy of a linear probe on the last features with part of the images, and what its "
@@ -177,14 +192,14 @@ def draw_map(places: FloatND, right: BoolN, far: BoolN, names: Sequence[str]) ->
     low, high = places.min(axis=0), places.max(axis=0)
     pad = 0.04 * np.maximum(high - low, 1e-9)
     (left, bottom), (end, top) = (low - pad).tolist(), (high + pad).tolist()
-    frame = Frame(left, end, bottom, top, height=440)
+    frame = Frame(left, end, bottom, top, width=720, height=440)
     content = []
     for group, kind, radius in ((right, "dot a", 2.2), (~right, "dot b", 4.0)):
-        content += [
-            frame.dot(*places[k].tolist(), kind, radius=radius, title=names[k])
-            for k in np.flatnonzero(group)
-        ]
-    content += [frame.dot(*places[k].tolist(), "ring c", radius=8) for k in np.flatnonzero(far)]
+        for k in map(int, np.flatnonzero(group)):
+            x, y = (float(v) for v in places[k])
+            content.append(frame.dot(x, y, kind, radius=radius, title=names[k]))
+    for x, y in places[far].tolist():
+        content.append(frame.dot(x, y, "ring c", radius=8))
     words = (
         "Each point is an image, placed by the two directions in which the network's features vary "
         f"most (PCA). Large: the {int((~right).sum()):,} that were predicted wrongly. Ringed: the "

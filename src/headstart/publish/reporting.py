@@ -324,7 +324,7 @@ def _compose(
         "metrics": subject.metrics,
         "run": run,
         "card": subject.card,
-        "part": measured.part,
+        "what": _say_part(measured.part),
         "images": len(measured),
         "names": subject.names,
         "kept": kept.tolist(),
@@ -340,7 +340,8 @@ def _compose(
         "evidence": evidence,
         "map": space.chart if space else None,
         "decisions": [
-            (d.name, d.value, d.origin, _tell_evidence(d.evidence)) for d in run.decisions.settled.values()
+            (d.name, d.value, d.origin, _tell_evidence(d.evidence))
+            for d in run.decisions.settled.values()
         ],
         "advice": _read_advice(run),
         "warnings": subject.warnings,
@@ -490,6 +491,10 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def _say_part(part: str) -> str:
+    return WHAT.get(part, f"images of the {part} split")
+
+
 def _tell(
     subject: _Subject,
     pairs: Sequence[Confusion],
@@ -500,11 +505,17 @@ def _tell(
     names, total = subject.names, len(subject.measured)
     hits = int(subject.confusion.diagonal().sum())
     accuracy = subject.metrics["accuracy"]
-    what = WHAT.get(subject.measured.part, f"images of the {subject.measured.part} split")
+    what = _say_part(subject.measured.part)
     words = [
         f"The classifier is right on {hits:,} of {total:,} {what}: {_percent(accuracy.value)}. On new "
         f"images of the same kind expect {_percent(accuracy.low)} to {_percent(accuracy.high)}."
     ]
+    run = subject.run
+    is_own = subject.measured.part == "val" and subject.album.digests is not None
+    if is_own and run.history and run.settings.get("monitor", {}).get("value") != "last":
+        words.append("The best epoch was chosen by these images too, which flatters it a little.")
+    if is_own and run.is_refitted():
+        words.append("After that they were trained on too.")
     most = max(classes, key=lambda c: c.images)
     words.append(f"Always saying “{most.name}” would be right on {_percent(most.images / total)}.")
     if pairs:
