@@ -6,7 +6,7 @@ a chart shows stands in a title and a description inside it, for those who do no
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -125,7 +125,6 @@ def draw_frame(
     words: str,
     axes: tuple[str, str],
     ticks: Sequence[tuple[float, str]] = (),
-    say: Callable[[float], str] = "{:.3g}".format,
 ) -> Markup:
     """Draw the axes with their names around a chart.
 
@@ -134,15 +133,13 @@ def draw_frame(
         title, words: for those who do not see it.
         axes: the names of the axis across and the one upwards; "" where the values mean nothing.
         ticks: of the axis across, each with its text.
-        say: writes a value of the axis upwards.
     """
     parts = []
-    for number in range(TICKS if axes[1] else 0):
-        value = frame.bottom + (frame.top - frame.bottom) * number / (TICKS - 1)
+    for value in _choose_values(frame.bottom, frame.top) if axes[1] else ():
         y = frame.y(value)
         form = '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
         parts.append(Markup(form).format(LEFT, frame.width - RIGHT, y, y))
-        parts.append(frame.word(LEFT - 8, y + 4, say(value), anchor="end"))
+        parts.append(frame.word(LEFT - 8, y + 4, f"{value:g}", anchor="end"))
     base = frame.height - BOTTOM
     for value, text in ticks:
         parts.append(frame.word(frame.x(value), base + 18, text, anchor="middle"))
@@ -166,6 +163,15 @@ def to_file(chart: Chart) -> bytes:
     style = Markup("<style>{}</style>").format(Markup(FILE_STYLE))
     head, tail = chart.svg.split("<title>", 1)
     return f"{head}{style}<title>{tail}\n".encode()
+
+
+def _choose_values(low: float, high: float) -> list[float]:
+    """Choose about `TICKS` round values between two."""
+    rough = max(high - low, 1e-9) / TICKS
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * k for k in (1, 2, 2.5, 5, 10) if size * k >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [round(k * step, 9) for k in range(first, last + 1)]
 
 
 def list_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:

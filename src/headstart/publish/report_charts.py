@@ -48,6 +48,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
         words = f"The {name} on the training images and on the validation images after each epoch."
         if best:
             words += f" Epoch {best} was kept."
+        elif best == 0:
+            words += " None was better than the start, which was kept."
         columns = ("epoch", *(word for _, word, _, points in known if points))
         by_epoch = [dict(points) for *_, points in known if points]
         rows = tuple(
