@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 BINS = 10
+BLOCK, ITERATIONS = 8, 20  # of the projection
 
 
 class Bin(NamedTuple):
@@ -151,10 +152,18 @@ def calibration_error(bins: list[Bin]) -> float:
 
 
 def project(features: FloatND) -> FloatND:
-    """Project on the two directions of the largest variance (PCA): float (N, D) -> float64 (N, 2)."""
+    """Project on the two directions of the largest variance (PCA): float (N, D) -> float64 (N, 2).
+
+    By subspace iteration from a seeded start (Halko, Martinsson and Tropp, Finding Structure with
+    Randomness, 2011): all directions of 1,280 take seconds, and two are drawn.
+    """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1][:, :2]
-    # The sign of an eigenvector is open; the largest entry is made positive.
+    width = centred.shape[1]
+    basis = np.random.default_rng(0).normal(size=(width, min(BLOCK, width)))
+    for _ in range(ITERATIONS):
+        basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
+    _, _, turned = np.linalg.svd(centred @ basis, full_matrices=False)
+    axes = (basis @ turned.T)[:, :2]
+    # The sign of a direction is open; its largest entry is made positive.
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])] < 0, -1, 1)
     return np.asarray(centred @ axes)

@@ -24,7 +24,7 @@ __all__ = ["Album", "draw_evidence", "encode", "find_evidence", "look", "shrink"
 SIDE_PX = 144
 QUALITY = 70
 MOST_BYTES = 3_300_000  # of all pictures of a page, as text
-GRID = 8  # squares along a side that are covered in turn
+GRID = 7  # squares along a side that are covered in turn
 HOT = np.array([255.0, 90.0, 0.0])
 
 
