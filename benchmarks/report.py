@@ -62,7 +62,8 @@ def open_page(page: Path) -> str:
         found = Axe().run(opened).response["violations"]
         browser.close()
     serious = [v["id"] for v in found if v["impact"] in ("serious", "critical")]
-    return f"opens in {seconds:.2f} s, {len(serious)} serious, {len(troubles)} messages"
+    told = ", ".join([*serious, *troubles]) or "nothing serious"
+    return f"opens in {seconds:.2f} s, {told}"
 
 
 def tell(name: str, began: float, written: headstart.Report) -> None:

@@ -460,11 +460,8 @@ def _map_images(subject: _Subject, progress: Progress) -> _Space | None:
     values = np.concatenate([features.select(good).values[cut] for cut in classifier.cuts], axis=1)
     cosines, _ = find_nearest(to_directions(values), NEIGHBOURS)
     remoteness = measure_remoteness(cosines)
-    farthest = [
-        int(k) for k in np.argsort(-remoteness, kind="stable")[:OUTLIERS] if remoteness[k] > FAR
-    ]
-    far = np.zeros(len(rows), dtype=bool)
-    far[farthest] = True
+    far = remoteness > FAR
+    farthest = [k for k in np.argsort(-remoteness, kind="stable")[:OUTLIERS].tolist() if far[k]]
     shown = [subject.shown(int(row)) for row in rows]
     names = [f"{s['image']}: {s['true']}, predicted {s['predicted']}" for s in shown]
     right = np.array([s["right"] for s in shown], dtype=bool)
