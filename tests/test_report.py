@@ -284,6 +284,37 @@ def test_what_has_no_effect_is_refused(tiny_run, words, message, cli):
     assert message in " ".join(err.split())
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"training": {"best_epoch": "<b>"}, "advice": {"facts": {"depths": [{"heads": [[1]]}]}}},
+        {
+            "advice": {
+                "facts": {"images": -1, "per_class": [], "shift": [], "depths": [], "curve": []}
+            }
+        },
+        {"advice": {"chosen": {"strategy": 3, "settings": []}, "others": {}}},
+        {"advice": [], "training": []},
+    ],
+)
+def test_a_record_that_is_not_as_it_was_written_makes_a_page_without(tiny_run, facts, tmp_path):
+    folder = shutil.copytree(tiny_run.folder, tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    metrics["decisions"]["facts"] = facts
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    page = Page(headstart.report(folder).page)
+    assert "Depth and data" not in " ".join(page.text)
+
+
+def test_the_command_says_in_json_what_was_written(tiny_run, tmp_path, cli):
+    code, out, _ = cli("report", tiny_run.folder, "-o", tmp_path / "page.html", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["page"] == str(tmp_path / "page.html")
+    assert told["pictures"] == len(tiny_run.measured)
+    assert all(Path(f).is_file() for f in told["files"])
+
+
 def test_curves_are_shown_of_a_run_with_epochs(photos, network, tmp_path):
     run = headstart.fit(photos, tmp_path / "run", strategy="fine-tune", epochs=2, **network)
     written = headstart.report(run, figures=True)

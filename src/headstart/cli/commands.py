@@ -442,7 +442,14 @@ def report_command(
             run, data or None, output, split=split, figures=figures, progress=progress, **options
         )
     if State.json:
-        print_json({**dataclasses.asdict(written), "files": [str(f) for f in written.files]})
+        print_json(
+            {
+                "page": str(written.page),
+                "files": [str(file) for file in written.files],
+                "pictures": written.pictures,
+                "warnings": written.warnings,
+            }
+        )
         return
     for warning in written.warnings:
         warn(warning)

@@ -39,7 +39,7 @@ from headstart.features.neighbours import (
     to_directions,
 )
 from headstart.files import to_json_bytes, translate_errors, write_atomically
-from headstart.metrics import Estimate, confusion_matrix
+from headstart.metrics import Estimate, confusion_matrix, wilson_interval
 from headstart.parallel import Progress, no_progress
 from headstart.publish.drawings import Chart, to_file
 from headstart.publish.findings import (
@@ -81,6 +81,7 @@ WORST, DOUBTFUL, RIGHT, OUTLIERS = 24, 12, 12, 12
 CELL_WRONG, CELL_RIGHT, IN_CELLS = 8, 4, 360
 LOOKS = 3  # of mistakes, and as many of images that are right
 MAPPED = 1500
+EPOCHS = 500  # of a curve
 EVIDENCE_LENGTH = 300
 
 WHAT = {
@@ -203,7 +204,7 @@ def report(
 def _take_run(run: Run, options: Mapping[str, Any]) -> _Subject:
     """Take what the run measured, and its own data where they are still there."""
     measured = run.measured
-    if measured is None:
+    if measured is None or len(measured) == 0:
         raise InputError(
             f"{run.folder}: the run measured nothing; name labelled images to evaluate it on"
         )
@@ -312,9 +313,7 @@ def _compose(
     subject.album.add(ids, progress)
     looks = _look_at(subject, [*rows["worst"][:LOOKS], *rows["right"][:LOOKS]], progress)
     facts = _read_facts(run)
-    training = run.decisions.facts.get("training")
-    best = training.get("best_epoch") if isinstance(training, dict) else None
-    curves = draw_curves(run.history, best)
+    curves = draw_curves(run.history[:: 1 + len(run.history) // EPOCHS], _find_best(run))
     reliability = draw_reliability(bins)
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if facts else []
     charts = [*curves, reliability, *evidence, *([space.chart] if space else [])]
@@ -501,7 +500,7 @@ def _tell(
     """Say what was found, for people who read no tables."""
     names, total = subject.names, len(subject.measured)
     hits = int(subject.confusion.diagonal().sum())
-    accuracy = subject.metrics["accuracy"]
+    accuracy = wilson_interval(hits, total)
     what = _say_part(subject.measured.part)
     words = [
         f"The classifier is right on {hits:,} of {total:,} {what}: {_percent(accuracy.value)}. On new "
@@ -573,6 +572,13 @@ def _tell_pair(value: list[Any]) -> str:
     return " → ".join(map(_tell_value, value))
 
 
+def _find_best(run: Run) -> int | None:
+    """The epoch that was kept, as far as it is on record."""
+    training = run.decisions.facts.get("training")
+    best = training.get("best_epoch") if isinstance(training, dict) else None
+    return best if isinstance(best, int) and 0 <= best <= len(run.history) else None
+
+
 def _read_facts(run: Run) -> Facts | None:
     """The facts of the advice that a run followed; they may come from anywhere."""
     try:
@@ -582,6 +588,7 @@ def _read_facts(run: Run) -> Facts | None:
             *(v for p in facts.curve for v in (p.images, p.accuracy, p.error)),
             facts.images,
         ]
+        _ = [d.cut for d in (*facts.depths, *facts.singles)]  # which raises where they are no names
         usable = all(math.isfinite(v) and 0 <= v <= 1e12 for v in numbers) and facts.images > 0
         return facts if usable and len(facts.depths) <= 1000 and len(facts.curve) <= 1000 else None
     except (KeyError, TypeError, ValueError, AttributeError):
