@@ -132,7 +132,7 @@ ORDER = {
         "folder prediction classifier record predictor sources budget sampling grouping advising "
         "refitting fitting evaluation auditing corrections"
     ),
-    "publish": "charts drawings findings pictures report_charts reporting",
+    "publish": "charts drawings findings pictures report_charts report_words reporting",
     "cli": "demo terminal options reference listings commands app",
 }
 

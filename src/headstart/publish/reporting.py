@@ -16,7 +16,6 @@ import io
 import json
 import math
 import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,14 +63,22 @@ from headstart.publish.report_charts import (
     draw_map,
     draw_reliability,
 )
+from headstart.publish.report_words import (
+    find_best_epoch,
+    read_advice,
+    read_facts,
+    say_part,
+    say_percent,
+    tell_evidence,
+    write_command,
+)
 from headstart.runs.classifier import Card, read_card
 from headstart.runs.evaluation import EVALUATE_SETTINGS, evaluate
 from headstart.runs.fitting import extract_with
 from headstart.runs.prediction import Pipeline
 from headstart.runs.record import Measured, Run
 from headstart.runs.sources import Data, load_data, read_data
-from headstart.training.facts import Facts
-from headstart.training.settings import FIELDS, READING, Settings, make_settings
+from headstart.training.settings import READING, Settings, make_settings
 
 __all__ = ["Report", "report"]
 
@@ -82,13 +89,6 @@ CELL_WRONG, CELL_RIGHT, IN_CELLS = 8, 4, 360
 LOOKS = 3  # of mistakes, and as many of images that are right
 MAPPED = 1500
 EPOCHS = 500  # of a curve
-EVIDENCE_LENGTH = 300
-
-WHAT = {
-    "val": "validation images",
-    "cross-validation": "training images, each predicted by a classifier that had not seen it",
-    "all": "images",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,8 +312,8 @@ def _compose(
     ids += [measured.ids[row] for row in within[:IN_CELLS]]
     subject.album.add(ids, progress)
     looks = _look_at(subject, [*rows["worst"][:LOOKS], *rows["right"][:LOOKS]], progress)
-    facts = _read_facts(run)
-    curves = draw_curves(run.history[:: 1 + len(run.history) // EPOCHS], _find_best(run))
+    facts = read_facts(run)
+    curves = draw_curves(run.history[:: 1 + len(run.history) // EPOCHS], find_best_epoch(run))
     reliability = draw_reliability(bins)
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if facts else []
     charts = [*curves, reliability, *evidence, *([space.chart] if space else [])]
@@ -323,7 +323,7 @@ def _compose(
         "metrics": subject.metrics,
         "run": run,
         "card": subject.card,
-        "what": _say_part(measured.part),
+        "what": say_part(measured.part),
         "images": len(measured),
         "names": subject.names,
         "kept": kept.tolist(),
@@ -339,14 +339,14 @@ def _compose(
         "evidence": evidence,
         "map": space.chart if space else None,
         "decisions": [
-            (d.name, d.value, d.origin, _tell_evidence(d.evidence))
+            (d.name, d.value, d.origin, tell_evidence(d.evidence))
             for d in run.decisions.settled.values()
         ],
-        "advice": _read_advice(run),
+        "advice": read_advice(run),
         "warnings": subject.warnings,
         "missing": _tell_missing(subject),
         "data": _name_data(subject),
-        "command": _write_command(run),
+        "command": write_command(run),
         "cells": _cells_to_json(subject, cells, rows),
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }  # fmt: skip
@@ -483,14 +483,6 @@ def _name_data(subject: _Subject) -> str:
     return str(subject.dataset.name if subject.dataset is not None else run.folder.name)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _say_part(part: str) -> str:
-    return WHAT.get(part, f"images of the {part} split")
-
-
 def _tell(
     subject: _Subject,
     pairs: Sequence[Confusion],
@@ -501,10 +493,10 @@ def _tell(
     names, total = subject.names, len(subject.measured)
     hits = int(subject.confusion.diagonal().sum())
     accuracy = wilson_interval(hits, total)
-    what = _say_part(subject.measured.part)
+    what = say_part(subject.measured.part)
     words = [
-        f"The classifier is right on {hits:,} of {total:,} {what}: {_percent(accuracy.value)}. On new "
-        f"images of the same kind expect {_percent(accuracy.low)} to {_percent(accuracy.high)}."
+        f"The classifier is right on {hits:,} of {total:,} {what}: {say_percent(accuracy.value)}. On new "
+        f"images of the same kind expect {say_percent(accuracy.low)} to {say_percent(accuracy.high)}."
     ]
     run = subject.run
     is_own = subject.measured.part == "val" and subject.album.digests is not None
@@ -513,7 +505,9 @@ def _tell(
     if is_own and run.is_refitted():
         words.append("After that they were trained on too.")
     most = max(classes, key=lambda c: c.images)
-    words.append(f"Always saying “{most.name}” would be right on {_percent(most.images / total)}.")
+    words.append(
+        f"Always saying “{most.name}” would be right on {say_percent(most.images / total)}."
+    )
     if pairs:
         first = pairs[0]
         words.append(
@@ -524,7 +518,7 @@ def _tell(
     hardest = min(known, key=lambda c: c.recall.value)
     if len(known) > 2 and hardest.recall.value < 1:
         words.append(
-            f"Hardest is “{hardest.name}”, of which it finds {_percent(hardest.recall.value)}."
+            f"Hardest is “{hardest.name}”, of which it finds {say_percent(hardest.recall.value)}."
         )
     error = calibration_error(bins)
     mean = sum(b.images * b.confidence for b in bins) / total
@@ -551,88 +545,6 @@ def _tell_missing(subject: _Subject) -> list[str]:
     return words
 
 
-def _tell_evidence(evidence: Mapping[str, Any]) -> str:
-    """Evidence on one line of bounded length."""
-    return "; ".join(f"{n.replace('_', ' ')}: {_tell_value(v)}" for n, v in evidence.items())[
-        :EVIDENCE_LENGTH
-    ]
-
-
-def _tell_value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(
-            _tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value
-        )
-    return str(value)
-
-
-def _tell_pair(value: list[Any]) -> str:
-    return " → ".join(map(_tell_value, value))
-
-
-def _find_best(run: Run) -> int | None:
-    """The epoch that was kept, as far as it is on record."""
-    training = run.decisions.facts.get("training")
-    best = training.get("best_epoch") if isinstance(training, dict) else None
-    return best if isinstance(best, int) and 0 <= best <= len(run.history) else None
-
-
-def _read_facts(run: Run) -> Facts | None:
-    """The facts of the advice that a run followed; they may come from anywhere."""
-    try:
-        facts = Facts.from_json(run.decisions.facts["advice"]["facts"])
-        numbers = [
-            *(v for d in facts.depths for v in (d.accuracy, d.error, d.log_loss)),
-            *(v for p in facts.curve for v in (p.images, p.accuracy, p.error)),
-            facts.images,
-        ]
-        _ = [d.cut for d in (*facts.depths, *facts.singles)]  # which raises where they are no names
-        usable = all(math.isfinite(v) and 0 <= v <= 1e12 for v in numbers) and facts.images > 0
-        return facts if usable and len(facts.depths) <= 1000 and len(facts.curve) <= 1000 else None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _read_advice(run: Run) -> list[dict[str, Any]]:
-    """What each way was expected to bring and cost; they may come from anywhere."""
-    try:
-        advice = run.decisions.facts["advice"]
-        found = []
-        for number, way in enumerate([advice["chosen"], *advice["others"][:20]]):
-            settings = ", ".join(f"{k} {v}" for k, v in way["settings"].items())
-            figures = [float(way[n]) for n in ("accuracy", "low", "high")]
-            found.append(
-                {
-                    "name": f"{way['strategy']} {settings}".strip(),
-                    "chosen": number == 0,
-                    "figures": figures,
-                    "seconds": float(way["bill"]["seconds"]),
-                    "reason": str(way["reason"]),
-                }
-            )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return []
-    return found
-
-
-def _write_command(run: Run) -> str:
-    """The command that repeats the run."""
-    data = run.data if isinstance(run.data, tuple) else (run.data,)
-    words = ["headstart", "fit", *(str(d) for d in data if d is not None)]
-    for name, entry in run.settings.items():
-        value, field = entry["value"], FIELDS.get(name)
-        if entry["origin"] != "user" or field is None or value is None:
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words += [f"--{flag}"] if value else [f"--no-{flag}"] if field.info.default else []
-        else:
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)
-
-
 # ---------------------------------------------------------------- files
 
 
@@ -653,7 +565,7 @@ def _render(content: Mapping[str, Any]) -> bytes:
         css=Markup(blocks["css"]),
         js=Markup(blocks["js"]),
         hashes={name: _hash(text) for name, text in blocks.items()},
-        percent=_percent,
+        percent=say_percent,
     )
     return page.encode()
 
@@ -692,7 +604,7 @@ def _make_tables(
         "warnings": list(subject.warnings),
         "settings": run.settings,
         "versions": subject.card.versions,
-        "command": _write_command(run),
+        "command": write_command(run),
     }
     predicted = measured.probabilities.argmax(axis=1).tolist()
     images = (
