@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
+    from headstart.publish.reporting import Report, report
     from headstart.runs.advising import advise
     from headstart.runs.auditing import Audit, audit
     from headstart.runs.bottleneck import extract_bottleneck, fit_features, load_head
@@ -84,6 +85,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "Report",
     "ResourceError",
     "Run",
     "Runtime",
@@ -111,6 +113,7 @@ __all__ = [
     "measure",
     "measure_recall",
     "predict",
+    "report",
     "scan_images",
     "split_dataset",
     "start_engine",
@@ -145,7 +148,9 @@ ORDER = {
         "folder prediction classifier record predictor sources checks budget sampling grouping advising "
         "refitting fitting bottleneck evaluation grid comparison comparing auditing corrections thumbnails"
     ),
-    "publish": "charts comparisons",
+    "publish": (
+        "charts comparisons drawings findings pictures report_charts report_words reporting"
+    ),
     "cli": "demo terminal options reference listings commands extraction comparing app",
 }
 
@@ -191,6 +196,7 @@ _HOMES = {
     "runs.evaluation": ("Evaluation", "evaluate"),
     "runs.comparison": ("Comparison", "Contender", "Pair"),
     "runs.comparing": ("compare",),
+    "publish.reporting": ("Report", "report"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -17,6 +17,7 @@ from headstart.cli.commands import (
     evaluate_command,
     fit_command,
     predict_command,
+    report_command,
 )
 from headstart.cli.comparing import compare_command
 from headstart.cli.extraction import extract_command
@@ -61,6 +62,7 @@ for _name, _command in {
     "audit": audit_command,
     "fit": fit_command,
     "evaluate": evaluate_command,
+    "report": report_command,
     "compare": compare_command,
     "predict": predict_command,
     "extract": extract_command,
