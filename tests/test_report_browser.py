@@ -1,20 +1,21 @@
 """The report in a browser: cells open, filters filter, the keyboard suffices, nothing is loaded.
 
-Needs Chromium (Debian's package chromium) and the Python packages playwright and axe-playwright-python.
+Needs Chromium (Debian's package chromium), and is skipped without it.
 """
 
 import shutil
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright import sync_api as api
 
 import headstart
 
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
-api = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
 
 MARKS = (
     "<script>window.hit=1<-script>",
@@ -174,12 +175,9 @@ def test_hostile_names_are_shown_as_text(opened):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["tiny", "hostile"])
 def test_axe_finds_nothing_serious(opened, name, theme):
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
-    )
     page = opened(name, theme=theme)
     # The policy lets no script in; axe is run by the browser itself.
-    found = axe.Axe().run(page).response["violations"]
+    found = Axe().run(page).response["violations"]
     assert [
         f"{v['id']}: {v['nodes'][0]['html'][:200]}"
         for v in found
