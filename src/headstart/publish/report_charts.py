@@ -204,8 +204,8 @@ def draw_map(places: FloatND, right: BoolN, far: BoolN, names: Sequence[str]) ->
         content.append(frame.dot(x, y, "ring c", radius=8))
     words = (
         "Each point is an image, placed by the two directions in which the network's features vary "
-        f"most (PCA). Large: the {int((~right).sum()):,} that were predicted wrongly. Ringed: the "
-        f"{int(far.sum()):,} that are unlike all others."
+        f"most (PCA). Large: the {int((~right).sum()):,} that were predicted wrongly. Ringed: "
+        f"{int(far.sum()):,} unlike all others."
     )
     svg = draw_frame(
         frame, content, title="Images in feature space", words=words,
