@@ -360,6 +360,17 @@ def load(folder, text, name="m.csv", **options):
     return headstart.load_dataset(folder / name, **options)
 
 
+def test_names_that_may_be_several_labels_are_told(tmp_path):
+    text = "path,label\na.png,ants|insect\nb.png,bees|insect\nc.png,bees\n"
+    whole = load(tmp_path, text)
+    assert whole.classes == ("ants|insect", "bees", "bees|insect")
+    assert [w for w in whole.warnings if "'ants|insect' is taken for the name of one" in w]
+    for asked, classes in ((True, ("ants", "bees", "insect")), (False, whole.classes)):
+        found = load(tmp_path, text, multi_label=asked)
+        assert (found.classes, found.warnings) == (classes, ())
+    assert load(tmp_path, text.replace("|insect", "|")).warnings == ()
+
+
 def test_names_with_commas_stay_whole(tmp_path):
     dataset = load(tmp_path, 'path,label\na.png,"red, old"\nb.png,"old, blue"\nc.png,old\n')
     assert dataset.problem is SINGLE_LABEL

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.contrasts import Contrast
     from headstart.data.dataset import Dataset
     from headstart.data.decoding import Preprocessing
     from headstart.data.downloading import download
@@ -33,10 +34,13 @@ if TYPE_CHECKING:
     from headstart.features.tables import export_features
     from headstart.metrics import Estimate, measure, measure_recall
     from headstart.networks.backbones import Backbone, load_backbone
+    from headstart.publish.reporting import Report, report
     from headstart.runs.advising import advise
     from headstart.runs.auditing import Audit, audit
     from headstart.runs.bottleneck import extract_bottleneck, fit_features, load_head
     from headstart.runs.classifier import Classifier
+    from headstart.runs.comparing import compare
+    from headstart.runs.comparison import Comparison, Contender, Pair
     from headstart.runs.evaluation import Evaluation, evaluate
     from headstart.runs.fitting import fit
     from headstart.runs.prediction import Prediction
@@ -63,6 +67,9 @@ __all__ = [
     "Candidate",
     "Case",
     "Classifier",
+    "Comparison",
+    "Contender",
+    "Contrast",
     "Costs",
     "Dataset",
     "Decision",
@@ -74,9 +81,11 @@ __all__ = [
     "HeadstartError",
     "ImageRef",
     "InputError",
+    "Pair",
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "Report",
     "ResourceError",
     "Run",
     "Runtime",
@@ -88,6 +97,7 @@ __all__ = [
     "advise",
     "audit",
     "choose_engine",
+    "compare",
     "download",
     "evaluate",
     "export_features",
@@ -103,6 +113,7 @@ __all__ = [
     "measure",
     "measure_recall",
     "predict",
+    "report",
     "scan_images",
     "split_dataset",
     "start_engine",
@@ -112,7 +123,10 @@ __all__ = [
 # A * stands for all others of a wing: forms of data, engines, strategies. None of them imports another, and
 # a file after them has their table, so one more is its file and its line there.
 ORDER = {
-    "": "errors process choices options draws files parallel arrays metrics label_metrics problem",
+    "": (
+        "errors process choices options draws files parallel arrays metrics label_metrics contrasts "
+        "problem"
+    ),
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables "
         "label_cells rows image_arrays array_names unpickling * class_names known downloading loading "
@@ -132,10 +146,12 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources checks budget sampling grouping advising "
-        "refitting fitting bottleneck evaluation auditing corrections thumbnails"
+        "refitting fitting bottleneck evaluation grid comparison comparing auditing corrections thumbnails"
     ),
-    "publish": "charts",
-    "cli": "demo terminal options reference listings commands extraction app",
+    "publish": (
+        "charts comparisons drawings findings pictures report_charts report_words reporting"
+    ),
+    "cli": "demo terminal options reference listings commands extraction comparing app",
 }
 
 _HOMES = {
@@ -148,6 +164,7 @@ _HOMES = {
         "VerificationError",
     ),
     "metrics": ("Estimate", "measure", "measure_recall"),
+    "contrasts": ("Contrast",),
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),
     "data.in_memory": ("from_arrays",),
@@ -177,6 +194,9 @@ _HOMES = {
     "runs.auditing": ("Audit", "audit"),
     "runs.fitting": ("fit",),
     "runs.evaluation": ("Evaluation", "evaluate"),
+    "runs.comparison": ("Comparison", "Contender", "Pair"),
+    "runs.comparing": ("compare",),
+    "publish.reporting": ("Report", "report"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

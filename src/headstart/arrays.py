@@ -1,6 +1,6 @@
 """Types of arrays, each named by what it holds and the letters of its shape.
 
-N images (or the B of a batch), C classes, D features, P pairs, H W pixels; a module that needs others
+N images (or the B of a batch), C classes, D features, P pairs, S runs, H W pixels; a module that needs others
 says so at its head.
 """
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BoolN",
+    "BoolSN",
     "FloatC",
     "FloatCD",
     "FloatD",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 BoolN = NDArray[np.bool_]
+BoolSN = NDArray[np.bool_]
 IntN = NDArray[np.int64]
 IntP2 = NDArray[np.int64]
 IntCC = NDArray[np.int64]

@@ -17,7 +17,9 @@ from headstart.cli.commands import (
     evaluate_command,
     fit_command,
     predict_command,
+    report_command,
 )
+from headstart.cli.comparing import compare_command
 from headstart.cli.extraction import extract_command
 from headstart.cli.listings import (
     backbones_command,
@@ -60,6 +62,8 @@ for _name, _command in {
     "audit": audit_command,
     "fit": fit_command,
     "evaluate": evaluate_command,
+    "report": report_command,
+    "compare": compare_command,
     "predict": predict_command,
     "extract": extract_command,
     "backbones": backbones_command,

@@ -37,6 +37,7 @@ from headstart.cli.terminal import (
     show_progress,
     show_run,
     show_scan,
+    warn,
 )
 from headstart.errors import InputError, UsageError, printable
 from headstart.process import leave
@@ -64,6 +65,7 @@ __all__ = [
     "evaluate_command",
     "fit_command",
     "predict_command",
+    "report_command",
 ]
 
 TALKS = ("json", "quiet", "verbose")
@@ -463,6 +465,59 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
         )
     else:
         show_evaluation(result)
+
+
+@takes((*READING, "max_bad", *RUNTIME), talks=TALKS)
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images to evaluate it on; by default, what the run measured."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The page; report.html in the run's folder by default."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of the data: train, val, test or all, as in evaluate.")
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also write each chart as an SVG file.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Write what a run found as one page to read, share and print.
+
+    The page says in plain words how good the classifier is, and shows the
+    pictures behind each kind of mistake, where it looks, what it was trained
+    on and why it was trained so. It needs no network and no other file. The
+    same figures are written beside it as CSV and JSON.
+
+    \b
+    [bold]Examples[/bold]
+    headstart report run
+    headstart report run photos --split test -o test.html
+    """
+    with show_progress() as progress:
+        written = headstart.report(
+            run, data or None, output, split=split, figures=figures, progress=progress, **options
+        )
+    if State.json:
+        print_json(
+            {
+                "page": str(written.page),
+                "files": [str(file) for file in written.files],
+                "pictures": written.pictures,
+                "warnings": written.warnings,
+            }
+        )
+        return
+    for warning in written.warnings:
+        warn(warning)
+    shown = count(written.pictures, "picture")
+    out.print(Text(f"{printable(str(written.page))}: {shown}, and the figures as CSV and JSON"))
 
 
 @takes(

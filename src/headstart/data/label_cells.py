@@ -220,4 +220,11 @@ class LabelCells:
             self._told.append(
                 f"labels have '{separator}' between them, several an image; --no-multi-label takes them whole"
             )
-        return separator
+            return separator
+        whole = min((t for t in texts for s in SEPARATORS if len(_split(t, s)) > 1), default="")
+        if whole:
+            self._told.append(
+                f"'{whole}' is taken for the name of one class; where it is several labels, --multi-label "
+                "says so, and --no-multi-label that it is not"
+            )
+        return None

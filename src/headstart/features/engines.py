@@ -33,6 +33,7 @@ __all__ = [
     "choose_device",
     "choose_engine",
     "make_engine",
+    "measure_rate",
     "start_engine",
     "use_engine",
 ]
@@ -212,6 +213,27 @@ def make_engine(
     except EngineRefused as exc:
         write_quietly(_refusal_file(backbone, choice.library, runtime.cache), exc.reason.encode())
         raise
+
+
+def measure_rate(
+    backbone: Backbone, choice: EngineChoice, runtime: Runtime, *, cuts: tuple[str, ...]
+) -> float:
+    """Measure how many images a second the network takes in on one thread, up to these cut points.
+
+    On a CPU by the process's own clock, which stands still while other programs run.
+
+    Raises:
+        EngineRefused, ResourceError: as in `make_engine`.
+    """
+    engine = make_engine(backbone, choice, runtime, cuts=cuts, threads=1)
+    pixels = np.zeros((engine.micro_batch, *backbone.preprocessing.input_px, 3), np.uint8)
+    clock = time.process_time if choice.device == "cpu" else time.perf_counter
+    seconds = []
+    for _ in range(5):
+        began = clock()
+        engine.run(pixels)
+        seconds.append(clock() - began)
+    return engine.micro_batch / max(min(seconds), 1e-6)
 
 
 def _refusal_file(backbone: Backbone, library: str, cache_dir: Path) -> Path:

@@ -6,7 +6,8 @@ matplotlib draws them, without a screen; the text in them stays text.
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["CHARTS", "draw_chart", "write_advice"]
+__all__ = [
+    "CHARTS",
+    "CHOSEN",
+    "PLAIN",
+    "SIZE_INCHES",
+    "draw_chart",
+    "scale_log",
+    "styled",
+    "write_advice",
+    "write_charts",
+]
 
 # Two colours that people who cannot tell red from green can tell, and a grey.
 CHOSEN, PLAIN, FAINT = "#d55e00", "#0072b2", "#767676"
@@ -77,7 +88,7 @@ def _draw_curve(axes: "Axes", advice: Advice) -> None:
             xs, [b[0] for b in bands], [b[1] for b in bands], color=CHOSEN, alpha=0.15, lw=0
         )
     axes.axvline(facts.images, color=FAINT, ls=":", label=f"these {facts.images:,} images")
-    _scale(axes, sorted({p.images for p in points} | {2 * facts.images, 4 * facts.images}))
+    scale_log(axes, sorted({p.images for p in points} | {2 * facts.images, 4 * facts.images}))
     axes.set_xlabel("training images")
     axes.set_ylabel("accuracy of a linear probe")
     axes.set_title("What more images would bring", loc="left", weight="bold")
@@ -109,7 +120,7 @@ def _draw_cost(axes: "Axes", advice: Advice) -> None:
         advice.budget_s / 60, 0.02, " time that is left", color=FAINT, fontsize=8,
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
-    _scale(axes, (0.02, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000))
+    scale_log(axes, (0.02, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000))
     axes.set_xlabel("minutes on this machine")
     axes.set_ylabel("expected accuracy, 95 % interval")
     axes.set_title("What each way would bring and cost", loc="left", weight="bold")
@@ -122,7 +133,7 @@ def _shorten(candidate: Candidate) -> str:
     return f"{strategy} {place}".strip()
 
 
-def _scale(axes: "Axes", ticks: Sequence[float]) -> None:
+def scale_log(axes: "Axes", ticks: Sequence[float]) -> None:
     """Scale the horizontal axis by its logarithm, with these numbers on it as far as they are in sight."""
     axes.set_xscale("log")
     axes.margins(x=0.08)
@@ -142,7 +153,7 @@ CHARTS: dict[str, Callable[["Axes", Advice], None]] = {
 
 def draw_chart(name: str, advice: Advice) -> "Figure":
     """Draw a chart of `CHARTS`, as a matplotlib figure."""
-    with _styled():
+    with styled():
         from matplotlib.figure import Figure
 
         figure = Figure(SIZE_INCHES, layout="constrained")
@@ -151,13 +162,15 @@ def draw_chart(name: str, advice: Advice) -> "Figure":
 
 
 @contextlib.contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Load matplotlib, and draw and write as `STYLE` says."""
     # Where it keeps its list of fonts, which is nothing for the user's home.
     os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # The text stays text, so what shows it has the letters that are missing here.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
 
 
@@ -168,14 +181,26 @@ def write_advice(advice: Advice, folder: Path) -> list[Path]:
         ResourceError: out of disk or permission.
     """
     files = {"advice.json": to_json_bytes(advice.to_json())}
-    for name in CHARTS if advice.facts.depths else ():
+    shown = CHARTS if advice.facts.depths else ()
+    return write_charts(folder, files, {name: draw_chart(name, advice) for name in shown})
+
+
+def write_charts(
+    folder: Path, files: Mapping[str, bytes], figures: "Mapping[str, Figure]"
+) -> list[Path]:
+    """Write files, and figures as SVG; give their paths.
+
+    Raises:
+        ResourceError: out of disk or permission.
+    """
+    written = dict(files)
+    for name, figure in figures.items():
         buffer = io.BytesIO()
-        figure = draw_chart(name, advice)
-        with _styled():
+        with styled():
             figure.savefig(buffer, format="svg", metadata={"Date": None})
-        files[f"{name}.svg"] = buffer.getvalue()
+        written[f"{name}.svg"] = buffer.getvalue()
     with translate_errors(folder, advice="choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
+        for name, data in written.items():
             write_atomically(folder / name, data)
-    return [folder / name for name in files]
+    return [folder / name for name in written]

@@ -32,7 +32,7 @@ from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.runs.sources import Data, read_data
 from headstart.training.settings import READING, Settings, make_settings
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["EVALUATE_SETTINGS", "Evaluation", "evaluate"]
 
 # The settings that `evaluate` uses; the others concern training.
 EVALUATE_SETTINGS = (

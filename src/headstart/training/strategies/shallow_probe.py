@@ -4,13 +4,10 @@ For few images that are unlike those that the network was trained on.
 """
 
 import dataclasses
-import time
-
-import numpy as np
 
 from headstart.errors import UsageError
 from headstart.features.engine import EngineChoice
-from headstart.features.engines import make_engine, use_engine
+from headstart.features.engines import measure_rate, use_engine
 from headstart.networks.backbones import Backbone, truncate
 from headstart.training.heads import choose_shallow
 from headstart.training.probes import compare_cuts, probe, settle_cut, weigh_classes
@@ -55,15 +52,8 @@ def _compare_sizes(task: Task, small: Backbone) -> dict[str, dict[str, float]]:
 
     def measure(backbone: Backbone, choice: EngineChoice) -> dict[str, float]:
         cuts = (backbone.cuts[-1].name,)
-        engine = make_engine(backbone, choice, task.settings.runtime, cuts=cuts, threads=1)
-        pixels = np.zeros((engine.micro_batch, *backbone.preprocessing.input_px, 3), np.uint8)
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            engine.run(pixels)
-            seconds.append(time.perf_counter() - began)
         size = sum(a.nbytes for a in backbone.state.values())
-        rate = engine.micro_batch / min(seconds)
+        rate = measure_rate(backbone, choice, task.settings.runtime, cuts=cuts)
         return {"megabytes": round(size / 1e6, 2), "images_per_s": round(rate, 1)}
 
     def measure_both(choice: EngineChoice) -> dict[str, dict[str, float]]:

@@ -1,0 +1,194 @@
+"""The command that compares: runs that are there, or ways of training, of which it trains what is missing.
+
+Nothing here imports torch before the command needs it.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+import headstart
+from headstart.cli.options import takes
+from headstart.cli.terminal import (
+    State,
+    Table,
+    note,
+    out,
+    print_json,
+    show_progress,
+    warn,
+)
+from headstart.errors import UsageError, printable
+from headstart.training.settings import FIELDS
+
+if TYPE_CHECKING:
+    from headstart.runs.comparison import Comparison
+
+__all__ = ["compare_command"]
+
+# So many pairs are shown; of more, those with the best contender. All are in the JSON and the CSV.
+PAIRS_SHOWN = 15
+
+
+@takes([n for n in FIELDS if n != "strategy"], talks=("json", "quiet", "verbose"))
+def compare_command(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUNS | DATA",
+            help="Folders of runs; or a folder, archives, table or arrays of images to train on.",
+        ),
+    ],
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            help="Train in these ways: names with commas between them, each with settings of its own, as in "
+            "fine-tune:batchnorm=adapt:lr=1e-4. Default: linear-probe,partial-fine-tune."
+        ),
+    ] = None,
+    backbones: Annotated[
+        str | None, typer.Option(help="Train these networks: names with commas between them.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train each with this many seeds, 3 by default.", min=1)
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure on these labelled images, or on a fraction that is held out (0.2) where the "
+            "data have no test split."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder for pictures, tables and what is trained; comparisons/NAME by default.",
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Compare ways of training, or runs, on the same test images.
+
+    Says which can be told apart and how many more images would tell, with
+    intervals, McNemar's test and Holm's correction, and what each costs. Of
+    data, trains what is missing; the same command goes on after an
+    interruption. Several seeds count what a seed changes.
+
+    \b
+    [bold]Examples[/bold]
+    headstart compare run-a run-b --test photos
+    headstart compare photos --strategies linear-probe,fine-tune --seeds 3
+    headstart compare photos --backbones resnet50,vgg16 -o comparison
+    """
+    from headstart.publish.comparisons import write_comparison
+    from headstart.runs.comparing import is_run
+
+    has_runs = any(map(is_run, words))
+    output = _choose_folder(words, output, has_runs=has_runs)
+    with show_progress() as progress:
+        found = headstart.compare(
+            words,
+            None if has_runs else output,
+            strategies=_split(strategies),
+            backbones=_split(backbones),
+            seeds=seeds,
+            test=_read_number(test),
+            progress=progress,
+            **options,
+        )
+        files = []
+        if output is not None:
+            progress("drawing", 0, 0)
+            files = write_comparison(found, output)
+    if State.json:
+        print_json(found.to_json())
+        return
+    _show(found)
+    for file in files:
+        note(f"written: {printable(str(file))}")
+
+
+def _choose_folder(words: list[str], output: Path | None, *, has_runs: bool) -> Path | None:
+    """Find out before any work whether the folder can be had; of data it is the same for the same data."""
+    if output is None:
+        name = Path(os.path.realpath(words[0])).stem or "data"
+        return None if has_runs else Path("comparisons") / name
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: a file of this name exists; choose another folder")
+    if has_runs:
+        from headstart.files import check_writable
+
+        check_writable(output, advice="choose another folder")
+    return output
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _read_number(text: str | None) -> str | float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _show(found: "Comparison") -> None:
+    """Show who is how good at what price, then the differences, then what follows."""
+    for warning in found.warnings:
+        warn(warning)
+    groups = f" in {found.units:,} groups" if found.units < found.images else ""
+    out.print(Text(f"{found.images:,} images of {found.part}{groups}, 95 % intervals", style="dim"))
+    table = Table()
+    for name in ("rank", "", "seeds", "accuracy", "95 % interval", "log loss", "min", "MB"):
+        table.add_column(name, justify="left" if name in ("", "95 % interval") else "right")
+    table.add_column("images/s", justify="right")
+    for c in found.contenders:
+        e = c.accuracy
+        table.add_row(
+            str(c.rank),
+            Text(printable(c.name), style="bold" if c.rank == 1 else ""),
+            str(len(c.runs)),
+            f"{e.value:.3f}",
+            f"{e.low:.3f} to {e.high:.3f}",
+            f"{c.log_loss:.3f}",
+            f"{c.minutes:.{1 if c.minutes >= 1 else 2}f}",
+            f"{c.megabytes:.1f}",
+            f"{c.images_per_s:,.0f}{' *' if c.undominated else '  '}",
+        )
+    out.print(table)
+    out.print(
+        Text(
+            "* no other is as good in accuracy, time, size and speed (of one thread) alike",
+            style="dim",
+        )
+    )
+    _show_pairs(found)
+    out.print()
+    out.print(Text(printable(found.conclude()), style="bold green"))
+
+
+def _show_pairs(found: "Comparison") -> None:
+    best = found.contenders[0].name
+    shown = [p for p in found.pairs if len(found.pairs) <= PAIRS_SHOWN or p.first == best]
+    table = Table("first", "second", "difference", "95 % interval", "p (Holm)", "")
+    for pair in shown:
+        d = pair.contrast.difference
+        table.add_row(
+            Text(printable(pair.first)),
+            Text(printable(pair.second)),
+            f"{d.value:+.3f}",
+            f"{d.low:+.3f} to {d.high:+.3f}",
+            "< 0.001" if pair.adjusted < 0.001 else f"{pair.adjusted:.3f}",
+            Text(printable(pair.verdict)),
+        )
+    out.print()
+    out.print(table)
+    if len(shown) < len(found.pairs):
+        more = len(found.pairs) - len(shown)
+        out.print(Text(f"{more:,} more pairs are in the JSON and in pairs.csv", style="dim"))

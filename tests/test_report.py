@@ -1,0 +1,326 @@
+"""The report of a run: its page, its figures, and that nothing from outside gets into it but as text."""
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import re
+import shutil
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart
+from headstart.publish.findings import (
+    calibration_error,
+    choose_classes,
+    list_confusions,
+    list_doubtful,
+    list_right,
+    list_worst,
+    measure_bins,
+    measure_classes,
+    project,
+)
+from headstart.publish.pictures import GRID, Album, find_evidence
+from headstart.runs.record import Measured
+
+HOSTILE = (
+    "<script>alert(1)<-script>",
+    "{{ 7 * 7 }}{% raw %}",
+    "</title><img src=x onerror=alert(1)>".replace("/", "-"),
+    "\x1b[31mred\u202eesrever",
+    "' onmouseover='alert(1)",
+    '" style="x:y',
+    "=cmd()&amp;<b>",
+)
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text = [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    probabilities = np.array(
+        [[0.9, 0.1, 0], [0.2, 0.8, 0], [0.5, 0.45, 0.05], [0, 0.3, 0.7], [0.05, 0.9, 0.05]],
+        dtype=np.float32,
+    )
+    labels = np.array([0, 0, 0, 2, 2])
+    return Measured(probabilities, labels, tuple("abcde"), "val", ("x", "y", "z"))
+
+
+@pytest.fixture(scope="module")
+def hostile(paint, tiny, tmp_path_factory):
+    """A run on classes and files of hostile names, and the report of it."""
+    root = tmp_path_factory.mktemp("hostile")
+    for number, name in enumerate(HOSTILE):
+        (root / "data" / name).mkdir(parents=True)
+        for k in range(9):
+            picture = Image.fromarray(paint("plain" if number % 2 else "blobs", 100 * number + k))
+            picture.save(root / "data" / name / f"{HOSTILE[k % len(HOSTILE)]}{k}.png")
+    run = headstart.fit(root / "data", root / "run", **tiny)
+    return run, headstart.report(run, figures=True)
+
+
+@pytest.fixture(scope="module")
+def written(tiny_run, tmp_path_factory):
+    return headstart.report(tiny_run, None, tmp_path_factory.mktemp("report") / "page.html")
+
+
+def test_the_worst_are_those_whose_class_was_given_the_least(measured):
+    assert list_worst(measured, 9) == [4, 1]
+    assert list_worst(measured, 1) == [4]
+
+
+def test_the_doubtful_are_those_with_two_classes_close(measured):
+    assert list_doubtful(measured, 2) == [2, 3]
+
+
+def test_each_class_has_its_turn_among_those_that_are_right(measured):
+    assert {int(measured.labels[row]) for row in list_right(measured, 2)} == {0, 2}
+
+
+def test_confusions_and_classes_are_counted():
+    confusion = np.array([[5, 1, 0], [3, 2, 0], [0, 0, 0]])
+    assert [tuple(c) for c in list_confusions(confusion)] == [(1, 0, 3), (0, 1, 1)]
+    assert choose_classes(confusion, 2).tolist() == [0, 1]
+    first, second, third = measure_classes(confusion, ("a", "b", "c"))
+    assert (first.images, first.predicted) == (6, 8)
+    assert first.precision == 5 / 8
+    assert second.recall.value == 2 / 5
+    assert first.f1 == 10 / 14
+    assert np.isnan(third.precision)
+
+
+def test_bins_hold_every_image_once_and_give_the_error(measured):
+    bins = measure_bins(measured)
+    assert sum(b.images for b in bins) == len(measured)
+    sure = np.array([[0.8, 0.2]] * 5, dtype=np.float32)
+    half = Measured(sure, np.array([0, 0, 0, 0, 1]), tuple("abcde"), "val", ("x", "y"))
+    assert calibration_error(measure_bins(half)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_projection_finds_the_widest_direction():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2000, 6)) * [0.1, 0.1, 9, 0.1, 0.1, 3]
+    found = project(features)
+    assert abs(np.corrcoef(found[:, 0], features[:, 2])[0, 1]) > 0.99
+    assert abs(np.corrcoef(found[:, 1], features[:, 5])[0, 1]) > 0.99
+
+
+def test_evidence_is_where_covering_lowers_the_probability():
+    class Corner:
+        """Sure of the class by how bright the upper left is."""
+
+        def predict_proba(self, images):
+            share = np.array([i[:8, :8].mean() / 255 for i in images])
+            return np.stack([share, 1 - share], axis=1)
+
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[:8, :8] = 255
+    found = find_evidence(pixels, 0, Corner())
+    assert found.shape == (GRID, GRID)
+    assert np.unravel_index(found.argmax(), found.shape) == (0, 0)
+    assert found[4:, 4:].max() == 0
+
+
+def test_the_page_shows_the_run_and_needs_nothing_else(written, tiny_run):
+    page = Page(written.page)
+    text = " ".join(page.text)
+    accuracy = tiny_run.metrics["accuracy"]
+    assert f"{accuracy.value:.3f}" in text
+    assert all(name in text for name in tiny_run.classes)
+    assert f"headstart fit {tiny_run.data} --strategy linear-probe" in text
+    for _, attrs in page.elements:
+        for name, value in attrs.items():
+            assert not name.startswith("on")
+            assert name != "style"
+            if name in ("src", "href"):
+                assert value.startswith(("data:", "#"))
+    assert written.pictures == len(tiny_run.measured)
+
+
+def test_only_its_own_blocks_run_by_their_hashes(written):
+    text = written.page.read_text(encoding="utf-8")
+    [policy] = [m["content"] for m in Page(written.page).all("meta") if "http-equiv" in m]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        [block] = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_hostile_names_are_text_everywhere(hostile):
+    _, written = hostile
+    page = Page(written.page)
+    assert not any("onerror" in attrs or "onmouseover" in attrs for _, attrs in page.elements)
+    assert len(page.all("script")) == 2
+    text = "".join(page.text)
+    assert "{{ 7 * 7 }}" in text
+    assert "\\x1b[31mred\\u202eesrever" in text
+    for path in written.files:
+        content = path.read_text(encoding="utf-8")
+        assert "\x1b" not in content
+        assert "\u202e" not in content
+    cells = re.search(r'id="cells">(.*?)</script>', written.page.read_text("utf-8")).group(1)
+    assert "<" not in cells
+    assert HOSTILE[0] in json.loads(cells)["names"]
+    rows = list(csv.reader(io.StringIO(written.files[2].read_text("utf-8"))))
+    assert not [cell for row in rows for cell in row if cell[:1] in "=+@" and cell]
+
+
+def test_figures_are_written_beside_it_and_are_the_same(written, tiny_run):
+    names = [f.name for f in written.files]
+    ends = ["page.html", "page.json", "page-images.csv", "page-classes.csv", "page-confusions.csv"]
+    assert names == ends
+    figures = json.loads(written.files[1].read_text("utf-8"))
+    assert figures["metrics"]["accuracy"]["value"] == tiny_run.metrics["accuracy"].value
+    rows = list(csv.DictReader(io.StringIO(written.files[2].read_text("utf-8"))))
+    assert [r["image"] for r in rows] == list(tiny_run.measured.ids)
+    right = sum(r["true"] == r["predicted"] for r in rows)
+    assert right / len(rows) == pytest.approx(tiny_run.metrics["accuracy"].value)
+
+
+def test_charts_are_files_where_they_are_asked_for(hostile):
+    charts = [f for f in hostile[1].files if f.suffix == ".svg"]
+    assert {f.name for f in charts} >= {"report-reliability.svg", "report-map.svg"}
+    assert all(f.read_text("utf-8").startswith("<svg") for f in charts)
+
+
+def test_pictures_are_drawn_again_from_the_pixels(written):
+    sources = [i["src"] for i in Page(written.page).all("img")]
+    assert sources
+    for source in sources:
+        data = base64.b64decode(source.removeprefix("data:image/webp;base64,"))
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "WEBP"
+            assert max(image.size) <= 144
+
+
+def test_a_page_has_room_for_so_many_pictures(tiny_run, monkeypatch):
+    monkeypatch.setattr("headstart.publish.pictures.MOST_BYTES", 5000)
+    rows = {i: k for k, i in enumerate(tiny_run.measured.ids)}
+    from headstart.publish.reporting import _find_images
+
+    dataset = _find_images(tiny_run, tiny_run.measured, headstart.Settings())
+    album = Album(lambda i: dataset.image(rows[i]), None)
+    album.add(tiny_run.measured.ids, lambda *a: None)
+    assert sum(map(len, album.pictures.values())) <= 5000
+    assert album.left_out + len(album.pictures) == len(tiny_run.measured)
+
+
+def test_an_image_that_is_not_what_was_measured_is_not_shown(photos, tiny, tmp_path):
+    """A run may name any file: what it does not know the content of stays private."""
+    data = shutil.copytree(photos, tmp_path / "photos")
+    run = headstart.fit(data, tmp_path / "run", **tiny)
+    changed = data / run.measured.ids[0]
+    Image.new("RGB", (40, 48), "red").save(changed)
+    written = headstart.report(run)
+    assert any("changed" in w for w in written.warnings)
+    assert written.pictures == len(run.measured) - 1
+
+
+def test_where_the_images_are_gone_there_is_a_report_that_says_so(photos, tiny, tmp_path):
+    data = shutil.copytree(photos, tmp_path / "photos")
+    run = headstart.fit(data, tmp_path / "run", **tiny)
+    shutil.rmtree(data)
+    written = headstart.report(tmp_path / "run")
+    assert written.page == tmp_path / "run" / "report.html"
+    assert written.pictures == 0
+    assert "headstart report RUN DATA" in written.warnings[0]
+    assert "headstart report RUN DATA" in written.page.read_text("utf-8")
+    assert headstart.Run.load(tmp_path / "run").metrics == run.metrics
+
+
+def test_images_of_an_archive_are_shown(photos, tiny, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in sorted(photos.rglob("*.png")):
+            archive.write(path, path.relative_to(photos))
+    run = headstart.fit(tmp_path / "photos.zip", tmp_path / "run", **tiny)
+    assert headstart.report(run).pictures == len(run.measured)
+
+
+def test_other_data_are_evaluated(tiny_run, photos, tmp_path, cli):
+    output = tmp_path / "test.html"
+    code, out, _ = cli("report", tiny_run.folder, photos, "--split", "test", "-o", output)
+    assert code == 0
+    assert out.startswith(str(output)[:20])
+    text = html.unescape(output.read_text("utf-8"))
+    assert "images of the test split" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "report.txt"], "a report is an HTML file"),
+        (["--split", "test"], "split has no effect without data"),
+    ],
+)
+def test_what_has_no_effect_is_refused(tiny_run, words, message, cli):
+    code, _, err = cli("report", tiny_run.folder, *words)
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"training": {"best_epoch": "<b>"}, "advice": {"facts": {"depths": [{"heads": [[1]]}]}}},
+        {
+            "advice": {
+                "facts": {"images": -1, "per_class": [], "shift": [], "depths": [], "curve": []}
+            }
+        },
+        {"advice": {"chosen": {"strategy": 3, "settings": []}, "others": {}}},
+        {"advice": [], "training": []},
+    ],
+)
+def test_a_record_that_is_not_as_it_was_written_makes_a_page_without(tiny_run, facts, tmp_path):
+    folder = shutil.copytree(tiny_run.folder, tmp_path / "run")
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    metrics["decisions"]["facts"] = facts
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    page = Page(headstart.report(folder).page)
+    assert "Depth and data" not in " ".join(page.text)
+
+
+def test_the_command_says_in_json_what_was_written(tiny_run, tmp_path, cli):
+    code, out, _ = cli("report", tiny_run.folder, "-o", tmp_path / "page.html", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["page"] == str(tmp_path / "page.html")
+    assert told["pictures"] == len(tiny_run.measured)
+    assert all(Path(f).is_file() for f in told["files"])
+
+
+def test_curves_are_shown_of_a_run_with_epochs(photos, network, tmp_path):
+    run = headstart.fit(photos, tmp_path / "run", strategy="fine-tune", epochs=2, **network)
+    written = headstart.report(run, figures=True)
+    assert {"report-loss.svg", "report-accuracy.svg"} <= {f.name for f in written.files}
+
+
+def test_the_templates_are_in_the_package():
+    folder = Path(headstart.__file__).parent / "publish" / "templates"
+    assert {p.name for p in folder.iterdir()} == {"report.html", "report.css", "report.js"}
