@@ -378,6 +378,15 @@ def test_of_one_picture_under_two_classes_both_are_shown(plant, tmp_path, cli):
     assert "… 7 more" in copies
 
 
+def test_a_mirror_image_may_be_of_another_class(plant, tmp_path):
+    data = plant(tmp_path / "data", {"blobs": 4, "plain": 4})
+    image = Image.open(data / "blobs/00.png")
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "plain/00.png")
+    found = headstart.audit(data, device="cpu")
+    assert ("blobs/00.png", "plain/00.png") in found.duplicates
+    assert not found.conflicts
+
+
 def test_a_weak_probe_accuses_nobody_and_a_sure_one_does():
     random = np.random.default_rng(0)
     weak = random.dirichlet(np.ones(5), 2000)

@@ -307,7 +307,7 @@ class _Work:
         return Audit(
             dataset=self.dataset,
             label_errors=errors,
-            conflicts=tuple(self.list_conflicts(groups)),
+            conflicts=tuple(self.list_conflicts(copies)),
             duplicates=tuple(tuple(self.dataset.ids[row] for row in g) for g in groups),
             leaks=tuple(self.list_leaks(leaked, copies)),
             held=held,
@@ -461,10 +461,10 @@ class _Work:
             )
         return sorted(leaks, key=lambda leak: -leak.similarity)
 
-    def list_conflicts(self, groups: list[list[int]]) -> list[Conflict]:
-        """List the pictures with more than one label."""
+    def list_conflicts(self, copies: Copies) -> list[Conflict]:
+        """List the pictures with more than one label; a mirror image may have another, as of an arrow."""
         found = []
-        for rows in groups:
+        for rows in group_copies(copies.pairs[~copies.mirrored], len(self.dataset)):
             labels = tuple(self.names[row] for row in rows)
             if len(set(labels)) > 1:
                 found.append(Conflict(tuple(self.dataset.ids[row] for row in rows), labels))
