@@ -178,6 +178,8 @@ def test_the_commands(train, test, pictures, tiny, tmp_path, cli):
     code, out, err = cli("fit", train, "-o", tmp_path / "run", *options)
     assert code == 0, err
     assert "labels have '|' between them" in err
+    assert "headstart predict" in err
+    assert "headstart report" not in err  # which is of one label an image
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert rows["label"][:4] == ["label", "images", "avg.", "precision"]
     assert int(rows["red"][1]) == sum("red" in labels_of(n) for n in range(54))
