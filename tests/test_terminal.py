@@ -14,7 +14,8 @@ import pytest
 
 import headstart
 from headstart.cli import terminal
-from headstart.cli.terminal import is_doubtful, show_progress
+from headstart.cli.printers import is_doubtful
+from headstart.cli.terminal import show_progress
 from headstart.runs.prediction import Prediction
 
 COMMAND = [sys.executable, "-m", "headstart"]

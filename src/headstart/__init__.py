@@ -146,12 +146,13 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources checks budget sampling grouping advising "
-        "refitting fitting bottleneck evaluation grid comparison comparing auditing corrections thumbnails"
+        "refitting remarks fitting bottleneck evaluation grid comparison comparing auditing corrections "
+        "thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words reporting"
     ),
-    "cli": "demo terminal options reference listings commands extraction comparing app",
+    "cli": "demo terminal printers options reference listings commands extraction comparing app",
 }
 
 _HOMES = {

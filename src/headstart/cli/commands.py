@@ -19,8 +19,8 @@ from rich.text import Text
 
 import headstart
 from headstart.cli.options import flag_of, takes
+from headstart.cli.printers import PRINTERS
 from headstart.cli.terminal import (
-    PRINTERS,
     State,
     count,
     err,
@@ -46,7 +46,7 @@ from headstart.training.settings import FIELDS, READING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headstart.cli.terminal import PredictionPrinter
+    from headstart.cli.printers import PredictionPrinter
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
     from headstart.runs.classifier import Classifier

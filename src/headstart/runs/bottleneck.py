@@ -51,12 +51,12 @@ from headstart.runs.fitting import (
     check_place,
     extract_with,
     find_measured,
-    find_warnings,
     list_members,
 )
 from headstart.runs.folder import CARD, FORMAT, HEAD_FILE, mark_incomplete
 from headstart.runs.grouping import find_groups
 from headstart.runs.record import Parts, Run, save_run
+from headstart.runs.remarks import find_warnings
 from headstart.runs.sampling import draw_per_class
 from headstart.runs.sources import (
     Data,

@@ -5,11 +5,12 @@ is; so a comparison that was interrupted, or gets one more strategy, goes on wit
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from headstart.data.dataset import Dataset
 from headstart.data.groupings import name_groups
 from headstart.data.splits import split_dataset
 from headstart.errors import InputError, UsageError
-from headstart.features.engine import EngineChoice
 from headstart.features.engines import measure_rate, use_engine
 from headstart.features.runtime import Runtime, make_runtime
 from headstart.metrics import image_losses
@@ -536,8 +536,6 @@ def _find_rate(run: Run, runtime: Runtime, known: dict[object, float]) -> float:
     shapes = tuple((name, backbone.state[name].shape) for name in body)
     key = (backbone.name, cuts, backbone.preprocessing.input_px, shapes)
     if key not in known:
-        measure: Callable[[EngineChoice], float] = lambda choice: measure_rate(  # noqa: E731
-            backbone, choice, runtime, cuts=cuts
-        )
+        measure = functools.partial(measure_rate, backbone, runtime=runtime, cuts=cuts)
         known[key] = use_engine(backbone, runtime, measure)
     return known[key]

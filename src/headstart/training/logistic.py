@@ -13,6 +13,7 @@ in float32 with sums in float64, in blocks of rows side by side; the blocks, and
 they are summed, depend on the problem alone, so the bits do not depend on the number of CPUs.
 """
 
+import abc
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,7 +226,7 @@ class _Preconditioner:
         return np.asarray(matrix.reshape(-1, 1) * a if 1 in matrix.shape else matrix @ a)
 
 
-class Regression:
+class Regression(abc.ABC):
     """Standardised features with targets, sorted by fold; solves with any fold left out, for any penalty."""
 
     problem: Problem
@@ -348,13 +349,13 @@ class Regression:
         gradient[-1] = z.sum(axis=0, dtype=np.float64)
         return loss, gradient
 
+    @abc.abstractmethod
     def _first_variance(self) -> float:
         """Give p (1 - p) of a class before anything is known."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _to_slopes(self, z: np.ndarray, rows: slice) -> float:
         """Turn the logits (n, C) of some rows into the gradient of their loss, in place; give the loss."""
-        raise NotImplementedError
 
     def _bounds(self, fold: int) -> tuple[int, int]:
         return self.ends[fold - 1] if fold else 0, self.ends[fold]
