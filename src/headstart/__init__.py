@@ -146,8 +146,8 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder prediction classifier record predictor sources checks budget sampling grouping advising "
-        "refitting remarks fitting bottleneck evaluation grid comparison comparing auditing corrections "
-        "thumbnails"
+        "refitting folding remarks fitting bottleneck evaluation grid comparison comparing auditing "
+        "corrections thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words reporting"

@@ -236,6 +236,7 @@ def _fit(
 
 
 def _to_json(run: "Run") -> dict[str, Any]:
+    facts = run.decisions.facts
     return {
         "run": str(run.folder),
         "strategy": run.strategy,
@@ -244,6 +245,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "recall": run.recall,
         **({"labels": run.labels} if run.labels else {}),
         "measured_on": run.measured_on,
+        **({"folds": facts["folds"]} if "folds" in facts else {}),
         "images": run.images,
         "computed": run.computed,
         "engine": str(run.engine),

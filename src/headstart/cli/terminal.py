@@ -142,12 +142,23 @@ def show_run(run: "Run") -> None:
             chosen = ", which were trained on too after that"
         elif run.history and run.settings["monitor"]["value"] != "last":
             chosen = ", by which the best epoch was chosen too"
+        folds = run.decisions.facts.get("folds")
+        validated = "cross-validation"
+        measured = images["train"]
+        if folds is not None:
+            validated = f"cross-validation in {folds['count']} folds"
+            measured = sum(folds["images"])
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
-            "cross-validation": f"by cross-validation on {images['train']:,} training images",
+            "cross-validation": f"by {validated} on {measured:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
         show_metrics(run.metrics, run.recall, run.labels)
+        if folds is not None:
+            low, high = min(folds["values"]), max(folds["values"])
+            name, mean = folds["figure"].replace("_", " "), folds["mean"]
+            told = f"{name} by fold {low:.3f} to {high:.3f}, mean {mean:.3f}"
+            out.print(Text(f"{told}, standard deviation {folds['deviation']:.3f}", style="dim"))
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")
@@ -389,7 +400,8 @@ def _show_depths(advice: "Advice") -> None:
 
 def show_epoch(entry: dict[str, Any]) -> None:
     """Show a line an epoch on stderr."""
-    parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
+    parts = [f"fold {entry['fold']:>2}"] if "fold" in entry else []
+    parts.append(f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    ")
     for name in ("train", "val"):
         if f"{name}_loss" in entry:
             text = f"{name} loss {entry[f'{name}_loss']:.3f}"
@@ -496,7 +508,7 @@ def _show_labels(labels: "dict[str, LabelFigures]") -> None:
 BAR_WIDTH = 30
 LABELS_SHOWN = 40
 # Settings of a run that stay the same for the same data, whatever the strategy.
-KEPT = (*READING, "group", "val", "per_class", "max_bad", "device", "workers", "cache_dir")
+KEPT = (*READING, "group", "val", "folds", "per_class", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 
