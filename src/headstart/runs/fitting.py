@@ -703,7 +703,9 @@ def _read_start(
 
 def list_members(dataset: Dataset, features: Features, measured: Measured | None = None) -> Members:
     """List the images that a run used, with their folds where it measured by those."""
-    folds = {} if measured is None else dict(zip(measured.ids, measured.folds, strict=False))
+    folds: dict[str, int] = {}
+    if measured is not None and measured.folds:
+        folds = dict(zip(measured.ids, measured.folds, strict=True))
     return Members(
         ids=dataset.ids,
         splits=dataset.splits,
@@ -711,7 +713,7 @@ def list_members(dataset: Dataset, features: Features, measured: Measured | None
         groups=dataset.groups,
         sha256=features.sha256,
         errors=features.errors,
-        folds=tuple(folds.get(image_id, 0) for image_id in dataset.ids),
+        folds=tuple(folds.get(image_id, 0) for image_id in dataset.ids) if folds else (),
     )
 
 

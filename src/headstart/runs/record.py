@@ -105,8 +105,8 @@ class Members:
         groups: "" for an image that is its own group.
         sha256: hex digests of their bytes, "" where those could not be read.
         errors: why an image could not be read, "" for a good one.
-        folds: of `folds`, from 1: an image was measured by a training without those of its fold; 0 for an
-            image that is in none.
+        folds: from 1, where it was measured by `folds`: an image by a training without those of its fold; 0
+            for an image that is in none. () where not.
     """
 
     ids: tuple[str, ...] = ()
@@ -595,6 +595,8 @@ def _read_members(folder: Path) -> Members:
         for m in _read_lines(path, _Member)
     ]
     members = Members(*zip(*rows, strict=True)) if rows else Members()
+    if not any(members.folds):
+        members = dataclasses.replace(members, folds=())
     if "" in members.ids:
         raise InputError(f"{path}: damaged: field 'id' is empty; fit again")
     if len(set(members.ids)) < len(rows):
