@@ -4,9 +4,9 @@
     python benchmarks/folds.py hymenoptera --folds 10 --seeds 3 --epochs 0 --cut auto
 
 The images of `train` are fitted on, and those of `test`, or else `val`, are the test split here. Each way of
-training is fitted twice with an empty cache: as it is, and with `--folds`. Told are the seconds that both keep
-the processors busy, which other programs do not change, and the accuracy that each reports, against what the
-classifier, which is the same, reaches on the test split.
+training is fitted twice with an empty cache: as it is, and with `--folds`. Told are the seconds that both
+keep the processors busy, which other programs change little, and the accuracy that each reports, against what
+the classifier, which is the same, reaches on the test split.
 Without folds, partial fine-tuning reports the accuracy on the fifth that was held out, by which its best
 epoch was chosen too; the linear probe that of the cross-validation which chose its penalty.
 

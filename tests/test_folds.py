@@ -412,7 +412,8 @@ def test_images_of_several_labels(tiny, plant, tmp_path):
         lines += [f"plain/{number:02}.png,{'rare' if number == 3 else ''}"]
     (data / "labels.csv").write_text("\n".join(lines) + "\n")
     for strategy in ("linear-probe", "fine-tune"):
-        options = {**tiny, **(SHORT if strategy == "fine-tune" else {}), "strategy": strategy}
+        options = {**tiny, **(WAYS[strategy] if strategy == "fine-tune" else {})}
+        options["strategy"] = strategy
         run = headstart.fit(
             data / "labels.csv", tmp_path / strategy, folds=4, multi_label=True, **options
         )
@@ -420,9 +421,14 @@ def test_images_of_several_labels(tiny, plant, tmp_path):
         assert len(run.measured) == 24
         assert run.labels["blobs"].average_precision.value > 0.9
         assert headstart.Run.load(tmp_path / strategy).measured.folds == run.measured.folds
-    with pytest.raises(InputError, match=r"all classes together have 3 images or groups .*folds 3"):
+    with pytest.raises(InputError, match=r"all classes together have 8 images or groups .*folds 8"):
         headstart.fit(
-            data / "labels.csv", tmp_path / "none", folds=4, group="^(.)", multi_label=True, **tiny
+            data / "labels.csv",
+            tmp_path / "none",
+            folds=9,
+            group=r"(\d)\.png",
+            multi_label=True,
+            **tiny,
         )
 
 
