@@ -419,7 +419,7 @@ def test_images_of_several_labels(tiny, plant, tmp_path):
         )
         assert run.decisions.facts["folds"]["figure"] == "mean_average_precision"
         assert len(run.measured) == 24
-        assert run.labels["blobs"].average_precision.value > 0.9
+        assert run.per_class["blobs"].average_precision.value > 0.9
         assert headstart.Run.load(tmp_path / strategy).measured.folds == run.measured.folds
     with pytest.raises(InputError, match=r"all classes together have 8 images or groups .*folds 8"):
         headstart.fit(

@@ -24,8 +24,8 @@ from headstart.features.extraction import Features, extract
 from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
-from headstart.label_metrics import THRESHOLD, LabelFigures
-from headstart.metrics import Estimate
+from headstart.label_metrics import THRESHOLD
+from headstart.metrics import ClassFigures, Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
 from headstart.problem import MULTI_LABEL, Problem, multi_label
@@ -132,8 +132,7 @@ def fit(
         progress: called with how far the work is.
         report: called with the data set and what is known of it: its scan before any work, and the
             advice before it is followed.
-        on_epoch: called with the figures of every epoch, where there are epochs; in the trainings of
-            `folds` with the number of the fold too.
+        on_epoch: called with the figures of every epoch, those of the trainings by `folds` with a "fold".
         **options: fields of `Settings`.
 
     Raises:
@@ -187,9 +186,9 @@ def fit(
     with _with_tensorboard(settings, place, on_epoch) as write:
         task, trained = _train(plan, place, budget, progress, write)
     run = _measure(folder, data, task, trained)
-    run = dataclasses.replace(run, warnings=(*run.warnings, *found))
     progress("writing the run", 0, 0)
-    run = dataclasses.replace(run, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    run = dataclasses.replace(run, warnings=(*run.warnings, *found), seconds=seconds)
     with _writing(folder):
         return save_run(run, keep=_list_kept(run), model=run.classifier.files())
 
@@ -490,20 +489,16 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         rows = trained.folds.rows
         task = dataclasses.replace(task, rows=rows, val_rows=rows[:0])
     measured = find_measured(task, trained.probabilities, trained.folds)
-    metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
-    labels, thresholds = dict[str, LabelFigures](), tuple[float, ...]()
-    problem = used.problem
+    metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
+    problem, thresholds = used.problem, tuple[float, ...]()
     if problem.name == MULTI_LABEL.name:
         problem, thresholds = _settle_thresholds(task, measured)
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
-        metrics = problem.measure(*predicted, seed=settings.seed)
-        recall = problem.measure_recall(*predicted)
-        each = problem.measure_each(*predicted, seed=settings.seed)
-        labels = {
-            name: dataclasses.replace(figures, threshold=threshold)
-            for (name, figures), threshold in zip(each.items(), thresholds, strict=True)
-        }
+        metrics = problem.measure(*predicted, groups=measured.groups)
+        per_class = problem.measure_each(*predicted, groups=measured.groups)
+        for name, threshold in zip(used.classes, thresholds, strict=False):  # () of one label
+            per_class[name] = dataclasses.replace(per_class[name], threshold=threshold)
     engine, decisions = features.engine, task.decisions
     for name, value in (
         ("engine", engine.library),
@@ -528,7 +523,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         classes=used.classes,
         names=(),
         metrics=metrics,
-        recall=recall,
+        per_class=per_class,
         measured_on="" if measured is None else measured.part,
         images={**images, "unreadable": unreadable},
         settings=settings.describe(decisions),
@@ -544,7 +539,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         parts=Parts(
             lambda: classifier, lambda: list_members(used, features, measured), lambda: measured
         ),
-        labels=labels,
+        problem=used.problem.name,
     )
 
 
@@ -607,6 +602,7 @@ def find_measured(
         ids=tuple(used.ids[row] for row in rows),
         part=part,
         classes=used.classes,
+        groups=tuple(used.groups[row] for row in rows),
         folds=() if folds is None else tuple(folds.numbers.tolist()),
     )
 

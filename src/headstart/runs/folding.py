@@ -293,9 +293,8 @@ def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> No
     name = ""
     for number, fold in enumerate(folds, 1):
         own = rows[numbers == number]
-        measured = dataset.problem.measure(
-            dataset.targets[own], fold.probabilities, dataset.classes, seed=task.settings.seed
-        )
+        predicted = (dataset.targets[own], fold.probabilities, dataset.classes)
+        measured = dataset.problem.measure(*predicted)
         name, first = next(iter(measured.items()))
         images.append(len(own))
         figures.append(first.value)
