@@ -162,7 +162,6 @@ def fit(
     settings, dataset, suited = _suit_labels(settings, dataset)
     if suited:
         plan_before["advised"] = {"settings": suited}
-    check_measured_once(settings, dataset)
     budget = Budget.of(settings, began)
     plan = _Plan(dataset, settings, **plan_before)
     if settings.strategy != AUTO:  # before an image is read
@@ -199,6 +198,7 @@ def _suit_labels(settings: Settings, dataset: Dataset) -> tuple[Settings, Datase
     Raises:
         UsageError: a setting has no effect on these.
     """
+    check_measured_once(settings, dataset)
     if dataset.problem.name != MULTI_LABEL.name:
         return settings, dataset, {}
     if settings.class_weights == "balanced":
