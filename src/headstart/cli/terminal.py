@@ -153,11 +153,11 @@ def show_run(run: "Run") -> None:
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
         show_metrics(run.metrics, run.per_class, run.problem)
-        if folds is not None:
-            low, high = min(folds["values"]), max(folds["values"])
-            name, mean = folds["figure"].replace("_", " "), folds["mean"]
-            told = f"{name} by fold {low:.3f} to {high:.3f}, mean {mean:.3f}"
-            out.print(Text(f"{told}, standard deviation {folds['deviation']:.3f}", style="dim"))
+        values = [v for v in (folds["values"] if folds else ()) if v is not None]
+        if len(values) > 1:
+            told = f"{folds['figure'].replace('_', ' ')} by fold {min(values):.3f} to {max(values):.3f}"
+            spread = f"mean {folds['mean']:.3f}, standard deviation {folds['deviation']:.3f}"
+            out.print(Text(f"{told}, {spread}", style="dim"))
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")

@@ -13,10 +13,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,16 @@ BY_CLOCK = ("cut", "views", "train_precision")
 TOLD = ("cut", "penalty", "class_weights", "flip")
 # Of the file of a fold, beside its probabilities.
 MAX_HEADER_BYTES = 2**20
+# What a damaged one raises.
+_DAMAGE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 
 
 class _TimeIsUp(Exception):
@@ -258,7 +270,7 @@ def _train_fold(task: Task, folder: Path | None, number: int) -> _Fold:
     task.progress("training", 0, 0)
     identity = _identify(task, number)
     path = None if folder is None else folder / f"{number}.safetensors"
-    if path is not None and path.exists():
+    if path is not None and os.path.lexists(path):
         return _read_fold(path, identity, (len(task.fold_rows), len(task.dataset.classes)))
     state = None if folder is None else _make_inside(folder, str(number))
     done, trained = train_and_refit(dataclasses.replace(task, folder=state), None)
@@ -289,7 +301,7 @@ def _list_chosen(task: Task) -> dict[str, Any]:
 
 def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> None:
     """Record the figures of each fold and what it chose, and its warnings."""
-    dataset, images, figures = task.dataset, [], []
+    dataset, images, figures = task.dataset, list[int](), list[float]()
     name = ""
     for number, fold in enumerate(folds, 1):
         own = rows[numbers == number]
@@ -298,6 +310,9 @@ def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> No
         name, first = next(iter(measured.items()))
         images.append(len(own))
         figures.append(first.value)
+    known = [
+        value for value in figures if not math.isnan(value)
+    ]  # no image of a fold may have a label
     task.decisions.record(
         "folds",
         {
@@ -305,8 +320,8 @@ def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> No
             "images": images,
             "figure": name,
             "values": figures,
-            "mean": float(np.mean(figures)),
-            "deviation": float(np.std(figures, ddof=1)) if len(figures) > 1 else 0.0,
+            "mean": float(np.mean(known)) if known else math.nan,
+            "deviation": float(np.std(known, ddof=1)) if len(known) > 1 else math.nan,
             "chosen": [fold.chosen for fold in folds],
         },
     )
@@ -315,10 +330,10 @@ def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> No
         for text in fold.warnings:
             saying.setdefault(text, []).append(number)
     for text, which in saying.items():
-        task.decisions.warn(f"without fold {_join(which)}: {text}")
+        task.decisions.warn(f"without fold{'s' if len(which) > 1 else ''} {_join(which)}: {text}")
 
 
-def _join(numbers: Iterable[int]) -> str:
+def _join(numbers: Sequence[int]) -> str:
     *others, last = map(str, numbers)
     return f"{', '.join(others)} and {last}" if others else last
 
@@ -359,8 +374,8 @@ def _read_fold(path: Path, identity: str, shape: tuple[int, int]) -> _Fold:
         InputError: it is damaged, or of other data.
     """
     try:
-        if path.stat().st_size > 4 * shape[0] * shape[1] + MAX_HEADER_BYTES:
-            raise ValueError("too large")
+        if not path.is_file() or path.stat().st_size > 4 * shape[0] * shape[1] + MAX_HEADER_BYTES:
+            raise ValueError("no file, or too large")
         with safe_open(path, framework="np") as file:
             told = json.loads(file.metadata()["fold"])
             probabilities = file.get_tensor("probabilities")
@@ -369,10 +384,12 @@ def _read_fold(path: Path, identity: str, shape: tuple[int, int]) -> _Fold:
             fits = probabilities.dtype == np.float32 and probabilities.shape == shape
             if not fits or not ((probabilities >= 0) & (probabilities <= 1)).all():
                 raise ValueError("no probabilities of these images")
-            if not isinstance(chosen, dict) or not all(isinstance(w, str) for w in warnings):
+            if not all(isinstance(v, str | int | float) for v in chosen.values()) or not all(
+                isinstance(text, str) for text in warnings
+            ):
                 raise ValueError("no choices and warnings")
             return _Fold(probabilities, chosen, warnings)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+    except _DAMAGE as exc:
         raise InputError(f"{path}: damaged; remove it to train without that fold again") from exc
     raise InputError(
         f"{path}: of other data or settings than these; put them back as they were, or fit anew with "
