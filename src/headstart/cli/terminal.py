@@ -141,19 +141,16 @@ def show_run(run: "Run") -> None:
             chosen = ", which were trained on too after that"
         elif run.history and run.settings["monitor"]["value"] != "last":
             chosen = ", by which the best epoch was chosen too"
-        folds = run.decisions.facts.get("folds")
-        validated = "cross-validation"
-        measured = images["train"]
-        if folds is not None:
-            validated = f"cross-validation in {folds['count']} folds"
-            measured = sum(folds["images"])
+        folds = run.decisions.facts.get("folds", {})
+        within = f" in {folds['count']} folds" if folds else ""
+        measured = sum(folds["images"]) if folds else images["train"]
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
-            "cross-validation": f"by {validated} on {measured:,} training images",
+            "cross-validation": f"by cross-validation{within} on {measured:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
         show_metrics(run.metrics, run.per_class, run.problem)
-        values = [v for v in (folds["values"] if folds else ()) if v is not None]
+        values = [value for value in folds.get("values", ()) if value is not None]
         if len(values) > 1:
             told = f"{folds['figure'].replace('_', ' ')} by fold {min(values):.3f} to {max(values):.3f}"
             spread = f"mean {folds['mean']:.3f}, standard deviation {folds['deviation']:.3f}"
