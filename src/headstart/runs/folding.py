@@ -277,10 +277,12 @@ def _train_fold(task: Task, folder: Path | None, number: int) -> _Fold:
     if trained.interrupted:
         raise KeyboardInterrupt
     assert trained.fold_probabilities is not None
+    # Where a probe took its place, that was told as of the images that are kept.
+    is_same = done.settings.strategy == task.settings.strategy
     fold = _Fold(
         np.ascontiguousarray(trained.fold_probabilities, dtype=np.float32),
         _list_chosen(done),
-        list(done.decisions.warnings),
+        list(done.decisions.warnings) if is_same else [],
     )
     if path is not None and state is not None:
         told = {"identity": identity, "chosen": fold.chosen, "warnings": fold.warnings}
@@ -328,6 +330,9 @@ def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> No
     saying: dict[str, list[int]] = {}
     for number, fold in enumerate(folds, 1):
         for text in fold.warnings:
+            saying.setdefault(text, []).append(number)
+        if fold.chosen["strategy"] != task.settings.strategy:
+            text = f"{fold.chosen['strategy']} was chosen, where {task.settings.strategy} is kept"
             saying.setdefault(text, []).append(number)
     for text, which in saying.items():
         task.decisions.warn(f"without fold{'s' if len(which) > 1 else ''} {_join(which)}: {text}")
@@ -384,8 +389,9 @@ def _read_fold(path: Path, identity: str, shape: tuple[int, int]) -> _Fold:
             fits = probabilities.dtype == np.float32 and probabilities.shape == shape
             if not fits or not ((probabilities >= 0) & (probabilities <= 1)).all():
                 raise ValueError("no probabilities of these images")
-            if not all(isinstance(v, str | int | float) for v in chosen.values()) or not all(
-                isinstance(text, str) for text in warnings
+            told_plainly = all(isinstance(v, str | int | float) for v in chosen.values())
+            if not told_plainly or not all(
+                isinstance(text, str) for text in [*warnings, chosen["strategy"]]
             ):
                 raise ValueError("no choices and warnings")
             return _Fold(probabilities, chosen, warnings)
