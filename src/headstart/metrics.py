@@ -193,7 +193,7 @@ def measure_means(
         if not images:
             continue
         both = true & given
-        f1 = 2 * both.sum() / (images + said)
+        f1 = 2 * int(both.sum()) / (images + said)
         moved = (2 * both - f1 * true - f1 * given) / (images + said)
         means["macro_f1"].add(f1, moved, true / images)
         ranking = _rank(detection)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import BoolN, IntCC, Targets
+from headstart.arrays import BoolN, FloatNC, IntCC, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes, with_problem
 from headstart.data.loading import list_paths
@@ -122,18 +122,17 @@ def evaluate(
     _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"))
+    _check_problem(unknown_classes, classifier)
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
-    settings = make_settings({**_list_choices(record), **options})
-    settings = _read_alike(settings, data, record, several)
-    if several and unknown_classes == "wrong":
-        raise UsageError(
-            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
-        )
+    given = make_settings({**_list_choices(record), **options})
+    settings = _read_alike(given, data, record, several)
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    dataset, chosen = _choose_split(read_data(data, settings), split, members)
+    dataset = read_data(data, settings)
+    own = members if _was_trained_on(dataset, members) else Members()
+    dataset, chosen = _choose_split(dataset, split, own)
     known, advice = len(classifier.classes), _advise_names(record, settings)
     dataset = with_problem(dataset, problem)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
@@ -150,23 +149,21 @@ def evaluate(
         rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
-    probabilities = classifier.predict_proba(features.select(rows).values)
+    used, targets = features.select(rows), targets[rows]
+    probabilities = classifier.predict_proba(used.values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
-    targets = targets[rows]
-    if several:
-        targets = targets[:, : len(classes)]
-    ids = tuple(dataset.ids[row] for row in rows)
-    groups = tuple(dataset.groups[row] for row in rows)
+    figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
+    measured = _gather(dataset.select(rows), *figures, chosen, own)
     trained_on = _list_trained(record, members)
-    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), trained_on)
+    warnings += _tell_flaws(problem.decode(measured.labels), classes, used, trained_on)
     return Evaluation(
-        metrics=problem.measure(targets, probabilities, classes, groups=groups),
-        per_class=problem.measure_each(targets, probabilities, classes, groups=groups),
+        metrics=problem.measure(*figures, groups=measured.groups),
+        per_class=problem.measure_each(*figures, groups=measured.groups),
         classes=classes,
-        confusion=problem.confuse(targets, probabilities),
+        confusion=problem.confuse(*figures[:2]),
         split=chosen,
         images={"evaluated": len(rows), "unreadable": len(features.unreadable())},
-        measured=Measured(probabilities, targets, ids, chosen, classes, groups),
+        measured=measured,
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
@@ -183,6 +180,13 @@ def _check_options(unknown_classes: str, options: dict[str, Any]) -> None:
         raise UsageError(
             f"setting '{unused[0]}' has no effect on evaluate; "
             f"those that have: {', '.join(EVALUATE_SETTINGS)}"
+        )
+
+
+def _check_problem(unknown_classes: str, classifier: Classifier) -> None:
+    if unknown_classes == "wrong" and classifier.problem.name == MULTI_LABEL.name:
+        raise UsageError(
+            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
         )
 
 
@@ -291,11 +295,28 @@ def _was_trained_on(dataset: Dataset, members: Members) -> bool:
     return False
 
 
+def _gather(
+    dataset: Dataset,
+    targets: Targets,
+    probabilities: FloatNC,
+    classes: tuple[str, ...],
+    split: str,
+    members: Members,
+) -> Measured:
+    """Gather what was predicted; images of the run have the groups that they had in it."""
+    own = dict(zip(members.ids, members.groups, strict=True))
+    pairs = zip(dataset.ids, dataset.groups, strict=True)
+    groups = tuple(own.get(i) or group for i, group in pairs)
+    return Measured(probabilities, targets, dataset.ids, split, classes, groups)
+
+
 def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tuple[Dataset, str]:
-    """Choose the rows to evaluate; give them and the name of their split."""
+    """Choose the rows to evaluate; give them and the name of their split.
+
+    Args:
+        members: the images of the run, where these data are its own.
+    """
     own = dict(zip(members.ids, members.splits, strict=True))
-    if not _was_trained_on(dataset, members):
-        own = {}
     splits = [own.get(i, part) for part, i in zip(dataset.splits, dataset.ids, strict=True)]
     present = {s for s in splits if s}
     chosen = split or next((s for s in ("test", "val") if s in present), "all")
