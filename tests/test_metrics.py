@@ -13,7 +13,6 @@ from headstart.metrics import (
     Estimate,
     calibration_error,
     confusion_matrix,
-    log_loss,
     measure,
     measure_each,
     wilson_interval,
