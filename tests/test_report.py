@@ -222,7 +222,7 @@ def test_pictures_are_drawn_again_from_the_pixels(written):
 def test_a_page_has_room_for_so_many_pictures(tiny_run, monkeypatch):
     monkeypatch.setattr("headstart.publish.pictures.MOST_BYTES", 5000)
     rows = {i: k for k, i in enumerate(tiny_run.measured.ids)}
-    from headstart.publish.reporting import _find_images
+    from headstart.publish.run_page import _find_images
 
     dataset = _find_images(tiny_run, tiny_run.measured, headstart.Settings())
     album = Album(lambda i: dataset.image(rows[i]), None)
@@ -321,6 +321,76 @@ def test_curves_are_shown_of_a_run_with_epochs(photos, network, tmp_path):
     assert {"report-loss.svg", "report-accuracy.svg"} <= {f.name for f in written.files}
 
 
+def options_of(tiny):
+    return [word for name, value in tiny.items() for word in (f"--{name}", value)]
+
+
+def test_fit_writes_the_report_of_its_run(photos, tiny, tmp_path, cli):
+    code, out, err = cli("fit", photos, "-o", tmp_path / "run", *options_of(tiny))
+    page = tmp_path / "run" / "report.html"
+    assert (code, page.is_file()) == (0, True), err
+    assert out.splitlines()[-1] == f"report: {page}"
+    assert "headstart report" not in err
+    assert Page(page).all("img")
+    code, out, _ = cli("fit", photos, "-o", tmp_path / "json", *options_of(tiny), "--json")
+    assert json.loads(out)["report"] == str(tmp_path / "json" / "report.html")
+
+
+def test_a_run_in_the_place_of_another_has_no_report_of_that(photos, tiny, tmp_path, cli):
+    words = ["fit", photos, "-o", tmp_path / "run", *options_of(tiny)]
+    assert cli(*words)[0] == 0
+    (tmp_path / "run" / "notes.html").write_text("mine")
+    assert cli(*words, "--overwrite", "--no-report")[0] == 0
+    assert [p.name for p in (tmp_path / "run").glob("*.html")] == ["notes.html"]
+    assert not list((tmp_path / "run").glob("report*"))
+
+
+@pytest.mark.parametrize("trouble", [headstart.ResourceError("disk full"), RuntimeError("a\nbug")])
+def test_a_report_that_fails_does_not_fail_the_run(
+    photos, tiny, tmp_path, cli, monkeypatch, trouble
+):
+    def fail(*args, **options):
+        raise trouble
+
+    monkeypatch.setattr(headstart, "report", fail)
+    code, out, err = cli("fit", photos, "-o", tmp_path / "run", *options_of(tiny))
+    assert code == 0
+    assert out.splitlines()[-1].startswith("saved to")
+    assert f"no report was written: {' '.join(str(trouble).split())}; the run is saved" in err
+    assert f"headstart report {tmp_path / 'run'} writes it" in err
+    assert headstart.Run.load(tmp_path / "run").metrics
+
+
+def test_an_interrupted_report_leaves_the_run(photos, tiny, tmp_path, cli, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(headstart, "report", interrupt)
+    monkeypatch.setattr("headstart.cli.reporting.leave", leave)
+    code, _, err = cli("fit", photos, "-o", tmp_path / "run", *options_of(tiny))
+    assert code == 130
+    assert "interrupted; the run is saved" in err
+    assert headstart.Run.load(tmp_path / "run").metrics
+
+
+def test_less_is_looked_at_where_there_is_no_time(tiny_run, tmp_path):
+    def looks(seconds):
+        page = headstart.report(tiny_run, None, tmp_path / "page.html", looking_s=seconds).page
+        return sum("look" in attrs["class"].split() for attrs in Page(page).all("figure"))
+
+    assert looks(0) == 0
+    assert looks(60) > 0
+
+
 def test_the_templates_are_in_the_package():
     folder = Path(headstart.__file__).parent / "publish" / "templates"
-    assert {p.name for p in folder.iterdir()} == {"report.html", "report.css", "report.js"}
+    assert {p.name for p in folder.iterdir()} == {
+        "base.html",
+        "pieces.html",
+        "report.html",
+        "report.css",
+        "report.js",
+    }

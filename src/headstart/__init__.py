@@ -150,9 +150,9 @@ ORDER = {
         "thumbnails"
     ),
     "publish": (
-        "charts comparisons drawings findings pictures report_charts report_words reporting"
+        "charts comparisons drawings findings pictures report_charts report_words pages run_page reporting"
     ),
-    "cli": "demo terminal printers options reference listings commands extraction comparing app",
+    "cli": "demo terminal printers options reference listings reporting commands extraction comparing app",
 }
 
 _HOMES = {

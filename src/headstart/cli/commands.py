@@ -20,6 +20,7 @@ from rich.text import Text
 import headstart
 from headstart.cli.options import flag_of, takes
 from headstart.cli.printers import PRINTERS
+from headstart.cli.reporting import DATA_HELP, RUNTIME, TALKS, write_beside
 from headstart.cli.terminal import (
     State,
     count,
@@ -37,7 +38,6 @@ from headstart.cli.terminal import (
     show_progress,
     show_run,
     show_scan,
-    warn,
 )
 from headstart.errors import InputError, UsageError, printable
 from headstart.process import leave
@@ -55,23 +55,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA",
-    "DATA_HELP",
     "MAX_BAD",
-    "RUNTIME",
-    "TALKS",
     "advise_command",
     "audit_command",
     "demo_command",
     "evaluate_command",
     "fit_command",
     "predict_command",
-    "report_command",
 ]
 
-TALKS = ("json", "quiet", "verbose")
-DATA_HELP = "Folder, archives, table or arrays of images."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
-RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
 DATA_PANEL = FIELDS["val"].option.panel
 
@@ -108,9 +101,15 @@ def fit_command(
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report", help="Write report.html into the folder.", hidden=True
+        ),
+    ] = True,
     **options: Any,
 ) -> None:
-    """Train a classifier and write it to a folder.
+    """Train a classifier and write it, with a report, to a folder.
 
     \b
     [bold]Examples[/bold]
@@ -137,7 +136,12 @@ def fit_command(
     words = data or []
     with _new_folder(words) if given is None else contextlib.nullcontext(given) as folder:
         dataset, run = _fit(
-            words or None, folder, overwrite=overwrite, resume=resume is not None, **options
+            words or None,
+            folder,
+            overwrite=overwrite,
+            resume=resume is not None,
+            page=page,
+            **options,
         )
     if dataset is not None:
         show_next(run, words, dataset)
@@ -192,9 +196,9 @@ def _new_folder(data: list[str]) -> Iterator[Path]:
 
 
 def _fit(
-    data: list[str] | str | Path | None, output: Path, **options: Any
+    data: list[str] | str | Path | None, output: Path, *, page: bool = True, **options: Any
 ) -> "tuple[Dataset | None, Run]":
-    """Fit and show; the data set as it was read, where people are told of it."""
+    """Fit, report and show; the data set as it was read, where people are told of it."""
     resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
     read: list[Dataset] = []
 
@@ -225,14 +229,26 @@ def _fit(
             raise
         err.print(Text(f"interrupted; {resume}"))
         leave(130)
-    if State.json:
-        print_json(_to_json(run))
-    else:
+    if not State.json:
         show_run(run)
+    written = _report(run, options) if page and not run.interrupted else None
+    if State.json:
+        print_json({**_to_json(run), "report": written and str(written)})
     if run.interrupted:
         err.print(Text(f"interrupted; the best model so far is kept. {resume}"))
         raise typer.Exit(130)
     return (read[0] if read else None), run
+
+
+def _report(run: "Run", options: dict[str, Any]) -> Path | None:
+    """Write the report of a new run, where there is something to report; its place."""
+    if not run.measured_on or run.labels:  # a report is of one label an image
+        return None
+    # A few per cent of the time of the run, and where that was short a second or so.
+    looking_s = min(3.0, max(1.1, 0.05 * run.seconds))
+    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME)}
+    make = functools.partial(headstart.report, run, looking_s=looking_s, **own)
+    return write_beside(make, ["report", str(run.folder)], "the run is saved")
 
 
 def _to_json(run: "Run") -> dict[str, Any]:
@@ -465,59 +481,6 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
         )
     else:
         show_evaluation(result)
-
-
-@takes((*READING, "max_bad", *RUNTIME), talks=TALKS)
-def report_command(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    data: Annotated[
-        list[str] | None,
-        typer.Argument(help="Images to evaluate it on; by default, what the run measured."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="The page; report.html in the run's folder by default."
-        ),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Of the data: train, val, test or all, as in evaluate.")
-    ] = None,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Also write each chart as an SVG file.")
-    ] = False,
-    **options: Any,
-) -> None:
-    """Write what a run found as one page to read, share and print.
-
-    The page says in plain words how good the classifier is, and shows the
-    pictures behind each kind of mistake, where it looks, what it was trained
-    on and why it was trained so. It needs no network and no other file. The
-    same figures are written beside it as CSV and JSON.
-
-    \b
-    [bold]Examples[/bold]
-    headstart report run
-    headstart report run photos --split test -o test.html
-    """
-    with show_progress() as progress:
-        written = headstart.report(
-            run, data or None, output, split=split, figures=figures, progress=progress, **options
-        )
-    if State.json:
-        print_json(
-            {
-                "page": str(written.page),
-                "files": [str(file) for file in written.files],
-                "pictures": written.pictures,
-                "warnings": written.warnings,
-            }
-        )
-        return
-    for warning in written.warnings:
-        warn(warning)
-    shown = count(written.pictures, "picture")
-    out.print(Text(f"{printable(str(written.page))}: {shown}, and the figures as CSV and JSON"))
 
 
 @takes(
