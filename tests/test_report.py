@@ -388,7 +388,10 @@ def test_less_is_looked_at_where_there_is_no_time(tiny_run, tmp_path):
 def test_the_templates_are_in_the_package():
     folder = Path(headstart.__file__).parent / "publish" / "templates"
     assert {p.name for p in folder.iterdir()} == {
+        "advice.html",
+        "audit.html",
         "base.html",
+        "comparison.html",
         "pieces.html",
         "report.html",
         "report.css",

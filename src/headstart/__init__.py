@@ -150,7 +150,8 @@ ORDER = {
         "thumbnails"
     ),
     "publish": (
-        "charts comparisons drawings findings pictures report_charts report_words pages run_page reporting"
+        "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
+        "run_page comparison_page advice_page audit_page reporting"
     ),
     "cli": "demo terminal printers options reference listings reporting commands extraction comparing app",
 }

@@ -20,7 +20,16 @@ from rich.text import Text
 import headstart
 from headstart.cli.options import flag_of, takes
 from headstart.cli.printers import PRINTERS
-from headstart.cli.reporting import DATA_HELP, RUNTIME, TALKS, write_beside
+from headstart.cli.reporting import (
+    DATA_HELP,
+    NO_PAGE,
+    PAGE,
+    RUNTIME,
+    TALKS,
+    choose_page,
+    find_runs,
+    write_beside,
+)
 from headstart.cli.terminal import (
     State,
     count,
@@ -101,12 +110,9 @@ def fit_command(
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
-    page: Annotated[
-        bool,
-        typer.Option(
-            "--report/--no-report", help="Write report.html into the folder.", hidden=True
-        ),
-    ] = True,
+    no_page: Annotated[
+        bool, typer.Option("--no-report", help="Write no report.html.", hidden=True)
+    ] = False,
     **options: Any,
 ) -> None:
     """Train a classifier and write it, with a report, to a folder.
@@ -140,7 +146,7 @@ def fit_command(
             folder,
             overwrite=overwrite,
             resume=resume is not None,
-            page=page,
+            no_page=no_page,
             **options,
         )
     if dataset is not None:
@@ -171,16 +177,8 @@ def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **opt
 
 @contextlib.contextmanager
 def _new_folder(data: list[str]) -> Iterator[Path]:
-    """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
-
-    Beside the data where `runs` would lie in them, as a class would. Several archives give their names.
-    """
-    from headstart.runs.sources import name_files
-
-    source, name = Path(os.path.realpath(data[0])), name_files(data)
-    runs = Path("runs")
-    if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
-        runs = source.parent / "runs"
+    """runs/NAME-1, or the next number that is free, made at once so that no other run takes it."""
+    runs, name = find_runs(data)
     runs.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = runs / f"{name}-{number}"
@@ -196,7 +194,7 @@ def _new_folder(data: list[str]) -> Iterator[Path]:
 
 
 def _fit(
-    data: list[str] | str | Path | None, output: Path, *, page: bool = True, **options: Any
+    data: list[str] | str | Path | None, output: Path, *, no_page: bool = False, **options: Any
 ) -> "tuple[Dataset | None, Run]":
     """Fit, report and show; the data set as it was read, where people are told of it."""
     resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
@@ -231,7 +229,7 @@ def _fit(
         leave(130)
     if not State.json:
         show_run(run)
-    written = _report(run, options) if page and not run.interrupted else None
+    written = None if no_page or run.interrupted else _report(run, options)
     if State.json:
         print_json({**_to_json(run), "report": written and str(written)})
     if run.interrupted:
@@ -285,13 +283,16 @@ def advise_command(
             "-o", "--output", help="Also write advice.json and its pictures to this folder."
         ),
     ] = None,
+    page: PAGE = None,
+    no_page: NO_PAGE = False,
     **options: Any,
 ) -> None:
     """Say how best to train on these images, what that will bring and cost, and why.
 
     Probes on features of at most 2,000 images tell how like the network's own
     training data they are and what more images would bring; the machine is
-    measured too. Nothing is trained. headstart fit follows the advice.
+    measured too. Nothing is trained. headstart fit follows the advice. The
+    report is runs/NAME-advice.html, or in the folder that -o names.
 
     \b
     [bold]Examples[/bold]
@@ -304,6 +305,9 @@ def advise_command(
         from headstart.files import check_writable
 
         check_writable(output, advice="choose another folder")
+    place = choose_page(
+        page, no_page, lambda: output / "advice.html" if output else _name_page(data, "advice")
+    )
     with show_progress() as progress:
         advice = headstart.advise(
             data,
@@ -324,6 +328,17 @@ def advise_command(
         show_advice(advice, data, options)
         for file in files:
             note(f"written: {printable(str(file))}")
+    if place is not None:
+        from headstart.publish.advice_page import write_advice_page
+
+        make = functools.partial(write_advice_page, advice, place, data=data)
+        again = ["advise", *data, *option_words(options), "--report", "advice.html"]
+        write_beside(make, again, "the advice is above")
+
+
+def _name_page(data: list[str], kind: str) -> Path:
+    runs, name = find_runs(data)
+    return runs / f"{name}-{kind}.html"
 
 
 @takes(
@@ -351,6 +366,8 @@ def audit_command(
             help="Also write a sheet of thumbnails of each kind of finding to this folder."
         ),
     ] = None,
+    page: PAGE = None,
+    no_page: NO_PAGE = False,
     **options: Any,
 ) -> None:
     """Say what is wrong with labelled images, before anyone trusts a figure.
@@ -358,7 +375,8 @@ def audit_command(
     Lists labels that are likely wrong, the same picture twice, in two splits
     or under two classes, images unlike all others, odd and unreadable files,
     and classes that are small or that the background gives away. To act on
-    it, fill in the column action of the CSV and apply it.
+    it, fill in the column action of the CSV and apply it. The report, with
+    the pictures, is runs/NAME-audit.html.
 
     \b
     [bold]Examples[/bold]
@@ -372,12 +390,15 @@ def audit_command(
     if corrections is not None:
         if thumbnails is not None:
             raise UsageError("--thumbnails has no effect with --apply; leave it out")
+        if page is not None or no_page:
+            raise UsageError("--report and --no-report have no effect with --apply; leave them out")
         _apply(data, corrections, output, options)
         return
     if output is not None:
         check_new_file(output, (".csv",))
     if thumbnails is not None:
         check_new_folder(thumbnails)
+    place = choose_page(page, no_page, lambda: _name_page(data, "audit"))
     sheets = list[Path]()
     with show_progress() as progress:
         found = headstart.audit(
@@ -403,6 +424,10 @@ def audit_command(
         words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv"]
         words += option_words({n: options[n] for n in ("group", *READING) if n in options})
         note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
+    if place is not None:
+        make = functools.partial(headstart.report, found, output=place)
+        again = ["audit", *data, *option_words(options), "--report", "audit.html"]
+        write_beside(make, again, "the findings are above")
 
 
 def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:

@@ -12,16 +12,19 @@ from markupsafe import Markup
 
 from headstart.errors import printable
 
-__all__ = ["Chart", "Frame", "draw_frame", "list_ticks", "to_file"]
+__all__ = ["Chart", "Frame", "Labels", "draw_frame", "floor_accuracy", "list_ticks", "to_file"]
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 32, 44
 TICKS = 5
+LABEL_PX = (18, 13)  # width and height of a number beside a point
 
 # The style of a chart that is a file of its own.
 FILE_STYLE = (
     "svg{background:#fff;color:#1f2328;font:13px system-ui,sans-serif}text{fill:#59616b}"
     ".grid{stroke:#e4e7eb}.axis{stroke:#8b949e}.a{--c:#2a5bd7}.b{--c:#b8500b}.c{--c:#767d86}"
+    ".k0{--c:#2a5bd7}.k1{--c:#b8500b}.k2{--c:#0f7a5a}.k3{--c:#9b3f86}.k4{--c:#6b5b00}"
+    ".k5{--c:#00708a}.k6{--c:#4b5563}.dots{stroke-dasharray:1 4}"
     ".line{fill:none;stroke:var(--c);stroke-width:2}.dash{stroke-dasharray:4 4}"
     ".dot{fill:var(--c)}.bar{fill:var(--c);opacity:.8}.band{fill:var(--c);opacity:.15}"
     ".whisker{stroke:var(--c)}.key{fill:var(--c);font-weight:600}.ring{fill:none;stroke:var(--c);stroke-width:1.5}"
@@ -39,6 +42,7 @@ class Chart:
         svg: the drawing.
         columns: the heads of the table.
         rows: its cells.
+        is_wide: whether it takes the width of the page.
     """
 
     name: str
@@ -47,6 +51,21 @@ class Chart:
     svg: Markup
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_wide: bool = False
+
+
+class Labels:
+    """Numbers beside points, none upon another."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[float, float]] = []
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Give the free place at or below this one, in px."""
+        while any(abs(x - u) < LABEL_PX[0] and abs(y - v) < LABEL_PX[1] for u, v in self._taken):
+            y += 1
+        self._taken.append((x, y))
+        return x, y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,3 +197,8 @@ def list_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]
     """Choose whole numbers between two."""
     step = max(1, math.ceil((high - low) / most))
     return [(float(v), f"{v:,}") for v in range(math.ceil(low), math.floor(high) + 1, step)]
+
+
+def floor_accuracy(value: float) -> float:
+    """Where an axis of accuracies begins: the tenth below, at most 0.9."""
+    return min(0.9, max(0.0, math.floor(10 * value - 0.01) / 10))

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from headstart.arrays import BoolN, FloatND
-from headstart.publish.drawings import Chart, Frame, draw_frame, list_ticks
+from headstart.publish.drawings import Chart, Frame, draw_frame, floor_accuracy, list_ticks
 from headstart.publish.findings import Bin, calibration_error
 from headstart.training.facts import Facts, fit_power_law
 
@@ -34,7 +34,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
         if not values or last < 1:
             continue
         top = 1.0 if name == "accuracy" else max(values) * 1.05
-        bottom = _floor(min(values)) if name == "accuracy" else 0.0
+        bottom = floor_accuracy(min(values)) if name == "accuracy" else 0.0
         frame = Frame(0, last, bottom, top or 1)
         content = [
             frame.line([(best, bottom), (best, frame.top)], "c dash") if best else Markup("")
@@ -102,7 +102,7 @@ def draw_depths(facts: Facts) -> Chart | None:
     if len(depths) < 2:
         return None
     frame = Frame(
-        -0.4, len(depths) - 0.6, _floor(min(d.accuracy - 1.96 * d.error for d in depths)), 1
+        -0.4, len(depths) - 0.6, floor_accuracy(min(d.accuracy - 1.96 * d.error for d in depths)), 1
     )
     best = max(range(len(depths)), key=lambda k: depths[k].accuracy)
     content = [frame.line([(k, d.accuracy) for k, d in enumerate(depths)], "a")]
@@ -132,11 +132,6 @@ def draw_depths(facts: Facts) -> Chart | None:
     return Chart("depth", "How deep to read the network", words, svg, columns, rows)
 
 
-def _floor(value: float) -> float:
-    """Where an axis of accuracies begins: the tenth below."""
-    return max(0.0, math.floor(10 * value - 0.01) / 10)
-
-
 def _shorten(text: str) -> str:
     return text if len(text) <= 11 else "…" + text[-10:]
 
@@ -150,7 +145,7 @@ def draw_images(facts: Facts) -> Chart | None:
     first, last = points[0].images, 4 * facts.images
     xs = [first * (last / first) ** (k / 40) for k in range(41)]
     lowest = min(*(law.interval(x)[0] for x in xs), *(p.accuracy - 1.96 * p.error for p in points))
-    frame = Frame(first / 1.15, last * 1.15, _floor(lowest), 1, is_log=True)
+    frame = Frame(first / 1.15, last * 1.15, floor_accuracy(lowest), 1, is_log=True)
     content = [
         frame.band([(x, *law.interval(x)) for x in xs], "b"),
         frame.line([(x, law.accuracy(x)) for x in xs], "b dash"),
@@ -211,4 +206,4 @@ def draw_map(places: FloatND, right: BoolN, far: BoolN, names: Sequence[str]) ->
         frame, content, title="Images in feature space", words=words,
         axes=("first principal component across, second upwards", ""),
     )  # fmt: skip
-    return Chart("map", "A map of the images", words, svg, (), ())
+    return Chart("map", "A map of the images", words, svg, (), (), is_wide=True)

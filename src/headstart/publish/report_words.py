@@ -16,6 +16,7 @@ __all__ = [
     "find_best_epoch",
     "read_advice",
     "read_facts",
+    "say_name",
     "say_part",
     "say_percent",
     "tell_evidence",
@@ -34,6 +35,11 @@ WHAT = {
 def say_percent(value: float) -> str:
     """Write a fraction as a percentage."""
     return f"{100 * value:.1f} %"
+
+
+def say_name(path: str) -> str:
+    """Name data by the last part of its path."""
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
 
 
 def say_part(part: str) -> str:
