@@ -16,6 +16,7 @@ __all__ = ["Chart", "Frame", "Labels", "draw_frame", "floor_accuracy", "list_tic
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 32, 44
+WIDER = 12  # more on the left and below where a drawing is wide, whose letters are larger on a phone
 TICKS = 5
 LABEL_PX = (18, 13)  # width and height of a number beside a point
 
@@ -86,18 +87,28 @@ class Frame:
     width: int = WIDTH
     height: int = HEIGHT
 
+    @property
+    def left(self) -> int:
+        """Where the axis across begins, in px."""
+        return LEFT + WIDER * (self.width > WIDTH)
+
+    @property
+    def base(self) -> int:
+        """Where the axis upwards begins, in px."""
+        return self.height - BOTTOM - WIDER * (self.width > WIDTH)
+
     def x(self, value: float) -> float:
         """Place a value on the axis across."""
         low, high, at = self.low, self.high, value
         if self.is_log:
             low, high, at = math.log(low), math.log(high), math.log(value)
         share = (at - low) / ((high - low) or 1)
-        return round(LEFT + share * (self.width - LEFT - RIGHT), 1)
+        return round(self.left + share * (self.width - self.left - RIGHT), 1)
 
     def y(self, value: float) -> float:
         """Place a value on the axis upwards."""
         share = (value - self.bottom) / ((self.top - self.bottom) or 1)
-        return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
+        return round(self.base - share * (self.base - TOP), 1)
 
     def line(self, points: Iterable[tuple[float, float]], kind: str) -> Markup:
         """Join points by a line."""
@@ -157,15 +168,15 @@ def draw_frame(
     for value in _choose_values(frame.bottom, frame.top) if axes[1] else ():
         y = frame.y(value)
         form = '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-        parts.append(Markup(form).format(LEFT, frame.width - RIGHT, y, y))
-        parts.append(frame.word(LEFT - 8, y + 4, f"{value:g}", anchor="end"))
-    base = frame.height - BOTTOM
+        parts.append(Markup(form).format(frame.left, frame.width - RIGHT, y, y))
+        parts.append(frame.word(frame.left - 8, y + 4, f"{value:g}", anchor="end"))
+    base = frame.base
     for value, text in ticks:
         parts.append(frame.word(frame.x(value), base + 18, text, anchor="middle"))
     form = '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-    parts.append(Markup(form).format(LEFT, frame.width - RIGHT, base, base))
+    parts.append(Markup(form).format(frame.left, frame.width - RIGHT, base, base))
     parts += content
-    parts.append(frame.word((LEFT + frame.width) / 2, frame.height - 6, axes[0], anchor="middle"))
+    parts.append(frame.word((frame.left + frame.width) / 2, frame.height - 6, axes[0], anchor="middle"))
     parts.append(frame.word(4, 16, axes[1]))
     form = (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {} {}">'
