@@ -240,7 +240,9 @@ def _fit(
 
 def _report(run: "Run", options: dict[str, Any]) -> Path | None:
     """Write the report of a new run, where there is something to report; its place."""
-    if not run.measured_on or run.labels:  # a report is of one label an image
+    from headstart.problem import SINGLE_LABEL
+
+    if not run.measured_on or run.problem != SINGLE_LABEL.name:
         return None
     # A few per cent of the time of the run, and where that was short a second or so.
     looking_s = min(3.0, max(1.1, 0.05 * run.seconds))
@@ -255,8 +257,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "strategy": run.strategy,
         "backbone": run.backbone,
         "metrics": run.metrics,
-        "recall": run.recall,
-        **({"labels": run.labels} if run.labels else {}),
+        "per_class": run.per_class,
         "measured_on": run.measured_on,
         "images": run.images,
         "computed": run.computed,
@@ -493,8 +494,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
         print_json(
             {
                 "metrics": result.metrics,
-                "recall": result.recall,
-                **({"labels": result.labels} if result.labels else {}),
+                "per_class": result.per_class,
                 "classes": result.classes,
                 "confusion": result.confusion,
                 "images": result.images,

@@ -16,7 +16,9 @@ __all__ = ["Chart", "Frame", "Labels", "draw_frame", "floor_accuracy", "list_tic
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 32, 44
-WIDER = 12  # more on the left and below where a drawing is wide, whose letters are larger on a phone
+WIDER = (
+    12  # more on the left and below where a drawing is wide, whose letters are larger on a phone
+)
 TICKS = 5
 LABEL_PX = (18, 13)  # width and height of a number beside a point
 
@@ -176,7 +178,9 @@ def draw_frame(
     form = '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>'
     parts.append(Markup(form).format(frame.left, frame.width - RIGHT, base, base))
     parts += content
-    parts.append(frame.word((frame.left + frame.width) / 2, frame.height - 6, axes[0], anchor="middle"))
+    parts.append(
+        frame.word((frame.left + frame.width) / 2, frame.height - 6, axes[0], anchor="middle")
+    )
     parts.append(frame.word(4, 16, axes[1]))
     form = (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {} {}">'

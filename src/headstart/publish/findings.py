@@ -3,7 +3,6 @@
 Shape letters: N images, C classes, D features.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +14,13 @@ from headstart.runs.record import Measured
 
 __all__ = [
     "Bin",
-    "ClassFigures",
     "Confusion",
-    "calibration_error",
     "choose_classes",
     "list_confusions",
     "list_doubtful",
     "list_right",
     "list_worst",
     "measure_bins",
-    "measure_classes",
     "project",
 ]
 
@@ -47,27 +43,6 @@ class Confusion(NamedTuple):
     true: int
     predicted: int
     images: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassFigures:
-    """The figures of a class; NaN where they are not defined.
-
-    Attributes:
-        name: of the class.
-        images: that are of it.
-        predicted: images that were predicted to be of it.
-        precision: the fraction of those that are of it.
-        recall: the fraction of its images that were predicted to be of it.
-        f1: the harmonic mean of both.
-    """
-
-    name: str
-    images: int
-    predicted: int
-    precision: float
-    recall: Estimate
-    f1: float
 
 
 def list_worst(measured: Measured, most: int) -> list[int]:
@@ -116,20 +91,6 @@ def choose_classes(confusion: IntCC, most: int) -> IntN:
     return np.sort(np.argsort(-errors, kind="stable")[:most])
 
 
-def measure_classes(confusion: IntCC, classes: tuple[str, ...]) -> list[ClassFigures]:
-    """Measure each class."""
-    found = []
-    for k, name in enumerate(classes):
-        hit, images, predicted = (
-            int(v) for v in (confusion[k, k], confusion[k].sum(), confusion[:, k].sum())
-        )
-        precision = hit / predicted if predicted else float("nan")
-        f1 = 2 * hit / (images + predicted) if images + predicted else float("nan")
-        recall = wilson_interval(hit, images)
-        found.append(ClassFigures(name, images, predicted, precision, recall, f1))
-    return found
-
-
 def measure_bins(measured: Measured) -> list[Bin]:
     """Compare the highest probability of each image with how often such images are right, by tenths."""
     confidence = measured.probabilities.max(axis=1)
@@ -143,12 +104,6 @@ def measure_bins(measured: Measured) -> list[Bin]:
             mean = float(confidence[own].mean(dtype=np.float64))
             found.append(Bin(number / BINS, int(own.sum()), mean, accuracy))
     return found
-
-
-def calibration_error(bins: list[Bin]) -> float:
-    """The expected calibration error (Guo et al., On Calibration of Modern Neural Networks, 2017)."""
-    total = sum(b.images for b in bins)
-    return sum(b.images * abs(b.confidence - b.accuracy.value) for b in bins) / total
 
 
 def project(features: FloatND) -> FloatND:

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from headstart.errors import UsageError, csv_cell, printable
 from headstart.files import to_json_bytes, translate_errors, write_atomically
 from headstart.publish.drawings import Chart, to_file
-from headstart.publish.report_words import say_percent
+from headstart.publish.report_words import say_metric
 
 __all__ = ["Report", "check_page", "to_csv", "to_json_file", "write_page"]
 
@@ -119,7 +119,7 @@ def _render(template: str, content: Mapping[str, Any]) -> bytes:
         css=Markup(blocks["css"]),
         js=Markup(blocks["js"]),
         hashes={name: _hash(text) for name, text in blocks.items()},
-        percent=say_percent,
+        say_metric=say_metric,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return page.encode()

@@ -8,8 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from headstart.arrays import BoolN, FloatND
+from headstart.metrics import Estimate
 from headstart.publish.drawings import Chart, Frame, draw_frame, floor_accuracy, list_ticks
-from headstart.publish.findings import Bin, calibration_error
+from headstart.publish.findings import Bin
 from headstart.training.facts import Facts, fit_power_law
 
 __all__ = ["draw_curves", "draw_depths", "draw_images", "draw_map", "draw_reliability"]
@@ -67,8 +68,12 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
     return charts
 
 
-def draw_reliability(bins: Sequence[Bin]) -> Chart:
-    """Draw how often the classifier is right, by the probability that it gives."""
+def draw_reliability(bins: Sequence[Bin], error: Estimate) -> Chart:
+    """Draw how often the classifier is right, by the probability that it gives.
+
+    Args:
+        error: the calibration error, as `metrics.calibration_error` gives it.
+    """
     frame = Frame(0, 1, 0, 1)
     content = [frame.line([(0, 0), (1, 1)], "c dash")]
     for b in bins:
@@ -76,11 +81,11 @@ def draw_reliability(bins: Sequence[Bin]) -> Chart:
         content.append(frame.whisker(b.confidence, b.accuracy.low, b.accuracy.high, "b"))
         told = f"{b.images:,} images: said {b.confidence:.2f}, right {b.accuracy.value:.2f}"
         content.append(frame.dot(b.confidence, b.accuracy.value, "dot b", title=told))
-    error = calibration_error(list(bins))
     words = (
         "How often the prediction is right, for images by the probability that it was given with. On "
-        f"the dashed line both are equal; they are {100 * error:.1f} points apart on average. The "
-        "thin lines are 95 % intervals."
+        f"the dashed line both are equal; they are {100 * error.value:.1f} points apart on average "
+        f"({100 * error.low:.1f} to {100 * error.high:.1f}: the expected calibration error, of bins of "
+        "as many images each). The thin lines are 95 % intervals."
     )
     ticks = [(v / 10, f"{v / 10:g}") for v in range(0, 11, 2)]
     axes = ("probability of the predicted class", "fraction that is right")

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,25 @@ from headstart.features.neighbours import (
     measure_remoteness,
     to_directions,
 )
-from headstart.metrics import Estimate, confusion_matrix, wilson_interval
+from headstart.metrics import (
+    ClassFigures,
+    Estimate,
+    calibration_error,
+    confusion_matrix,
+    measure_each,
+    number_units,
+)
 from headstart.parallel import Progress, no_progress
 from headstart.publish.drawings import Chart
 from headstart.publish.findings import (
     Bin,
-    ClassFigures,
     Confusion,
-    calibration_error,
     choose_classes,
     list_confusions,
     list_doubtful,
     list_right,
     list_worst,
     measure_bins,
-    measure_classes,
     project,
 )
 from headstart.publish.pages import Report, to_csv, to_json_file, write_page
@@ -89,6 +94,7 @@ CELL_WRONG, CELL_RIGHT, IN_CELLS = 8, 4, 360
 LOOKS = 3  # of mistakes, and as many of images that are right
 MAPPED = 1500
 EPOCHS = 500  # of a curve
+FIGURES = ("precision", "recall", "f1", "roc_auc", "average_precision")  # of a class
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +107,7 @@ class _Subject:
     measured: Measured
     confusion: IntCC
     metrics: Mapping[str, Estimate]
+    per_class: tuple[ClassFigures, ...]
     names: tuple[str, ...]
     warnings: tuple[str, ...]
     album: Album
@@ -186,9 +193,13 @@ def _take_run(run: Run, options: Mapping[str, Any]) -> _Subject:
     confusion = confusion_matrix(
         measured.labels, measured.probabilities.argmax(axis=1), len(measured.classes)
     )
+    per_class = run.per_class
+    if not any(figures.images for figures in per_class.values()):  # as earlier versions kept them
+        predicted = (measured.labels, measured.probabilities, measured.classes)
+        per_class = measure_each(*predicted, groups=measured.groups)
     return _Subject(
         run, read_card(run.folder), settings, measured, confusion, run.metrics,
-        _name_classes(run, measured.classes), run.warnings, album, dataset,
+        tuple(per_class.values()), _name_classes(run, measured.classes), run.warnings, album, dataset,
     )  # fmt: skip
 
 
@@ -204,7 +215,7 @@ def _evaluate(
     album = Album(_opener(dataset), None)
     return _Subject(
         run, read_card(run.folder), settings, measured, found.confusion, found.metrics,
-        _name_classes(run, measured.classes), found.warnings, album, dataset,
+        tuple(found.per_class.values()), _name_classes(run, measured.classes), found.warnings, album, dataset,
     )  # fmt: skip
 
 
@@ -264,7 +275,7 @@ def _compose(
     measured, run = subject.measured, subject.run
     pairs = list_confusions(subject.confusion)
     kept = choose_classes(subject.confusion, CLASSES)
-    bins, classes = measure_bins(measured), measure_classes(subject.confusion, subject.names)
+    bins, error = measure_bins(measured), _find_calibration(subject)
     space = _map_images(subject, progress)
     rows = {
         "worst": list_worst(measured, WORST),
@@ -284,12 +295,12 @@ def _compose(
     looks = _look_at(subject, looked, looking_s, progress)
     facts = read_facts(run)
     curves = draw_curves(run.history[:: 1 + len(run.history) // EPOCHS], find_best_epoch(run))
-    reliability = draw_reliability(bins)
+    reliability = draw_reliability(bins, error)
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if facts else []
     charts = [*curves, reliability, *evidence, *([space.chart] if space else [])]
     content = {
         "title": f"{_name_data(subject)}: {run.strategy} on {run.backbone}",
-        "words": _tell(subject, pairs, classes, bins),
+        "words": _tell(subject, pairs, error),
         "metrics": subject.metrics,
         "run": run,
         "card": subject.card,
@@ -301,7 +312,7 @@ def _compose(
         "levels": _level(subject.confusion),
         "pairs": pairs[:PAIRS],
         "all_pairs": len(pairs),
-        "classes": classes,
+        "classes": _list_classes(subject),
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
         "looks": looks,
         "curves": curves,
@@ -320,7 +331,7 @@ def _compose(
         "cells": _cells_to_json(subject, cells, rows),
         "kind": "report",
     }  # fmt: skip
-    return content, charts, _make_tables(subject, classes, pairs, bins)
+    return content, charts, _make_tables(subject, pairs, bins)
 
 
 def _choose_cells(
@@ -450,6 +461,34 @@ def _unchanged(features: Features, digests: Mapping[str, str] | None) -> BoolN:
     return np.array([digests is None or digests.get(i) == d for i, d in pairs], dtype=bool)
 
 
+def _find_calibration(subject: _Subject) -> Estimate:
+    """The calibration error, measured here where the run is of a version that did not."""
+    known = subject.metrics.get("calibration_error")
+    if known is not None:
+        return known
+    measured = subject.measured
+    right = measured.probabilities.argmax(axis=1) == measured.labels
+    units = number_units(measured.groups)
+    return calibration_error(measured.probabilities.max(axis=1), right, units)
+
+
+def _list_classes(subject: _Subject) -> list[dict[str, Any]]:
+    """The figures of each class, with its training images and how many images were said to be of it."""
+    members = subject.run.members
+    trained = Counter(
+        label
+        for label, split, error in zip(members.labels, members.splits, members.errors, strict=True)
+        if not error and split == "train"
+    )
+    predicted = subject.confusion.sum(axis=0).tolist()
+    return [
+        {"name": name, "trained": trained[c], "predicted": said, "figures": figures}
+        for name, c, said, figures in zip(
+            subject.names, subject.measured.classes, predicted, subject.per_class, strict=True
+        )
+    ]
+
+
 # ---------------------------------------------------------------- in words
 
 
@@ -464,13 +503,12 @@ def _name_data(subject: _Subject) -> str:
 def _tell(
     subject: _Subject,
     pairs: Sequence[Confusion],
-    classes: Sequence[ClassFigures],
-    bins: list[Bin],
+    error: Estimate,
 ) -> list[str]:
     """Say what was found, for people who read no tables."""
     names, total = subject.names, len(subject.measured)
     hits = int(subject.confusion.diagonal().sum())
-    accuracy = wilson_interval(hits, total)
+    accuracy = subject.metrics["accuracy"]
     what = say_part(subject.measured.part)
     words = [
         f"The classifier is right on {hits:,} of {total:,} {what}: {say_percent(accuracy.value)}. On new "
@@ -482,27 +520,28 @@ def _tell(
         words.append("The best epoch was chosen by these images too, which flatters it a little.")
     if is_own and run.is_refitted():
         words.append("After that they were trained on too.")
-    most = max(classes, key=lambda c: c.images)
+    counts = subject.confusion.sum(axis=1)
+    most = int(counts.argmax())
     words.append(
-        f"Always saying “{most.name}” would be right on {say_percent(most.images / total)}."
+        f"Always saying “{names[most]}” would be right on {say_percent(counts[most] / total)}."
     )
     if pairs:
         first = pairs[0]
         words.append(
             f"The most frequent mistake: “{names[first.true]}” taken for “{names[first.predicted]}”, "
-            f"{first.images:,} of {classes[first.true].images:,} images."
+            f"{first.images:,} of {counts[first.true]:,} images."
         )
-    known = [c for c in classes if c.images]
-    hardest = min(known, key=lambda c: c.recall.value)
-    if len(known) > 2 and hardest.recall.value < 1:
-        words.append(
-            f"Hardest is “{hardest.name}”, of which it finds {say_percent(hardest.recall.value)}."
-        )
-    error = calibration_error(bins)
-    mean = sum(b.images * b.confidence for b in bins) / total
+    known = [k for k, count in enumerate(counts) if count]
+    hardest = min(known, key=lambda k: subject.per_class[k].recall.value)
+    found = subject.per_class[hardest].recall.value
+    if len(known) > 2 and found < 1:
+        words.append(f"Hardest is “{names[hardest]}”, of which it finds {say_percent(found)}.")
+    mean = float(subject.measured.probabilities.max(axis=1).mean(dtype=np.float64))
     side = "more" if mean > accuracy.value else "less"
-    trust = "can be taken at their word" if error < 0.05 else f"promise {side} than they keep"
-    words.append(f"Its probabilities {trust}: they are {100 * error:.1f} points off on average.")
+    trust = "can be taken at their word" if error.value < 0.05 else f"promise {side} than they keep"
+    words.append(
+        f"Its probabilities {trust}: they are {100 * error.value:.1f} points off on average."
+    )
     return words
 
 
@@ -528,12 +567,12 @@ def _tell_missing(subject: _Subject) -> list[str]:
 
 def _make_tables(
     subject: _Subject,
-    classes: Sequence[ClassFigures],
     pairs: Sequence[Confusion],
     bins: Sequence[Bin],
 ) -> dict[str, bytes]:
     """The figures of the page, all of them, as JSON and CSV: by the end of the file's name."""
     run, names, measured = subject.run, subject.names, subject.measured
+    classes = _list_classes(subject)
     figures = {
         "run": str(run.folder),
         "strategy": run.strategy,
@@ -542,7 +581,11 @@ def _make_tables(
         "part": measured.part,
         "images": len(measured),
         "metrics": {n: dataclasses.asdict(e) for n, e in subject.metrics.items()},
-        "classes": [dataclasses.asdict(c) for c in classes],
+        "classes": [
+            {"name": c["name"], "trained": c["trained"], "predicted": c["predicted"]}
+            | dataclasses.asdict(c["figures"])
+            for c in classes
+        ],
         "confusions": [
             {"true": names[p.true], "predicted": names[p.predicted], "images": p.images}
             for p in pairs
@@ -561,14 +604,13 @@ def _make_tables(
         )
     )
     by_class = (
-        (
-            c.name, str(c.images), str(c.predicted), f"{c.precision:.6f}", f"{c.recall.value:.6f}",
-            f"{c.recall.low:.6f}", f"{c.recall.high:.6f}", f"{c.f1:.6f}",
-        )
+        [c["name"], *(str(c[n]) for n in ("trained", "predicted")), str(c["figures"].images)]
+        + [f"{v:.6f}" for n in FIGURES for v in dataclasses.astuple(getattr(c["figures"], n))]
         for c in classes
-    )  # fmt: skip
+    )
     counts = ((names[p.true], names[p.predicted], str(p.images)) for p in pairs)
-    heads = "class images predicted precision recall recall_low recall_high f1".split()
+    heads = ["class", "trained", "predicted", "images"]
+    heads += [f"{n}{end}" for n in FIGURES for end in ("", "_low", "_high")]
     return {
         ".json": to_json_file(figures),
         "-images.csv": to_csv(["image", "true", "predicted", "probability", "of_true"], images),
