@@ -240,9 +240,7 @@ def _fit(
 
 def _report(run: "Run", options: dict[str, Any]) -> Path | None:
     """Write the report of a new run, where there is something to report; its place."""
-    from headstart.problem import SINGLE_LABEL
-
-    if not run.measured_on or run.problem != SINGLE_LABEL.name:
+    if not run.measured_on:
         return None
     # A few per cent of the time of the run, and where that was short a second or so.
     looking_s = min(3.0, max(1.1, 0.05 * run.seconds))

@@ -66,7 +66,7 @@ def report_command(
         str | None, typer.Option(help="Of the data: train, val, test or all, as in evaluate.")
     ] = None,
     figures: Annotated[
-        bool, typer.Option("--figures", help="Also write each chart as SVG and PNG.")
+        bool, typer.Option("--figures", help="Also write each chart as an SVG file.")
     ] = False,
     **options: Any,
 ) -> None:

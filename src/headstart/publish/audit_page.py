@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from headstart.parallel import Progress, no_progress
 from headstart.publish.pages import Report, to_json_file, write_page
 from headstart.publish.pictures import Album
 from headstart.publish.report_words import say_name, say_percent
-from headstart.runs.auditing import Audit
+from headstart.runs.auditing import Audit, Conflict, Leak
 from headstart.training.grouping import GroupingScore
 
 __all__ = ["write_audit_page"]
@@ -113,6 +114,8 @@ def _tell(audit: Audit, kinds: Sequence[_Kind]) -> list[str]:
     words += [f"{kind.title}: {kind.count:,}." for kind in kinds]
     if likely:
         words.append(f"Of the first {likely:,} labels to look at, at least half are likely wrong.")
+    elif audit.label_errors:
+        words.append("Of the labels to look at none is likely wrong.")
     for held in audit.held:
         words.append(
             f"{held.leaked:,} of the {held.images:,} images of the {held.split} split have a copy in an "
@@ -145,7 +148,7 @@ def _list_kinds(audit: Audit) -> Iterable[_Kind]:
         groups=[
             (
                 f"{len(c.images):,} images",
-                [_Shot(i, label) for i, label in zip(c.images, c.labels, strict=True)][:IN_GROUP],
+                [_Shot(image, label) for image, label in _mix(c)[:IN_GROUP]],
             )
             for c in audit.conflicts[:GROUPS]
         ],
@@ -158,8 +161,7 @@ def _list_kinds(audit: Audit) -> Iterable[_Kind]:
         "Drop them from the later split, or split anew: headstart keeps copies together.",
         groups=[
             (
-                "mirrored" if leak.mirrored else "identical" if leak.similarity == 1
-                else f"similarity {leak.similarity:.3f}",
+                _say_leak(leak),
                 [_Shot(i, split) for i, split in zip(leak.images, leak.splits, strict=True)],
             )
             for leak in audit.leaks[:GROUPS]
@@ -216,6 +218,24 @@ def _list_kinds(audit: Audit) -> Iterable[_Kind]:
         columns=("named by", "evidence"),
         rows=[(g.name, _say_grouping(g)) for g in audit.groups[:LINES]],
     )
+
+
+def _mix(conflict: Conflict) -> list[tuple[str, str]]:
+    """(image, label), an image of each label first."""
+    seen = Counter[str]()
+    turns = []
+    for number, (image, label) in enumerate(zip(conflict.images, conflict.labels, strict=True)):
+        turns.append((seen[label], number, image, label))
+        seen[label] += 1
+    return [(image, label) for *_, image, label in sorted(turns)]
+
+
+def _say_leak(leak: Leak) -> str:
+    if leak.mirrored:
+        return "mirrored"
+    if leak.similarity == 0:
+        return "copies of a third image"
+    return "identical" if leak.similarity == 1 else f"similarity {leak.similarity:.3f}"
 
 
 def _say_grouping(score: GroupingScore) -> str:

@@ -68,27 +68,34 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
     return charts
 
 
-def draw_reliability(bins: Sequence[Bin], error: Estimate) -> Chart:
+def draw_reliability(bins: Sequence[Bin], error: Estimate, *, several: bool = False) -> Chart:
     """Draw how often the classifier is right, by the probability that it gives.
 
     Args:
         error: the calibration error, as `metrics.calibration_error` gives it.
+        several: whether an image may have several labels, each of which has a probability.
     """
     frame = Frame(0, 1, 0, 1)
     content = [frame.line([(0, 0), (1, 1)], "c dash")]
     for b in bins:
         content.append(frame.bar(b.low + 0.015, 0.07, b.accuracy.value, "a"))
         content.append(frame.whisker(b.confidence, b.accuracy.low, b.accuracy.high, "b"))
-        told = f"{b.images:,} images: said {b.confidence:.2f}, right {b.accuracy.value:.2f}"
+        counted = f"{b.images:,} {'labels' if several else 'images'}"
+        told = f"{counted}: said {b.confidence:.2f}, right {b.accuracy.value:.2f}"
         content.append(frame.dot(b.confidence, b.accuracy.value, "dot b", title=told))
+    what = (
+        "How often an image has a label, by the probability that was given. On "
+        if several
+        else "How often the prediction is right, for images by the probability that it was given with. On "
+    )
     words = (
-        "How often the prediction is right, for images by the probability that it was given with. On "
-        f"the dashed line both are equal; they are {100 * error.value:.1f} points apart on average "
+        f"{what}the dashed line both are equal; they are {100 * error.value:.1f} points apart on average "
         f"({100 * error.low:.1f} to {100 * error.high:.1f}: the expected calibration error, of bins of "
         "as many images each). The thin lines are 95 % intervals."
     )
     ticks = [(v / 10, f"{v / 10:g}") for v in range(0, 11, 2)]
-    axes = ("probability of the predicted class", "fraction that is right")
+    stated = "probability of a label" if several else "probability of the predicted class"
+    axes = (stated, "fraction that is right")
     svg = draw_frame(frame, content, title="Reliability", words=words, axes=axes, ticks=ticks)
     rows = tuple(
         (
@@ -97,7 +104,9 @@ def draw_reliability(bins: Sequence[Bin], error: Estimate) -> Chart:
         )
         for b in bins
     )  # fmt: skip
-    columns = ("probability", "images", "mean probability", "right", "95 % interval")
+    columns = (
+        "probability", "labels" if several else "images", "mean probability", "right", "95 % interval",
+    )  # fmt: skip
     return Chart("reliability", "Can the probabilities be believed?", words, svg, columns, rows)
 
 

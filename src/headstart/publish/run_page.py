@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from headstart.arrays import BoolN, IntCC
+from headstart.arrays import BoolN, IntCC, IntN
 from headstart.data.dataset import Dataset
 from headstart.data.images import FolderReader
 from headstart.draws import draw
@@ -30,20 +30,23 @@ from headstart.features.neighbours import (
     measure_remoteness,
     to_directions,
 )
+from headstart.label_metrics import THRESHOLD
 from headstart.metrics import (
     ClassFigures,
     Estimate,
+    bound_share,
     calibration_error,
-    confusion_matrix,
-    measure_each,
     number_units,
 )
 from headstart.parallel import Progress, no_progress
+from headstart.problem import SINGLE_LABEL, multi_label
 from headstart.publish.drawings import Chart
 from headstart.publish.findings import (
     Bin,
     Confusion,
+    Verdicts,
     choose_classes,
+    judge,
     list_confusions,
     list_doubtful,
     list_right,
@@ -105,6 +108,7 @@ class _Subject:
     card: Card
     settings: Settings
     measured: Measured
+    verdicts: Verdicts
     confusion: IntCC
     metrics: Mapping[str, Estimate]
     per_class: tuple[ClassFigures, ...]
@@ -113,21 +117,44 @@ class _Subject:
     album: Album
     dataset: Dataset | None  # of the measured images; None where they are gone
 
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.measured.labels.ndim > 1
+
     def shown(self, row: int) -> dict[str, Any]:
         """What is said of an image."""
-        probabilities, label = self.measured.probabilities[row], int(self.measured.labels[row])
-        predicted = int(probabilities.argmax())
-        image_id = self.measured.ids[row]
+        probabilities, verdicts = self.measured.probabilities[row], self.verdicts
+        true, given = np.flatnonzero(verdicts.true[row]), np.flatnonzero(verdicts.given[row])
+        image_id, highest = self.measured.ids[row], float(probabilities.max())
+        of_true = float(probabilities[true].min()) if len(true) else math.nan
+        is_right = bool(verdicts.right[row])
         return {
             "row": row,
             "image": image_id,
             "picture": self.album.pictures.get(image_id),
-            "true": self.names[label],
-            "predicted": self.names[predicted],
-            "right": label == predicted,
-            "probability": float(probabilities[predicted]),
-            "of_true": float(probabilities[label]),
+            "true": self._join(true),
+            "predicted": self._join(given),
+            "right": is_right,
+            "probability": highest,
+            "of_true": of_true,
+            "told": "right" if is_right else self._tell_wrong(row, of_true),
         }
+
+    def _join(self, classes: IntN) -> str:
+        return ", ".join(self.names[c] for c in classes) or "no label"
+
+    def _tell_wrong(self, row: int, of_true: float) -> str:
+        verdicts, probabilities = self.verdicts, self.measured.probabilities[row]
+        true, given = verdicts.true[row], verdicts.given[row]
+        if not self.several:
+            return f"is {self._join(np.flatnonzero(true))}, {of_true:.2f}"
+        parts = (("missed", true & ~given), ("wrong", given & ~true))
+        return "; ".join(
+            f"{word} {', '.join(f'{self.names[c]} {probabilities[c]:.2f}' for c in np.flatnonzero(part))}"
+            for word, part in parts
+            if part.any()
+        )
 
 
 def write_run_page(
@@ -183,22 +210,21 @@ def _take_run(run: Run, options: Mapping[str, Any]) -> _Subject:
         raise InputError(
             f"{run.folder}: the run measured nothing; name labelled images to evaluate it on"
         )
-    _check_labels(measured)
     values = {n: run.settings.get(n, {}) for n in ("val", "group", "engine", "precision", *READING)}
     given = {n: v["value"] for n, v in values.items() if v.get("origin") == "user"}
     settings = make_settings({**given, **options})
     dataset = _find_images(run, measured, settings)
     digests = dict(zip(run.members.ids, run.members.sha256, strict=True))
     album = Album(_opener(dataset), digests)
-    confusion = confusion_matrix(
-        measured.labels, measured.probabilities.argmax(axis=1), len(measured.classes)
-    )
+    verdicts, thresholds = _judge(run, measured)
+    problem = multi_label(np.array(thresholds)) if thresholds else SINGLE_LABEL
+    confusion = problem.confuse(measured.labels, measured.probabilities)
     per_class = run.per_class
     if not any(figures.images for figures in per_class.values()):  # as earlier versions kept them
         predicted = (measured.labels, measured.probabilities, measured.classes)
-        per_class = measure_each(*predicted, groups=measured.groups)
+        per_class = problem.measure_each(*predicted, groups=measured.groups)
     return _Subject(
-        run, read_card(run.folder), settings, measured, confusion, run.metrics,
+        run, read_card(run.folder), settings, measured, verdicts, confusion, run.metrics,
         tuple(per_class.values()), _name_classes(run, measured.classes), run.warnings, album, dataset,
     )  # fmt: skip
 
@@ -209,19 +235,24 @@ def _evaluate(
     """Evaluate the run on other data."""
     found = evaluate(run, data, split=split, progress=progress, **options)
     measured = found.measured
-    _check_labels(measured)
     settings = make_settings(dict(options))
     dataset = _select(read_data(data, settings), measured)
     album = Album(_opener(dataset), None)
     return _Subject(
-        run, read_card(run.folder), settings, measured, found.confusion, found.metrics,
+        run, read_card(run.folder), settings, measured, _judge(run, measured)[0],
+        found.confusion, found.metrics,
         tuple(found.per_class.values()), _name_classes(run, measured.classes), found.warnings, album, dataset,
     )  # fmt: skip
 
 
-def _check_labels(measured: Measured) -> None:
-    if measured.labels.ndim != 1:
-        raise UsageError("report needs a run of one label an image, and this one has several")
+def _judge(run: Run, measured: Measured) -> tuple[Verdicts, tuple[float, ...]]:
+    """What was said of each image, and the thresholds by which; () where images have one label."""
+    if measured.labels.ndim == 1:
+        return judge(measured), ()
+    thresholds = run.classifier.thresholds
+    # Classes that the model does not know come last.
+    thresholds += (THRESHOLD,) * (len(measured.classes) - len(thresholds))
+    return judge(measured, thresholds), thresholds
 
 
 def _name_classes(run: Run, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -272,18 +303,18 @@ def _compose(
     subject: _Subject, looking_s: float, progress: Progress
 ) -> tuple[dict[str, Any], list[Chart], dict[str, bytes]]:
     """Give what the template shows, the charts, and the files beside the page by the ends of their names."""
-    measured, run = subject.measured, subject.run
+    measured, run, verdicts = subject.measured, subject.run, subject.verdicts
     pairs = list_confusions(subject.confusion)
     kept = choose_classes(subject.confusion, CLASSES)
-    bins, error = measure_bins(measured), _find_calibration(subject)
+    bins, error = measure_bins(verdicts), _find_calibration(subject)
     space = _map_images(subject, progress)
     rows = {
-        "worst": list_worst(measured, WORST),
-        "doubtful": list_doubtful(measured, DOUBTFUL),
-        "right": list_right(measured, RIGHT),
+        "worst": list_worst(verdicts, WORST),
+        "doubtful": list_doubtful(verdicts, DOUBTFUL),
+        "right": list_right(verdicts, RIGHT),
         "outliers": space.outliers if space else [],
     }
-    cells = _choose_cells(measured, kept.tolist(), pairs[:PAIRS])
+    cells = _choose_cells(subject, kept.tolist(), pairs[:PAIRS])
     ids = [measured.ids[row] for part in rows.values() for row in part]
     within = [
         row for part in sorted(cells.items(), key=lambda c: c[0][0] == c[0][1]) for row in part[1]
@@ -295,7 +326,7 @@ def _compose(
     looks = _look_at(subject, looked, looking_s, progress)
     facts = read_facts(run)
     curves = draw_curves(run.history[:: 1 + len(run.history) // EPOCHS], find_best_epoch(run))
-    reliability = draw_reliability(bins, error)
+    reliability = draw_reliability(bins, error, several=subject.several)
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if facts else []
     charts = [*curves, reliability, *evidence, *([space.chart] if space else [])]
     content = {
@@ -315,6 +346,8 @@ def _compose(
         "classes": _list_classes(subject),
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
         "looks": looks,
+        "several": subject.several,
+        "unlooked": len(looked) - len(looks) if looking_s < math.inf else 0,
         "curves": curves,
         "reliability": reliability,
         "evidence": evidence,
@@ -335,18 +368,21 @@ def _compose(
 
 
 def _choose_cells(
-    measured: Measured, kept: Sequence[int], pairs: Iterable[Confusion]
+    subject: _Subject, kept: Sequence[int], pairs: Iterable[Confusion]
 ) -> dict[tuple[int, int], list[int]]:
     """Choose the rows whose pictures a cell of the matrix, or a pair of the list, opens."""
     shown = {(i, j) for i in kept for j in kept} | {(p.true, p.predicted) for p in pairs}
-    predicted = measured.probabilities.argmax(axis=1)
-    order = np.argsort(-measured.probabilities.max(axis=1), kind="stable")
+    order = np.argsort(-subject.measured.probabilities.max(axis=1), kind="stable")
     cells: dict[tuple[int, int], list[int]] = {}
     for row in order.tolist():
-        cell = (int(measured.labels[row]), int(predicted[row]))
-        most = CELL_RIGHT if cell[0] == cell[1] else CELL_WRONG
-        if cell in shown and len(cells.setdefault(cell, [])) < most:
-            cells[cell].append(row)
+        true, given = subject.verdicts.true[row], subject.verdicts.given[row]
+        found = [(c, c) for c in np.flatnonzero(true & given).tolist()]
+        added = np.flatnonzero(given & ~true).tolist()
+        found += [(i, j) for i in np.flatnonzero(true & ~given).tolist() for j in added]
+        for cell in found:
+            most = CELL_RIGHT if cell[0] == cell[1] else CELL_WRONG
+            if cell in shown and len(cells.setdefault(cell, [])) < most:
+                cells[cell].append(row)
     return cells
 
 
@@ -370,9 +406,11 @@ def _cells_to_json(
         images[row] = {
             "name": printable(shown["image"]),
             "probability": f"{shown['probability']:.2f}",
+            **({"given": printable(shown["predicted"])} if subject.several else {}),
             **({} if row in static or not shown["picture"] else {"picture": shown["picture"]}),
         }
     value = {
+        "several": subject.several,
         "names": [printable(name) for name in subject.names],
         "cells": {f"{i}-{j}": part for (i, j), part in cells.items()},
         "counts": {f"{i}-{j}": int(subject.confusion[i, j]) for i, j in cells},
@@ -410,7 +448,8 @@ def _look_at(
             pixels = look(image, classifier)
             if bound_s < math.inf:
                 one_s = one_s or expect_evidence_s(pixels, pipeline)
-                if time.monotonic() - began + one_s > bound_s:
+                # One is worth a little more.
+                if time.monotonic() - began + one_s > (bound_s if found else 3 * bound_s):
                     break
             evidence = find_evidence(pixels, label, pipeline)
             plain = encode(shrink(pixels))
@@ -466,10 +505,12 @@ def _find_calibration(subject: _Subject) -> Estimate:
     known = subject.metrics.get("calibration_error")
     if known is not None:
         return known
-    measured = subject.measured
-    right = measured.probabilities.argmax(axis=1) == measured.labels
-    units = number_units(measured.groups)
-    return calibration_error(measured.probabilities.max(axis=1), right, units)
+    verdicts, groups = subject.verdicts, subject.measured.groups
+    units = number_units(groups)
+    each = len(verdicts.stated) // len(verdicts.ids)  # 1, or the labels
+    if each > 1:
+        units = np.repeat(np.arange(len(verdicts.ids)) if units is None else units, each)
+    return calibration_error(verdicts.stated, verdicts.came, units)
 
 
 def _list_classes(subject: _Subject) -> list[dict[str, Any]]:
@@ -477,10 +518,11 @@ def _list_classes(subject: _Subject) -> list[dict[str, Any]]:
     members = subject.run.members
     trained = Counter(
         label
-        for label, split, error in zip(members.labels, members.splits, members.errors, strict=True)
+        for names, split, error in zip(members.labels, members.splits, members.errors, strict=True)
         if not error and split == "train"
+        for label in (names.split("|") if subject.several else [names])
     )
-    predicted = subject.confusion.sum(axis=0).tolist()
+    predicted = subject.verdicts.given.sum(axis=0).tolist()
     return [
         {"name": name, "trained": trained[c], "predicted": said, "figures": figures}
         for name, c, said, figures in zip(
@@ -507,12 +549,15 @@ def _tell(
 ) -> list[str]:
     """Say what was found, for people who read no tables."""
     names, total = subject.names, len(subject.measured)
-    hits = int(subject.confusion.diagonal().sum())
-    accuracy = subject.metrics["accuracy"]
+    hits = int(subject.verdicts.right.sum())
     what = say_part(subject.measured.part)
+    of_images = "all labels of" if subject.several else ""
+    rate = bound_share(subject.verdicts.right, units=number_units(subject.measured.groups))
     words = [
-        f"The classifier is right on {hits:,} of {total:,} {what}: {say_percent(accuracy.value)}. On new "
-        f"images of the same kind expect {say_percent(accuracy.low)} to {say_percent(accuracy.high)}."
+        f"The classifier is right on {of_images} {hits:,} of {total:,} {what}: {say_percent(rate.value)}. "
+        f"On new images of the same kind expect {say_percent(rate.low)} to {say_percent(rate.high)}.".replace(
+            "  ", " "
+        )
     ]
     run = subject.run
     is_own = subject.measured.part == "val" and subject.album.digests is not None
@@ -520,24 +565,26 @@ def _tell(
         words.append("The best epoch was chosen by these images too, which flatters it a little.")
     if is_own and run.is_refitted():
         words.append("After that they were trained on too.")
-    counts = subject.confusion.sum(axis=1)
+    counts = subject.verdicts.true.sum(axis=0)
     most = int(counts.argmax())
-    words.append(
-        f"Always saying “{names[most]}” would be right on {say_percent(counts[most] / total)}."
-    )
+    if not subject.several:
+        share = say_percent(counts[most] / total)
+        words.append(f"Always saying “{names[most]}” would be right on {share}.")
     if pairs:
         first = pairs[0]
+        of = f"{first.images:,} of {counts[first.true]:,} images"
         words.append(
-            f"The most frequent mistake: “{names[first.true]}” taken for “{names[first.predicted]}”, "
-            f"{first.images:,} of {counts[first.true]:,} images."
+            f"The most frequent mistake: “{names[first.true]}” "
+            + ("missed and “" if subject.several else "taken for “")
+            + f"{names[first.predicted]}”{' given' if subject.several else ''}, {of}."
         )
     known = [k for k, count in enumerate(counts) if count]
     hardest = min(known, key=lambda k: subject.per_class[k].recall.value)
     found = subject.per_class[hardest].recall.value
     if len(known) > 2 and found < 1:
         words.append(f"Hardest is “{names[hardest]}”, of which it finds {say_percent(found)}.")
-    mean = float(subject.measured.probabilities.max(axis=1).mean(dtype=np.float64))
-    side = "more" if mean > accuracy.value else "less"
+    mean = float(subject.verdicts.stated.mean(dtype=np.float64))
+    side = "more" if mean > float(subject.verdicts.came.mean()) else "less"
     trust = "can be taken at their word" if error.value < 0.05 else f"promise {side} than they keep"
     words.append(
         f"Its probabilities {trust}: they are {100 * error.value:.1f} points off on average."
@@ -596,13 +643,16 @@ def _make_tables(
         "versions": subject.card.versions,
         "command": write_command(run),
     }
-    predicted = measured.probabilities.argmax(axis=1).tolist()
+    verdicts = subject.verdicts
     images = (
-        (i, names[t], names[p], f"{row[p]:.6f}", f"{row[t]:.6f}")
-        for i, t, p, row in zip(
-            measured.ids, measured.labels.tolist(), predicted, measured.probabilities, strict=True
+        (
+            i, *("|".join(names[c] for c in np.flatnonzero(row)) for row in (true, given)),
+            f"{own.max():.6f}", f"{own[true].min():.6f}" if true.any() else "",
         )
-    )
+        for i, true, given, own in zip(
+            measured.ids, verdicts.true, verdicts.given, measured.probabilities, strict=True
+        )
+    )  # fmt: skip
     by_class = (
         [c["name"], *(str(c[n]) for n in ("trained", "predicted")), str(c["figures"].images)]
         + [f"{v:.6f}" for n in FIGURES for v in dataclasses.astuple(getattr(c["figures"], n))]

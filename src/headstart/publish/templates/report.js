@@ -24,7 +24,8 @@
   const open = (cell) => {
     const [i, j] = cell.split("-").map(Number), rows = data.cells[cell] || [];
     const count = data.counts[cell];
-    $("cell-title").textContent = i === j ? `${data.names[i]}, rightly predicted` : `${data.names[i]}, taken for ${data.names[j]}`;
+    const [is, said] = [data.names[i], data.names[j]];
+    $("cell-title").textContent = i === j ? `${is}, rightly predicted` : data.several ? `${is} missed, ${said} given` : `${is}, taken for ${said}`;
     $("cell-words").textContent = count === rows.length ? `${count} image${count > 1 ? "s" : ""}` : `${rows.length} of ${count} images, the surest first`;
     pictures.replaceChildren();
     for (const row of rows) {
@@ -34,7 +35,7 @@
       if (source) Object.assign(add(figure, "img"), { src: source, alt: image.name });
       else add(figure, "div", "no picture", "empty");
       const caption = add(figure, "figcaption");
-      add(caption, "b", data.names[j]);
+      add(caption, "b", image.given || said);
       caption.append(` ${image.probability}`);
       add(caption, "span", image.name, "line file").title = image.name;
     }
