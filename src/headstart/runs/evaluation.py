@@ -27,6 +27,7 @@ from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
+from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.runs.sources import Data, read_data
 from headstart.training.settings import READING, Settings, make_settings
@@ -64,6 +65,7 @@ class Evaluation:
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
         problem: the name of the kind of problem, a key of `PROBLEMS`.
+        readings: how often these images were measured with this run, where they are not its own.
     """
 
     metrics: dict[str, Estimate]
@@ -79,6 +81,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     unknown: int = 0
     problem: str = SINGLE_LABEL.name
+    readings: Readings = NOT_COUNTED
 
     @property
     def recall(self) -> dict[str, Estimate]:
@@ -126,8 +129,7 @@ def evaluate(
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
-    given = make_settings({**_list_choices(record), **options})
-    settings = _read_alike(given, data, record, several)
+    settings = _make_settings(options, data, record, several)
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = read_data(data, settings)
@@ -154,10 +156,12 @@ def evaluate(
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
     measured = _gather(dataset.select(rows), *figures, chosen, own)
-    trained_on = _list_trained(record, members)
-    warnings += _tell_flaws(problem.decode(measured.labels), classes, used, trained_on)
+    warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
+    metrics = problem.measure(*figures, groups=measured.groups)
+    readings = _count(record, chosen, used.sha256, metrics)
+    warnings += [readings.problem] if readings.problem else []
     return Evaluation(
-        metrics=problem.measure(*figures, groups=measured.groups),
+        metrics=metrics,
         per_class=problem.measure_each(*figures, groups=measured.groups),
         classes=classes,
         confusion=problem.confuse(*figures[:2]),
@@ -170,6 +174,7 @@ def evaluate(
         warnings=tuple(warnings),
         unknown=int(is_unknown.sum()),
         problem=problem.name,
+        readings=readings,
     )
 
 
@@ -190,12 +195,15 @@ def _check_problem(unknown_classes: str, classifier: Classifier) -> None:
         )
 
 
-def _read_alike(settings: Settings, data: Data, record: Run | None, several: bool) -> Settings:
+def _make_settings(
+    options: dict[str, Any], data: Data, record: Run | None, several: bool
+) -> Settings:
     """Have the data read as of the classifier's kind of problem, and as the run's own were.
 
     Raises:
         UsageError: the user says that they are of another kind.
     """
+    settings = make_settings({**_list_choices(record), **options})
     if settings.data.multi_label not in (None, several):
         kind = "any number of labels" if several else "one label"
         raise UsageError(f"multi_label has no effect: the classifier gives an image {kind}")
@@ -256,8 +264,9 @@ def _tell_flaws(
     of_rows: list[Classes],
     classes: tuple[str, ...],
     features: Features,
-    trained_on: set[str],
+    run: Run | None,
 ) -> Iterator[str]:
+    trained_on = set[str]() if run is None else _list_trained(run)
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
@@ -270,10 +279,10 @@ def _tell_flaws(
         yield f"no image of class '{absent[0]}'{more} here"
 
 
-def _list_trained(run: Run | None, members: Members) -> set[str]:
+def _list_trained(run: Run) -> set[str]:
     """List the hashes of the images that a classifier was trained on, in the end also those held out."""
-    parts = ("train", "val") if run is not None and run.is_refitted() else ("train",)
-    used = zip(members.sha256, members.splits, strict=True)
+    parts = ("train", "val") if run.is_refitted() else ("train",)
+    used = zip(run.members.sha256, run.members.splits, strict=True)
     return {digest for digest, part in used if part in parts and digest}
 
 
@@ -308,6 +317,16 @@ def _gather(
     pairs = zip(dataset.ids, dataset.groups, strict=True)
     groups = tuple(own.get(i) or group for i, group in pairs)
     return Measured(probabilities, targets, dataset.ids, split, classes, groups)
+
+
+def _count(
+    run: Run | None, split: str, contents: tuple[str, ...], metrics: dict[str, Estimate]
+) -> Readings:
+    """Note in the folder of a run that it was measured, on other images than its own."""
+    if run is None or not has_record(run.folder) or set(contents) <= set(run.members.sha256):
+        return NOT_COUNTED
+    figure, estimate = next(iter(metrics.items()))
+    return note_reading(run.folder, split, contents, figure, estimate.value)
 
 
 def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tuple[Dataset, str]:
