@@ -21,6 +21,7 @@ __all__ = [
     "say_part",
     "say_percent",
     "tell_evidence",
+    "tell_value",
     "write_command",
 ]
 
@@ -28,6 +29,7 @@ EVIDENCE_LENGTH = 300
 
 NAMES = {
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
     "brier": "Brier score",
     "roc_auc": "ROC area",
     "average_precision": "PR area",
@@ -63,23 +65,26 @@ def say_part(part: str) -> str:
 
 def tell_evidence(evidence: Mapping[str, Any]) -> str:
     """Evidence on one line of bounded length."""
-    return "; ".join(f"{n.replace('_', ' ')}: {_tell_value(v)}" for n, v in evidence.items())[
+    return "; ".join(f"{n.replace('_', ' ')}: {tell_value(v)}" for n, v in evidence.items())[
         :EVIDENCE_LENGTH
     ]
 
 
-def _tell_value(value: Any) -> str:
+def tell_value(value: Any) -> str:
+    """Write a value of a record: a number of four digits, a dash for none, whatever else in words."""
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{str(n).replace('_', ' ')} {tell_value(v)}" for n, v in value.items())
     if isinstance(value, list):
-        return ", ".join(
-            _tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value
-        )
+        return ", ".join(tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value)
     return str(value)
 
 
 def _tell_pair(value: list[Any]) -> str:
-    return " → ".join(map(_tell_value, value))
+    return " → ".join(map(tell_value, value))
 
 
 def find_best_epoch(run: Run) -> int | None:
