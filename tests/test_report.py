@@ -383,9 +383,9 @@ def several(tiny, tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
     rows = ["file,label"]
     for number in range(60):
-        red, dark, odd = rng.random(3) < (0.5, 0.4, 0.3)  # the last of which nothing tells
+        red, dark, odd = rng.random(3) < (0.5, 0.4, 0.5)  # the last of which nothing tells
         pixels = rng.normal(120, 30, (40, 48, 3)) + red * np.array([110, 0, 0])
-        name = "=<b>{{7*7}}" if odd else ""
+        name = "=<b>{{7*7}}" if odd else "even"
         labels = "|".join(filter(None, ("red" * int(red), "dark" * int(dark), name)))
         picture = np.clip(pixels * (0.3 if dark else 1), 0, 255).astype(np.uint8)
         Image.fromarray(picture).save(root / f"{number:02}.png")
