@@ -500,6 +500,9 @@ def test_what_was_measured_already_takes_no_options(advice, tmp_path):
         headstart.report(advice)
     with pytest.raises(headstart.UsageError, match="data has no effect"):
         headstart.report(advice, "photos", tmp_path / "page.html")
+    for wrong in ([], 3):
+        with pytest.raises(headstart.UsageError, match="takes a run, a list of runs"):
+            headstart.report(wrong)
     with pytest.raises(headstart.UsageError, match="a single run"):
         headstart.report(advice, None, tmp_path / "page.html", split="test")
 

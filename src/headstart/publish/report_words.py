@@ -20,12 +20,14 @@ __all__ = [
     "say_name",
     "say_part",
     "say_percent",
+    "shorten",
     "tell_evidence",
     "tell_value",
     "write_command",
 ]
 
 EVIDENCE_LENGTH = 300
+SHORT = 20  # letters of a name in the margin of the confusion matrix
 
 NAMES = {
     "macro_f1": "macro F1",
@@ -51,6 +53,11 @@ def say_metric(name: str) -> str:
     """Name a figure as people do."""
     words = name.replace("_", " ")
     return NAMES.get(name) or (words.replace("top ", "top-") if name.startswith("top_") else words)
+
+
+def shorten(name: str) -> str:
+    """Leave out the middle of a long name: those that begin alike end differently."""
+    return name if len(name) <= SHORT else f"{name[: SHORT // 2 - 1]}…{name[-SHORT // 2 :]}"
 
 
 def say_name(path: str) -> str:
