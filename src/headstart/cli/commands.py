@@ -243,7 +243,7 @@ def _report(run: "Run", options: dict[str, Any]) -> Path | None:
     """Write the report of a new run, where there is something to report; its place."""
     if not run.measured_on:
         return None
-    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME)}
+    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME) and n != "rehash"}
     make = functools.partial(headstart.report, run, looking_s=choose_looking_s(run), **own)
     return write_beside(make, ["report", str(run.folder)], "the run is saved")
 

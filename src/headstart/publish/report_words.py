@@ -55,9 +55,9 @@ def say_metric(name: str) -> str:
     return NAMES.get(name) or (words.replace("top ", "top-") if name.startswith("top_") else words)
 
 
-def shorten(name: str) -> str:
+def shorten(name: str, most: int = SHORT) -> str:
     """Leave out the middle of a long name: those that begin alike end differently."""
-    return name if len(name) <= SHORT else f"{name[: SHORT // 2 - 1]}…{name[-SHORT // 2 :]}"
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
 def say_name(path: str) -> str:
