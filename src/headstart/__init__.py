@@ -152,7 +152,7 @@ ORDER = {
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words reporting"
     ),
-    "cli": "demo terminal printers options reference listings commands extraction comparing app",
+    "cli": "demo terminal printers options listings commands extraction comparing app reference",
 }
 
 _HOMES = {
