@@ -49,7 +49,16 @@ NAMED = {
 KINDS = {1: "a", 2: "b", 3: "c", 4: "d"}
 COLOURS = {
     "light": ("#fff", "#1f2328", "#59616b", "#e4e7eb", "#2a5bd7", "#b8500b", "#0e7a5f", "#8a3ab9"),
-    "dark": ("#16181c", "#e6e8eb", "#a6adb7", "#31363d", "#86a8ff", "#f0965a", "#4cc9a4", "#cf9bf2"),
+    "dark": (
+        "#16181c",
+        "#e6e8eb",
+        "#a6adb7",
+        "#31363d",
+        "#86a8ff",
+        "#f0965a",
+        "#4cc9a4",
+        "#cf9bf2",
+    ),
 }
 STYLE = (
     "svg{{background:{0};color:{1};font:13px system-ui,sans-serif}}text{{fill:{2}}}.strong{{fill:{1}}}"
@@ -103,8 +112,8 @@ def draw_map(tasks: dict[str, Facts]) -> Markup:
     return draw_frame(
         frame, content, title="Where the tasks lie",
         words="Every task by its number of training images and by how far the statistics before the last "
-        "BatchNorm layer have moved from those of the pre-training. The colour is the case that it was given, "
-        "in which two further measurements count.",
+        "BatchNorm layer have moved from those of the pre-training. The colour is the case that it was "
+        "given, in which two further measurements count.",
         axes=("training images", ""), ticks=[(float(v), f"{v:,}") for v in (50, 100, 300, 1000, 3000)],
     )  # fmt: skip
 

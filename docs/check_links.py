@@ -1,4 +1,4 @@
-"""Looks at every link of the built site: its file and its place must be there, and nothing is loaded from elsewhere.
+"""Looks at every link of the built site: its file and its place are there, and nothing comes from elsewhere.
 
     python docs/check_links.py FOLDER
 

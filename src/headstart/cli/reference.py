@@ -23,16 +23,16 @@ SETTINGS_HEAD = """# Settings
 
 Every setting of `headstart fit`, by the names that the command line, `headstart.fit` and settings.json share:
 `--label-smoothing 0.1` is `label_smoothing=0.1`. A setting without effect on the chosen strategy is refused.
-[strategies.md](strategies.md) says when to change which, and lists each strategy's own values.
+[Strategies](strategies.md) says when to change which, and lists each strategy's own values.
 
 This page is generated from the code: `python -m headstart.cli.reference > docs/settings.md`.
 """
 
 COMMANDS_HEAD = """# Commands
 
-Every command with all its options; `headstart COMMAND --help-all` prints the same. `python -m headstart` is `headstart`.
-[settings.md](settings.md) has the settings once more, each with its default and the strategies that it has an effect on;
-[outputs.md](outputs.md) has the exit codes, and what is written for programs.
+Every command with all its options; `headstart COMMAND --help-all` prints the same, and `python -m headstart` is
+`headstart`. [Settings](settings.md) has those of `fit` once more, each with its default and the strategies that it
+has an effect on; [what is written](outputs.md) has the exit codes, and the objects of `--json`.
 
 This page is generated from the code: `python -m headstart.cli.reference commands > docs/commands.md`.
 """
