@@ -30,9 +30,9 @@ This page is generated from the code: `python -m headstart.cli.reference > docs/
 
 COMMANDS_HEAD = """# Commands
 
-Every command with all its options; `headstart COMMAND --help-all` prints the same, and `python -m headstart` is
-`headstart`. [Settings](settings.md) has those of `fit` once more, each with its default and the strategies that it
-has an effect on; [what is written](outputs.md) has the exit codes, and the objects of `--json`.
+Every command with all its options; `headstart COMMAND --help-all` prints the same, and `python -m headstart`
+is `headstart`. [Settings](settings.md) has those of `fit` once more, each with its default and the strategies
+that it has an effect on; [what is written](outputs.md) has the exit codes, and the objects of `--json`.
 
 This page is generated from the code: `python -m headstart.cli.reference commands > docs/commands.md`.
 """
