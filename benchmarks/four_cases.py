@@ -66,7 +66,7 @@ STYLE = (
     ".dot{{fill:var(--c)}}.whisker{{stroke:var(--c);stroke-width:2}}.key{{fill:var(--c);font-weight:600}}"
     ".line{{fill:none;stroke:{2}}}.dash{{stroke-dasharray:4 4}}"
 )
-WIDTH, ROW, NAMES, TIMES = 640, 34, 190, 80
+WIDTH, ROW, NAMES, TIMES = 480, 34, 184, 64
 
 
 def read_lines(name: str) -> list[dict]:
@@ -84,7 +84,7 @@ def colour(svg: Markup) -> str:
 def draw_map(tasks: dict[str, Facts]) -> Markup:
     """Place every task by its number of images and by the shift of its statistics, with its case."""
     low, high = math.log10(0.03), math.log10(1)
-    frame = Frame(40, 4000, low, high, is_log=True, width=WIDTH, height=420)
+    frame = Frame(40, 4000, low, high, is_log=True, width=WIDTH, height=380)
     content = [
         frame.line([(MANY_IMAGES, low), (MANY_IMAGES, high)], "dash"),
         frame.line([(40, math.log10(SIMILAR_SHIFT)), (4000, math.log10(SIMILAR_SHIFT))], "dash"),
@@ -148,11 +148,12 @@ def draw_case(number: int, runs: list[dict]) -> Markup:
         form = '<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>'
         told = f"{WAYS[way]}: {e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
         parts.append(Markup(form).format(kind, place(e.value), y, told))
-        parts.append(word(place(e.value), y - 9, f"{e.value:.3f}", f"key {kind}", "middle"))
+        x = min(place(e.value), right_edge - 16)
+        parts.append(word(x, y - 9, f"{e.value:.3f}", f"key {kind}", "middle"))
         seconds = found[way]["cpu_s"]
         told = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{max(seconds, 1):.0f} s"
         parts.append(word(WIDTH - 12, y + 4, told, "", "end"))
-    axis = f"accuracy on {images:,} test images, with its 95 % interval"
+    axis = f"accuracy on {images:,} test images, 95 % interval"
     parts.append(word((NAMES + right_edge) / 2, bottom + 38, axis, "", "middle"))
     rows = "; ".join(f"{WAYS[w]} {estimates[w].value:.3f}" for w in ways)
     form = (
