@@ -44,7 +44,7 @@ from headstart.files import (
     translate_errors,
     write_atomically,
 )
-from headstart.metrics import Estimate
+from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.runs.classifier import Card, find_versions, read_card
 from headstart.runs.fitting import (
@@ -283,11 +283,11 @@ def _measure(folder: Path, sources: tuple[Path, ...], task: HeadTask, trained: _
     """Measure the head; give the run, complete except for its history and time."""
     used, settings = task.dataset, task.settings
     measured = find_measured(task, trained.probabilities)
-    metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
+    metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
-        metrics = used.problem.measure(*predicted, seed=settings.seed)
-        recall = used.problem.measure_recall(*predicted)
+        metrics = used.problem.measure(*predicted, groups=measured.groups)
+        per_class = used.problem.measure_each(*predicted, groups=measured.groups)
     members = list_members(used, task.features)
     described = settings.describe(task.decisions)
     return Run(
@@ -297,7 +297,7 @@ def _measure(folder: Path, sources: tuple[Path, ...], task: HeadTask, trained: _
         classes=used.classes,
         names=(),
         metrics=metrics,
-        recall=recall,
+        per_class=per_class,
         measured_on="" if measured is None else measured.part,
         images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": 0},
         settings={n: described[n] for n in _list_used(settings)},
