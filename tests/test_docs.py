@@ -7,6 +7,7 @@ leaves it out; its commands are accepted all the same, and the reason is told as
 
 import dataclasses
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -205,6 +206,22 @@ def test_every_command_and_name_is_documented():
         assert f"headstart.{name}(" in shown
         assert getattr(headstart, name).__doc__
     assert "headstart.extract_activations(" in shown
+
+
+def test_the_objects_of_json_are_described(cli, tiny, tiny_run, photos, tmp_path):
+    options = [f"--{name}={value}" for name, value in tiny.items()]
+    where = ["--device", "cpu"]
+    for command, words in {
+        "fit": [photos, "-o", tmp_path / "run", *options],
+        "evaluate": [tiny_run.folder, photos, *where],
+        "predict": [tiny_run.folder, photos / "test", *where],
+        "extract": [photos, *options[1:]],
+    }.items():
+        code, out, err = cli(command, *words, "--json")
+        assert code == 0, err
+        [row] = re.findall(rf"^\| `{command}` \|(.*)\|$", PAGES["docs/outputs.md"], re.MULTILINE)
+        told = set(re.findall(r"`(\w+)`", row))
+        assert set(json.loads(out.splitlines()[-1])) <= told, command
 
 
 @pytest.mark.parametrize("page", PAGES)
