@@ -151,9 +151,10 @@ ORDER = {
         "thumbnails"
     ),
     "publish": (
-        "charts comparisons drawings findings pictures report_charts report_words reporting"
+        "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
+        "run_page comparison_page advice_page audit_page reporting"
     ),
-    "cli": "demo terminal printers options listings commands extraction comparing app reference",
+    "cli": "demo terminal printers options listings reporting commands extraction comparing app reference",
 }
 
 _HOMES = {

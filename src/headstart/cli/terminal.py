@@ -524,8 +524,6 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
     if data and "test" in dataset.splits:
         words = ["evaluate", folder, *data, *given(*READING)]
         steps.append((words, "measures on the test split"))
-    if run.measured_on and run.problem != MULTI_LABEL:  # a report is of one label an image
-        steps.append((["report", folder], "shows it as a page, with its mistakes"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts
     if data and strategy.better is not None and not tried:
