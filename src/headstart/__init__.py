@@ -154,7 +154,7 @@ ORDER = {
         "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
         "run_page comparison_page advice_page audit_page reporting"
     ),
-    "cli": "demo terminal printers options reference listings reporting commands extraction comparing app",
+    "cli": "demo terminal printers options listings reporting commands extraction comparing app reference",
 }
 
 _HOMES = {
