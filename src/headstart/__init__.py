@@ -146,9 +146,9 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder prediction classifier record predictor sources checks budget sampling grouping advising "
-        "refitting remarks fitting bottleneck evaluation grid comparison comparing auditing corrections "
-        "thumbnails"
+        "folder readings prediction classifier record predictor sources checks budget sampling grouping "
+        "advising refitting remarks fitting bottleneck evaluation grid comparison comparing auditing "
+        "corrections thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words way_charts pages "

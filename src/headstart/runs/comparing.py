@@ -427,6 +427,8 @@ def _measure(
         result = evaluate(fresh, dataset, split=split, progress=tell, **own)
         measured.append(result.measured)
         warnings |= dict.fromkeys(result.warnings)
+        if told := str(result.readings):
+            warnings[f"{run.folder}: {told}"] = None
     return measured, list(warnings)
 
 
