@@ -14,6 +14,7 @@ from headstart.training.settings import FIELDS
 
 __all__ = [
     "find_best_epoch",
+    "name_data",
     "read_advice",
     "read_facts",
     "say_metric",
@@ -53,6 +54,12 @@ def say_metric(name: str) -> str:
     """Name a figure as people do."""
     words = name.replace("_", " ")
     return NAMES.get(name) or (words.replace("top ", "top-") if name.startswith("top_") else words)
+
+
+def name_data(run: Run) -> str:
+    """Name what a run was trained on; "" for data in memory."""
+    data = run.data[0] if isinstance(run.data, tuple) else run.data
+    return "" if data is None else data.name
 
 
 def shorten(name: str, most: int = SHORT) -> str:
