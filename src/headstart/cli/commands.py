@@ -498,6 +498,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
                 "confusion": result.confusion,
                 "images": result.images,
                 "split": result.split,
+                "times_measured": result.readings.times,
                 "unknown": result.unknown,
                 "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
                 "warnings": result.warnings,

@@ -415,6 +415,8 @@ def show_evaluation(result: "Evaluation") -> None:
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
     show_metrics(result.metrics, result.per_class, result.problem)
+    if told := str(result.readings):
+        out.print(Text(told, style="dim"))
     confused = [
         (int(n), result.classes[i], result.classes[j])
         for i, row in enumerate(result.confusion)
