@@ -94,7 +94,7 @@ def tell_value(value: Any) -> str:
         return " ".join(f"{str(n).replace('_', ' ')} {tell_value(v)}" for n, v in value.items())
     if isinstance(value, list):
         return ", ".join(tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value)
-    return str(value)
+    return str(value)[:EVIDENCE_LENGTH]
 
 
 def _tell_pair(value: list[Any]) -> str:
