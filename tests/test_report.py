@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 import headstart
+from headstart.mistakes import list_confusions
 from headstart.publish.findings import (
     calibration_error,
     choose_classes,
-    list_confusions,
     list_doubtful,
     list_right,
     list_worst,

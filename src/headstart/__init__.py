@@ -126,7 +126,7 @@ __all__ = [
 ORDER = {
     "": (
         "errors process choices options draws files parallel arrays metrics label_metrics contrasts "
-        "problem"
+        "problem mistakes"
     ),
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables "
@@ -153,7 +153,7 @@ ORDER = {
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words reporting"
     ),
-    "cli": "demo terminal printers options reference listings commands extraction comparing app",
+    "cli": "demo words terminal printers options reference listings commands extraction comparing app",
 }
 
 _HOMES = {

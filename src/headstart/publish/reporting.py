@@ -39,15 +39,14 @@ from headstart.features.neighbours import (
 )
 from headstart.files import to_json_bytes, translate_errors, write_atomically
 from headstart.metrics import Estimate, confusion_matrix, wilson_interval
+from headstart.mistakes import Confusion, list_confusions
 from headstart.parallel import Progress, no_progress
 from headstart.publish.drawings import Chart, to_file
 from headstart.publish.findings import (
     Bin,
     ClassFigures,
-    Confusion,
     calibration_error,
     choose_classes,
-    list_confusions,
     list_doubtful,
     list_right,
     list_worst,

@@ -119,7 +119,7 @@ class Watch:
 
     Attributes:
         progress: called with how far it is.
-        on_epoch: called with the figures of every epoch.
+        on_epoch: called with the figures of every epoch, with `epochs`, of how many, and `best_epoch` so far.
         deadline: by `time.monotonic()`; the epochs that no longer fit are left out, so that the learning
             rate still falls to its end, and none is begun in vain. None for no end.
     """
@@ -207,7 +207,7 @@ def train_network(
             )
             figures = evaluate(state.averaged(), state.precision)
             state.finish_epoch({"epoch": 0, **figures.entry()}, figures, recipe)
-            watch.on_epoch(state.history[0])
+            watch.on_epoch(state.tell())
         micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
         watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
         while state.epoch <= state.epochs and not state.stopped and not interrupted.is_set():
@@ -250,9 +250,7 @@ def train_network(
                 if not interrupted.is_set():  # the time is up
                     state.epochs = state.epoch - 1
                 break
-            if len(val_rows):
-                watch.progress("validating", 0, 0)
-            figures = evaluate(state.averaged(), state.precision)
+            figures = evaluate(state.averaged(), state.precision, watch.progress)
             if figures.probabilities is None and not _is_finite(network):
                 raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
             entry = {
@@ -265,7 +263,7 @@ def train_network(
             }
             state.finish_epoch(entry, figures, recipe)
             _write_history(place.history, state.history)
-            watch.on_epoch(entry)
+            watch.on_epoch(state.tell())
             epoch_s = time.monotonic() - epoch_began
             state.epochs = watch.count_epochs(state.epoch - 1, state.epochs, epoch_s)
             watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
@@ -447,6 +445,7 @@ def _evaluate(
     device: str,
     network: nn.Module,
     precision: str,
+    progress: Progress = no_progress,
 ) -> _Figures:
     """Measure losses, accuracy and probabilities on the plain view of the validation images."""
     if not len(val_rows):
@@ -456,7 +455,9 @@ def _evaluate(
     chunks = [val_rows[i : i + EVALUATION_BATCH] for i in starts]
     parts = []
     with torch.inference_mode():
-        for values in inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks]):
+        plain = inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks])
+        for done, values in zip(starts, plain, strict=True):
+            progress("validating", done, len(val_rows))
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                 parts.append(network(values.to(device)).float().cpu())
     logits = torch.cat(parts)
@@ -587,6 +588,10 @@ class _State:
                     value.lerp_(current[name], 1 - decay)
                 else:
                     value.copy_(current[name])
+
+    def tell(self) -> dict[str, Any]:
+        """The last epoch's figures, of how many epochs, and which is the best so far."""
+        return {**self.history[-1], "epochs": self.epochs, "best_epoch": self.best_epoch}
 
     def finish_epoch(self, entry: dict[str, Any], figures: _Figures, recipe: Recipe) -> None:
         """Record an epoch's figures, keep its weights if they are the best, and begin the next."""
