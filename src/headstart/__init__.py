@@ -153,7 +153,7 @@ ORDER = {
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words reporting"
     ),
-    "cli": "demo words terminal printers options reference listings commands extraction comparing app",
+    "cli": "demo words hints terminal printers options reference listings commands extraction comparing app",
 }
 
 _HOMES = {

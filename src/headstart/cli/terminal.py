@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rich.table
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import Progress as RichProgress
-from rich.progress import ProgressColumn, SpinnerColumn, TextColumn
+from rich.progress import ProgressColumn, SpinnerColumn
 from rich.progress import Task as RichTask
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
+from headstart.cli.hints import list_hints
 from headstart.cli.words import WIDTH, EpochLines, fold, shorten
 from headstart.errors import printable
 from headstart.training.settings import READING
@@ -170,7 +172,7 @@ def show_run(run: "Run") -> None:
     reads_features = _strategy_of(run).reads == "features"
     where = _where_from(run.computed, run.engine)
     if run.backbone:
-        out.print(Text(where if reads_features else f"trained on {run.engine.device}", style="dim"))
+        say(where if reads_features else f"trained on {run.engine.device}", style="dim")
     out.print(Text(f"saved to {printable(str(run.folder))}"))
 
 
@@ -213,37 +215,20 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
     number = f"case {case.number}: " if case.number else ""
     out.print(Text(f"{number}{case.words}", style="bold"))
     for line in case.evidence:
-        out.print(Text(f"  {printable(line)}"))
+        say(f"  {printable(line)}")
     for name, candidate in advice.networks:
-        out.print(Text(f"  {printable(name)}: {_expected(candidate)} by {candidate.name}"))
+        say(f"  {printable(name)}: {_expected(candidate)} by {candidate.name}")
     network = f" on {printable(advice.backbone)}" if advice.networks else ""
     out.print(Text(f"\nadvice: {printable(chosen.name)}{network}", style="bold green"))
     seconds = say_time(chosen.bill.seconds)
-    out.print(Text(f"  {_expected(chosen)}, {seconds}: {printable(chosen.reason)}"))
+    say(f"  {_expected(chosen)}, {seconds}: {printable(chosen.reason)}")
     if advice.others:
-        out.print(
-            Text(
-                f"  the probability that no other way in that time is clearly better: {advice.sure:.2f}"
-            )
+        say(
+            f"  the probability that no other way in that time is clearly better: {advice.sure:.2f}"
         )
     for line in advice.changes:
-        out.print(Text(f"  {line}"))
-    table = Table("", "what", "expected", "95 % interval", "time", "memory", "disk", "")
-    sentences = ("", *advice.sentences)
-    for candidate, sentence in zip((chosen, *advice.others), sentences, strict=True):
-        bill = candidate.bill
-        table.add_row(
-            Text("*" if candidate is chosen else ""),
-            Text(printable(candidate.name)),
-            "" if math.isnan(candidate.accuracy) else f"{candidate.accuracy:.3f}",
-            f"{candidate.low:.3f} to {candidate.high:.3f}",
-            say_time(bill.seconds),
-            f"{bill.memory_mb / 1000:.1f} GB",
-            f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else "",
-            Text(sentence),
-        )
-    out.print()
-    out.print(table)
+        say(f"  {line}")
+    _show_candidates(advice)
     _show_depths(advice)
     words = ["headstart", "fit", *data]
     if advice.networks:
@@ -251,6 +236,31 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
     words += option_words(options)
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
+
+
+def _show_candidates(advice: "Advice") -> None:
+    """Show a row for each way of training; why it was not chosen with --verbose."""
+    from headstart.training.advice import say_time
+
+    ways = (advice.chosen, *advice.others)
+    has_disk = any(way.bill.disk_mb for way in ways)
+    heads = ("", "what", "expected", "95 % interval", "time", "memory")
+    table = Table(*heads, *(["disk"] if has_disk else []), *([""] if State.verbose else []))
+    for way, sentence in zip(ways, ("", *advice.sentences), strict=True):
+        bill = way.bill
+        disk = f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else ""
+        table.add_row(
+            Text("*" if way is advice.chosen else ""),
+            Text(printable(way.name)),
+            "" if math.isnan(way.accuracy) else f"{way.accuracy:.3f}",
+            f"{way.low:.3f} to {way.high:.3f}",
+            say_time(bill.seconds),
+            f"{bill.memory_mb / 1000:.1f} GB",
+            *([disk] if has_disk else []),
+            *([Text(sentence)] if State.verbose else []),
+        )
+    out.print()
+    out.print(table)
 
 
 def option_words(options: dict[str, Any]) -> list[str]:
@@ -272,12 +282,10 @@ def show_audit(audit: "Audit") -> None:
         warn(warning)
     if audit.probe is not None:
         e = audit.probe.accuracy
-        out.print(
-            Text(
-                f"labels judged by a probe at {printable(', '.join(audit.probe.cuts))} that is right on "
-                f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}) of the images it has not seen",
-                style="dim",
-            )
+        say(
+            f"labels judged by a probe at {printable(', '.join(audit.probe.cuts))} that is right on "
+            f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}) of the images it has not seen",
+            style="dim",
         )
     copies = [(f"{len(images)} images", *images) for images in audit.duplicates]
     leaks = [
@@ -300,11 +308,9 @@ def show_audit(audit: "Audit") -> None:
     _show_findings("the same picture under several classes", conflicts)
     _show_findings("the same picture in two splits", leaks)
     for held in audit.held:
-        out.print(
-            Text(
-                f"  a probe is right on {held.accuracy.value:.3f} of {held.split}, and on "
-                f"{held.without.value:.3f} without those {held.leaked:,}"
-            )
+        say(
+            f"  a probe is right on {held.accuracy.value:.3f} of {held.split}, and on "
+            f"{held.without.value:.3f} without those {held.leaked:,}"
         )
     _show_findings("the same picture more than once", copies)
     _show_findings(
@@ -356,15 +362,15 @@ def show_followed(advice: "Advice") -> None:
     if case.number:
         note(f"case {case.number}: {case.words}")
     for name, candidate in advice.networks:
-        note(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
+        _tell(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
     network = f" on {printable(advice.backbone)}" if advice.networks else ""
-    note(
+    _tell(
         f"following the advice: {printable(chosen.name)}{network}, {_expected(chosen)}, "
         f"{say_time(chosen.bill.seconds)} of the {say_time(advice.budget_s)} that are left"
     )
     better = [c for c in advice.others if c.accuracy > chosen.accuracy + MATTERS]
     if better:
-        note(
+        _tell(
             f"  with more time: {printable(better[0].name)}, {_expected(better[0])}, "
             f"{say_time(better[0].bill.seconds)}; --budget says how much there is"
         )
@@ -391,7 +397,7 @@ def _show_depths(advice: "Advice") -> None:
     out.print(table)
     if advice.facts.curve:
         points = ", ".join(f"{p.accuracy:.3f} with {p.images:,}" for p in advice.facts.curve)
-        out.print(Text(f"learning curve on the last features: {points} images"))
+        say(f"learning curve on the last features: {points} images")
 
 
 def epoch_printer() -> Callable[[dict[str, Any]], None]:
@@ -555,12 +561,21 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
         network = () if strategy.random_weights else NETWORK
         words = ["fit", *data, "--strategy", better, *given(*KEPT, *network)]
         steps.append((words, why))
+    hints = list_hints(run)
+    for hint in hints if data else ():
+        if hint.changes:
+            words = ["fit", *data, "--strategy", run.strategy]
+            others = [name for name in run.settings if name not in ("strategy", *hint.changes)]
+            steps.append(([*words, *given(*others), *option_words(hint.changes)], hint.why))
     lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]
     width = max(len(line) for line in lines)
     short = all(2 + width + 4 + len(why) <= 80 for _, why in steps)
     note("next:")
     for line, (_, why) in zip(lines, steps, strict=True):
         note(f"  {line:<{width}}  # {why}" if short else f"  # {why}:\n  {line}")
+    for hint in hints:
+        if not hint.changes:
+            note(f"  {hint.why}")
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -588,6 +603,12 @@ def _say_items(head: str, items: Sequence[str], console: _Console) -> None:
         console.print(Text(line))
 
 
+def _tell(text: str) -> None:
+    """Show a sentence on stderr."""
+    if not (State.quiet or State.json):
+        say(text, console=err)
+
+
 def note(text: str) -> None:
     """Show a line whole, on stderr: a command can be copied."""
     if not (State.quiet or State.json):
@@ -602,7 +623,7 @@ def warn(text: str) -> None:
 
 # Stages that count images, by how their names end.
 OF_IMAGES = ("images", "training", "validating", "data", "pictures")
-BAR = 12
+EDGES, SHORTEST_BAR, LONGEST_BAR = 5, 4, 20  # of a line: the spinner and what is between columns
 # Seconds between lines about progress where there is no terminal to show it on.
 LINE_SECONDS = 60.0
 
@@ -618,9 +639,9 @@ def show_progress() -> Iterator["Progress"]:
         return
     bar = RichProgress(
         _Spinner(),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        _Stage(table_column=Column(no_wrap=True)),
         _Bar(),
-        _Figures(),
+        _Figures(table_column=Column(no_wrap=True)),
         console=err,
         transient=True,
         # Else rich sends what is written to stdout to the bar's console, which is stderr.
@@ -650,28 +671,41 @@ class _Spinner(SpinnerColumn):
         return self.spinner.render(task.get_time())
 
 
+class _Stage(ProgressColumn):
+    """What is going on, without its middle where that leaves no room for the figures."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text(shorten(task.description, err.width - EDGES - len(_tell_figures(task))))
+
+
 class _Bar(ProgressColumn):
-    """A bar where there is something to count."""
+    """A bar where there is something to count, and room."""
 
     def render(self, task: RichTask) -> RenderableType:
-        if task.total is None:
+        room = err.width - EDGES - 1 - cell_len(task.description) - len(_tell_figures(task))
+        if task.total is None or room < SHORTEST_BAR:
             return Text()
-        return ProgressBar(total=max(1, task.total), completed=task.completed, width=BAR)
+        width = min(room, LONGEST_BAR)
+        return ProgressBar(total=max(1, task.total), completed=task.completed, width=width)
 
 
 class _Figures(ProgressColumn):
     """How much is done, how fast, and the time left; else the time since the stage began."""
 
     def render(self, task: RichTask) -> Text:
-        if task.total is None:
-            return Text(_minutes(task.elapsed or 0), style="dim")
-        words = [f"{min(task.completed, task.total):,.0f} of {task.total:,.0f}"]
-        # The first images come in a burst.
-        if task.speed and not task.finished and (task.elapsed or 0) > 1:
-            rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
-            of = " images" if task.description.endswith(OF_IMAGES) else ""
-            words += [f"{rate}{of}/s", f"{_minutes(task.time_remaining or 0)} left"]
-        return Text("  ".join(words), style="dim")
+        return Text(_tell_figures(task), style="dim")
+
+
+def _tell_figures(task: RichTask) -> str:
+    if task.total is None:
+        return _minutes(task.elapsed or 0)
+    words = [f"{min(task.completed, task.total):,.0f} of {task.total:,.0f}"]
+    # The first images come in a burst.
+    if task.speed and not task.finished and (task.elapsed or 0) > 1:
+        rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
+        of = " images" if task.description.endswith(OF_IMAGES) else ""
+        words += [f"{rate}{of}/s", f"{_minutes(task.time_remaining or 0)} left"]
+    return "  ".join(words)
 
 
 class _LineAMinute:

@@ -196,9 +196,7 @@ def train_network(
     batches = max(1, round(len(rows) / recipe.batch))
     state = _State(network, recipe, scales or {})
     checkpoint = _Checkpoint(place.checkpoint, place.identity)
-    evaluate = functools.partial(
-        _evaluate, objective, examples.inputs, labels, val_rows, weights, device
-    )
+    evaluate = functools.partial(_evaluate, objective, examples, labels, weights, device)
     with _held_interrupts() as interrupted, torch.random.fork_rng():
         if not checkpoint.load(state):
             watch.progress("measuring where the training starts", 0, 0)
@@ -438,9 +436,8 @@ class _Figures:
 
 def _evaluate(
     objective: Objective,
-    inputs: Inputs,
+    examples: Examples,
     labels: torch.Tensor,
-    val_rows: IntN,
     weights: torch.Tensor,
     device: str,
     network: nn.Module,
@@ -448,6 +445,7 @@ def _evaluate(
     progress: Progress = no_progress,
 ) -> _Figures:
     """Measure losses, accuracy and probabilities on the plain view of the validation images."""
+    val_rows = examples.val_rows
     if not len(val_rows):
         return _Figures(math.nan, math.nan, None)
     network.eval()
@@ -455,7 +453,7 @@ def _evaluate(
     chunks = [val_rows[i : i + EVALUATION_BATCH] for i in starts]
     parts = []
     with torch.inference_mode():
-        plain = inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks])
+        plain = examples.inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks])
         for done, values in zip(starts, plain, strict=True):
             progress("validating", done, len(val_rows))
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
