@@ -126,7 +126,7 @@ __all__ = [
 ORDER = {
     "": (
         "errors process choices options draws files parallel arrays metrics label_metrics contrasts "
-        "problem mistakes"
+        "problem mistakes frames cards canvas"
     ),
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables "
@@ -146,7 +146,7 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder prediction classifier record predictor sources checks budget sampling grouping advising "
+        "folder sources showing prediction classifier record predictor checks budget sampling grouping advising "
         "refitting remarks fitting bottleneck evaluation grid comparison comparing auditing corrections "
         "thumbnails"
     ),
