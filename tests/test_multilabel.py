@@ -183,7 +183,7 @@ def test_the_commands(train, test, pictures, tiny, tmp_path, cli):
     assert code == 0, err
     assert "labels have '|' between them" in err
     assert "headstart predict" in err
-    assert "headstart report" not in err  # which is of one label an image
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert rows["label"][:4] == ["label", "images", "avg.", "prec."]
     assert int(rows["red"][1]) == sum("red" in labels_of(n) for n in range(54))

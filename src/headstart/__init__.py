@@ -146,14 +146,18 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder sources showing prediction classifier record predictor checks budget sampling grouping advising "
-        "refitting remarks fitting bottleneck evaluation grid comparison comparing auditing corrections "
-        "thumbnails"
+        "folder sources showing prediction classifier record predictor checks budget sampling grouping "
+        "advising refitting remarks fitting bottleneck evaluation grid comparison comparing auditing "
+        "corrections thumbnails"
     ),
     "publish": (
-        "charts comparisons drawings findings pictures report_charts report_words reporting"
+        "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
+        "run_page comparison_page advice_page audit_page reporting"
     ),
-    "cli": "demo words hints terminal printers options reference listings commands extraction comparing app",
+    "cli": (
+        "demo words hints terminal printers options reference listings reporting commands extraction "
+        "comparing app"
+    ),
 }
 
 _HOMES = {

@@ -86,7 +86,7 @@ def _figure_class() -> "type[Figure]":
 
 
 def draw_confusion(confusion: IntCC, classes: Sequence[str]) -> "Figure":
-    """Draw a confusion matrix (C, C): row true class, column predicted class, shaded by the share of the row."""
+    """Draw a confusion matrix (C, C), row true class, column predicted one, shaded by the row's share."""
     count = len(confusion)
     with styled():
         side = min(12.0, max(3.2, 0.5 * min(count, COUNTED) + 1.6))
@@ -108,7 +108,12 @@ def draw_confusion(confusion: IntCC, classes: Sequence[str]) -> "Figure":
             for (i, j), images in np.ndenumerate(confusion):
                 colour = "white" if shares[i, j] > 0.55 else "#1f2328"
                 if images:
-                    place = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
+                    place: dict[str, Any] = {
+                        "ha": "center",
+                        "va": "center",
+                        "color": colour,
+                        "fontsize": 9,
+                    }
                     axes.text(j, i, f"{images:,}", **place)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     return figure

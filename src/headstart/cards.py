@@ -13,7 +13,14 @@ from headstart.arrays import IntCC
 from headstart.errors import printable
 from headstart.metrics import Estimate
 
-__all__ = ["list_figures", "make_card", "make_table", "paint_bar", "paint_confusion", "say_interval"]
+__all__ = [
+    "list_figures",
+    "make_card",
+    "make_table",
+    "paint_bar",
+    "paint_confusion",
+    "say_interval",
+]
 
 LETTERS, ROWS = 240, 24  # of a text, and of a table
 MOST_CLASSES, CELL_PX = 24, 12  # of the confusion picture
@@ -62,7 +69,7 @@ def say_interval(e: Estimate) -> str:
 
 def paint_bar(e: Estimate) -> Markup:
     """Draw a figure between 0 and 1 as a bar with its interval; nothing of other figures."""
-    if not (math.isfinite(e.low + e.high + e.value) and 0 <= e.low and e.high <= 1):
+    if not (math.isfinite(e.low + e.high + e.value) and e.low >= 0 and e.high <= 1):
         return Markup("")
     width, height = BAR_PX
     at, low, high = (round(width * v, 1) for v in (e.value, e.low, e.high))
@@ -100,7 +107,7 @@ def paint_confusion(confusion: IntCC, classes: Sequence[str]) -> Markup:
 
 
 def _make_row(tag: str, cells: Sequence[str | Markup]) -> Markup:
-    form = "<{0} style=\"{1}{2}\">{3}</{0}>"
+    form = '<{0} style="{1}{2}">{3}</{0}>'
     parts = (
         Markup(form).format(tag, CELL, "right" if n else "left", _text(cell))
         for n, cell in enumerate(cells)
@@ -113,4 +120,4 @@ def _text(value: str | Markup) -> str | Markup:
     if isinstance(value, Markup):
         return value
     words = printable(value)
-    return words if len(words) <= LETTERS else f"{words[: LETTERS]}…"
+    return words if len(words) <= LETTERS else f"{words[:LETTERS]}…"

@@ -154,12 +154,10 @@ def show_run(run: "Run") -> None:
         }[run.measured_on]
         say(f"measured {how}, 95 % intervals", style="dim")
         show_figures(run.metrics, run.per_class, run.problem)
-        measured = run.measured
-        if measured is not None and len(measured):
-            from headstart.problem import PROBLEMS
+        from headstart.runs.showing import confuse
 
-            matrix = PROBLEMS[run.problem].confuse(measured.labels, measured.probabilities)
-            show_mistakes(run.metrics, run.per_class, run.problem, matrix)
+        matrix = confuse(run.measured, run.problem)
+        show_mistakes(run.metrics, run.per_class, run.problem, matrix)
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")
@@ -494,7 +492,7 @@ def show_mistakes(
     metrics: "dict[str, Estimate]",
     per_class: "dict[str, ClassFigures]",
     problem: str,
-    confusion: "IntCC",
+    confusion: "IntCC | None",
 ) -> None:
     """Show the weakest classes and the most frequent confusions, a few of each."""
     from headstart.mistakes import SHOWN, list_confusions, list_weak
@@ -509,7 +507,7 @@ def show_mistakes(
     if items:
         head = "worst:" if weak[0].is_clear else "lowest, none clearly below the whole:"
         _say_items(head, items, out)
-    if several:  # beside the diagonal are not images taken for others
+    if several or confusion is None:  # beside the diagonal are not images taken for others
         return
     names = tuple(per_class)
     pairs = [
@@ -552,8 +550,6 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
     if data and "test" in dataset.splits:
         words = ["evaluate", folder, *data, *given(*READING)]
         steps.append((words, "measures on the test split"))
-    if run.measured_on and run.problem != MULTI_LABEL:  # a report is of one label an image
-        steps.append((["report", folder], "shows it as a page, with its mistakes"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts
     if data and strategy.better is not None and not tried:

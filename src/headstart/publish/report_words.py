@@ -16,6 +16,8 @@ __all__ = [
     "find_best_epoch",
     "read_advice",
     "read_facts",
+    "say_metric",
+    "say_name",
     "say_part",
     "say_percent",
     "tell_evidence",
@@ -23,6 +25,13 @@ __all__ = [
 ]
 
 EVIDENCE_LENGTH = 300
+
+NAMES = {
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+    "roc_auc": "ROC area",
+    "average_precision": "PR area",
+}
 
 WHAT = {
     "val": "validation images",
@@ -34,6 +43,17 @@ WHAT = {
 def say_percent(value: float) -> str:
     """Write a fraction as a percentage."""
     return f"{100 * value:.1f} %"
+
+
+def say_metric(name: str) -> str:
+    """Name a figure as people do."""
+    words = name.replace("_", " ")
+    return NAMES.get(name) or (words.replace("top ", "top-") if name.startswith("top_") else words)
+
+
+def say_name(path: str) -> str:
+    """Name data by the last part of its path."""
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
 
 
 def say_part(part: str) -> str:

@@ -50,6 +50,11 @@ SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
 # The probabilities of every image that was measured on; the provenance.
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
 
+# The report of a run: not of its record, and gone with the run that it is of.
+REPORT = tuple(
+    f"report{end}" for end in (".html", ".json", "-images.csv", "-classes.csv", "-confusions.csv")
+)
+
 # In the order in which they are moved: a folder is read by its card, so the card comes last.
 NAMES = (
     MODEL,
@@ -60,6 +65,7 @@ NAMES = (
     MEMBERS,
     PREDICTIONS,
     PROVENANCE,
+    *REPORT,
     *TRAINING,
     CARD,
 )

@@ -11,10 +11,17 @@ from markupsafe import Markup
 from PIL import Image
 
 from headstart.arrays import IntCC, PixelsHW3
-from headstart.canvas import draw_gallery
-from headstart.cards import list_figures, make_card, make_table, paint_bar, paint_confusion, say_interval
+from headstart.canvas import draw_confusion, draw_gallery
+from headstart.cards import (
+    list_figures,
+    make_card,
+    make_table,
+    paint_bar,
+    paint_confusion,
+    say_interval,
+)
 from headstart.data.dataset import Dataset
-from headstart.errors import InputError, UsageError
+from headstart.errors import InputError, UsageError, printable
 from headstart.frames import make_frame
 from headstart.metrics import ClassFigures, Estimate
 from headstart.mistakes import SHOWN, list_confusions, list_weak
@@ -27,7 +34,14 @@ if TYPE_CHECKING:
 
     from headstart.runs.record import Measured
 
-__all__ = ["check_one_label", "confuse", "frame_measured", "plot_wrong", "show_measured"]
+__all__ = [
+    "check_one_label",
+    "confuse",
+    "frame_measured",
+    "plot_measured",
+    "plot_wrong",
+    "show_measured",
+]
 
 # Figures of a card, if they were measured: those that say most.
 MAIN = (
@@ -60,7 +74,9 @@ def show_measured(
     weak = list_weak(metrics, per_class, problem)
     if weak:
         figure = "average precision" if problem == MULTI_LABEL.name else "recall"
-        head = "worst classes" if weak[0].is_clear else "lowest classes, none clearly below the whole"
+        head = (
+            "worst classes" if weak[0].is_clear else "lowest classes, none clearly below the whole"
+        )
         rows = [
             [w.name, f"{w.images:,}" if w.images else "", f"{w.figure.value:.3f}",
              say_interval(w.figure), paint_bar(w.figure)]
@@ -94,6 +110,17 @@ def confuse(measured: "Measured | None", problem: str) -> IntCC | None:
     if measured is None or len(measured) == 0 or problem == MULTI_LABEL.name:
         return None
     return PROBLEMS[problem].confuse(measured.labels, measured.probabilities)
+
+
+def plot_measured(measured: "Measured", problem: str) -> "Figure":
+    """Draw the confusion matrix.
+
+    Raises:
+        UsageError: an image may have several labels.
+    """
+    check_one_label(problem, "plot_confusion")
+    confusion = PROBLEMS[problem].confuse(measured.labels, measured.probabilities)
+    return draw_confusion(confusion, measured.classes)
 
 
 def frame_measured(
@@ -180,9 +207,14 @@ def _tell_mistake(measured: "Measured", row: int) -> Iterator[str]:
     probabilities, true = measured.probabilities[row], int(measured.labels[row])
     predicted = int(probabilities.argmax())
     for words, k in (("true", true), ("said", predicted)):
-        yield f"{words}: {shorten(measured.classes[k], LETTERS)} {probabilities[k]:.2f}"
+        yield f"{words}: {_shorten(measured.classes[k])} {probabilities[k]:.2f}"
 
 
 def _shrink(image: Image.Image) -> PixelsHW3:
     image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return np.asarray(image)
+
+
+def _shorten(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
