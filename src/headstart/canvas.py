@@ -157,7 +157,8 @@ def draw_gallery(pictures: Sequence[tuple[PixelsHW3, str]], title: str) -> "Figu
             axes.set_axis_off()
         for axes, (pixels, words) in zip(places, pictures, strict=False):
             axes.imshow(pixels)
-            axes.set_title(words, fontsize=8, y=-0.02, va="top", parse_math=False)
+            below: dict[str, Any] = {"ha": "center", "va": "top", "transform": axes.transAxes}
+            axes.text(0.5, -0.04, words, fontsize=8, parse_math=False, **below)
         figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
     return figure
 

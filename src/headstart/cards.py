@@ -23,9 +23,11 @@ __all__ = [
 ]
 
 LETTERS, ROWS = 240, 24  # of a text, and of a table
-MOST_CLASSES, CELL_PX = 24, 12  # of the confusion picture
+MOST_CLASSES, LARGEST_PX, SIDE_PX = 24, 28, 288  # of the confusion picture
 BAR_PX = (120, 14)
-CELL = "padding:.1em .8em .1em 0;border:0;background:none;text-align:"
+CELL = "padding:.1em .8em .1em 0;border:0;background:none;color:inherit;text-align:"
+# Figures that are no share of anything, or better when lower.
+LOSSES = ("log_loss", "calibration_error", "brier")
 
 
 def make_card(title: str, lines: Iterable[str | Markup], parts: Iterable[Markup] = ()) -> str:
@@ -45,14 +47,20 @@ def make_table(heads: Sequence[str], rows: Sequence[Sequence[str | Markup]]) -> 
     shown = [_make_row("td", row) for row in rows[:ROWS]]
     if len(rows) > ROWS:
         shown.append(_make_row("td", [f"… {len(rows) - ROWS:,} more"]))
-    form = '<table style="border-collapse:collapse;border:0;margin:.4em 0">{}{}</table>'
+    look = "border-collapse:collapse;border:0;margin:.4em 0;color:inherit;font-size:1em"
+    form = f'<table style="{look}">{{}}{{}}</table>'
     return Markup(form).format(_make_row("th", heads), Markup("").join(shown))
 
 
 def list_figures(metrics: Iterable[tuple[str, Estimate]]) -> list[list[str | Markup]]:
     """Give a row of a table for each figure: its name, its value, its interval, and both as a bar."""
     return [
-        [name.replace("_", " "), say_value(e.value), say_interval(e), paint_bar(e)]
+        [
+            name.replace("_", " "),
+            say_value(e.value),
+            say_interval(e),
+            "" if name in LOSSES else paint_bar(e),
+        ]
         for name, e in metrics
     ]
 
@@ -87,6 +95,7 @@ def paint_confusion(confusion: IntCC, classes: Sequence[str]) -> Markup:
     count = len(confusion)
     if not 1 < count <= MOST_CLASSES:
         return Markup("")
+    size = min(LARGEST_PX, SIDE_PX // count)
     cells = []
     for i, row in enumerate(confusion.tolist()):
         for j, images in enumerate(row):
@@ -95,10 +104,10 @@ def paint_confusion(confusion: IntCC, classes: Sequence[str]) -> Markup:
                 '<rect x="{}" y="{}" width="{}" height="{}" fill="currentColor" opacity="{}">'
                 "<title>{}: {:,} of {:,} said to be {}</title></rect>"
             )
-            place = (j * CELL_PX, i * CELL_PX, CELL_PX - 1, CELL_PX - 1, shade)
+            place = (j * size, i * size, size - 1, size - 1, shade)
             names = (_text(classes[i]), images, sum(row), _text(classes[j]))
             cells.append(Markup(form).format(*place, *names))
-    side = count * CELL_PX
+    side = count * size
     form = (
         '<svg width="{0}" height="{0}" role="img" style="margin:.4em 0">'
         "<title>confusion matrix: a row a true class, a column a predicted one</title>{1}</svg>"
@@ -109,7 +118,7 @@ def paint_confusion(confusion: IntCC, classes: Sequence[str]) -> Markup:
 def _make_row(tag: str, cells: Sequence[str | Markup]) -> Markup:
     form = '<{0} style="{1}{2}">{3}</{0}>'
     parts = (
-        Markup(form).format(tag, CELL, "right" if n else "left", _text(cell))
+        Markup(form).format(tag, CELL, "right;white-space:nowrap" if n else "left", _text(cell))
         for n, cell in enumerate(cells)
     )
     return Markup('<tr style="background:none">{}</tr>').format(Markup("").join(parts))

@@ -220,7 +220,11 @@ class Run:
         counts = ", ".join(f"{n:,} {part}" for part, n in self.images.items() if n)
         lines = [f"{len(self.classes):,} classes, {counts} images, {self.seconds:.1f} s"]
         if self.measured_on:
-            lines.append(f"measured on {self.measured_on}, 95 % intervals")
+            how = {
+                "val": f"on {self.images['val']:,} validation images",
+                "cross-validation": f"by cross-validation on {self.images['train']:,} training images",
+            }[self.measured_on]
+            lines.append(f"measured {how}, 95 % intervals")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines.append(f"saved to {self.folder}")
         confusion = None
