@@ -146,17 +146,17 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder sources showing prediction classifier record predictor checks budget sampling grouping "
-        "advising refitting remarks fitting bottleneck evaluation grid comparison comparing auditing "
-        "corrections thumbnails"
+        "folder readings sources showing prediction classifier record predictor checks budget sampling "
+        "grouping advising refitting remarks fitting bottleneck evaluation grid comparison comparing "
+        "auditing corrections thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
         "run_page comparison_page advice_page audit_page reporting"
     ),
     "cli": (
-        "demo words hints terminal printers options reference listings reporting commands extraction "
-        "comparing app"
+        "demo words hints terminal printers options listings reporting commands extraction comparing "
+        "app reference"
     ),
 }
 

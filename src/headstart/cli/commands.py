@@ -67,6 +67,7 @@ __all__ = [
     "MAX_BAD",
     "advise_command",
     "audit_command",
+    "choose_looking_s",
     "demo_command",
     "evaluate_command",
     "fit_command",
@@ -242,11 +243,14 @@ def _report(run: "Run", options: dict[str, Any]) -> Path | None:
     """Write the report of a new run, where there is something to report; its place."""
     if not run.measured_on:
         return None
-    # A few per cent of the time of the run, and where that was short a second or so.
-    looking_s = min(3.0, max(1.1, 0.05 * run.seconds))
-    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME)}
-    make = functools.partial(headstart.report, run, looking_s=looking_s, **own)
+    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME) and n != "rehash"}
+    make = functools.partial(headstart.report, run, looking_s=choose_looking_s(run), **own)
     return write_beside(make, ["report", str(run.folder)], "the run is saved")
+
+
+def choose_looking_s(run: "Run") -> float:
+    """Seconds for where it looks: a twentieth of the run's, a second at least and three at most."""
+    return min(3.0, max(1.1, 0.05 * run.seconds))
 
 
 def _to_json(run: "Run") -> dict[str, Any]:
@@ -497,6 +501,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
                 "confusion": result.confusion,
                 "images": result.images,
                 "split": result.split,
+                "times_measured": result.readings.times,
                 "unknown": result.unknown,
                 "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
                 "warnings": result.warnings,

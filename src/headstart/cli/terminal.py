@@ -420,6 +420,8 @@ def show_evaluation(result: "Evaluation") -> None:
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
     show_figures(result.metrics, result.per_class, result.problem)
     show_mistakes(result.metrics, result.per_class, result.problem, result.confusion)
+    if told := str(result.readings):
+        say(told, style="dim")
     if State.verbose:
         note(_where_from(result.computed, result.engine))
 

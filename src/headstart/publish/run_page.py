@@ -76,6 +76,7 @@ from headstart.publish.report_words import (
     say_part,
     say_percent,
     tell_evidence,
+    tell_value,
     write_command,
 )
 from headstart.runs.classifier import Card, read_card
@@ -321,13 +322,14 @@ def _compose(
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
         "looks": looks,
         "several": subject.several,
+        "all_right": bool(verdicts.right.all()),
         "unlooked": len(looked) - len(looks) if looking_s < math.inf else 0,
         "curves": curves,
         "reliability": reliability,
         "evidence": evidence,
         "map": space.chart if space else None,
         "decisions": [
-            (d.name, d.value, d.origin, tell_evidence(d.evidence))
+            (d.name, tell_value(d.value), d.origin, tell_evidence(d.evidence))
             for d in run.decisions.settled.values()
         ],
         "advice": read_advice(run),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.arrays import BoolN, IntCC, Targets
+from headstart.arrays import BoolN, FloatNC, IntCC, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes, with_problem
 from headstart.data.loading import list_paths
@@ -27,6 +27,7 @@ from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
+from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.runs.showing import (
     check_one_label,
@@ -76,6 +77,7 @@ class Evaluation:
         unknown: images of classes that the model does not know.
         problem: the name of the kind of problem, a key of `PROBLEMS`.
         dataset: of the images that were evaluated, to look at them again.
+        readings: how often these images were measured with this run, where they are not its own.
     """
 
     metrics: dict[str, Estimate]
@@ -92,6 +94,7 @@ class Evaluation:
     unknown: int = 0
     problem: str = SINGLE_LABEL.name
     dataset: Dataset | None = dataclasses.field(default=None, repr=False)
+    readings: Readings = NOT_COUNTED
 
     @property
     def recall(self) -> dict[str, Estimate]:
@@ -170,18 +173,16 @@ def evaluate(
     _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"))
+    _check_problem(unknown_classes, classifier)
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
-    settings = make_settings({**_list_choices(record), **options})
-    settings = _read_alike(settings, data, record, several)
-    if several and unknown_classes == "wrong":
-        raise UsageError(
-            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
-        )
+    settings = _make_settings(options, data, record, several)
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    dataset, chosen = _choose_split(read_data(data, settings), split, members)
+    dataset = read_data(data, settings)
+    own = members if _was_trained_on(dataset, members) else Members()
+    dataset, chosen = _choose_split(dataset, split, own)
     known, advice = len(classifier.classes), _advise_names(record, settings)
     dataset = with_problem(dataset, problem)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
@@ -189,8 +190,7 @@ def evaluate(
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
-    of_rows = problem.decode(targets[rows])
-    is_unknown = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
+    is_unknown = np.array([max(r, default=-1) for r in problem.decode(targets[rows])]) >= known
     warnings = [*dataset.warnings, *features.warnings]
     if is_unknown.any():
         warnings.append(_tell_unknown(is_unknown, classes[known:], unknown_classes))
@@ -198,23 +198,23 @@ def evaluate(
         rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
-    probabilities = classifier.predict_proba(features.select(rows).values)
+    used, targets = features.select(rows), targets[rows]
+    probabilities = classifier.predict_proba(used.values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
-    targets = targets[rows]
-    if several:
-        targets = targets[:, : len(classes)]
-    ids = tuple(dataset.ids[row] for row in rows)
-    groups = tuple(dataset.groups[row] for row in rows)
-    trained_on = _list_trained(record, members)
-    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), trained_on)
+    figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
+    measured = _gather(dataset.select(rows), *figures, chosen, own)
+    warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
+    metrics = problem.measure(*figures, groups=measured.groups)
+    readings = _count(record, chosen, used.sha256, metrics)
+    warnings += [readings.problem] if readings.problem else []
     return Evaluation(
-        metrics=problem.measure(targets, probabilities, classes, groups=groups),
-        per_class=problem.measure_each(targets, probabilities, classes, groups=groups),
+        metrics=metrics,
+        per_class=problem.measure_each(*figures, groups=measured.groups),
         classes=classes,
-        confusion=problem.confuse(targets, probabilities),
+        confusion=problem.confuse(*figures[:2]),
         split=chosen,
         images={"evaluated": len(rows), "unreadable": len(features.unreadable())},
-        measured=Measured(probabilities, targets, ids, chosen, classes, groups),
+        measured=measured,
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
@@ -222,6 +222,7 @@ def evaluate(
         unknown=int(is_unknown.sum()),
         problem=problem.name,
         dataset=dataset.select(rows),
+        readings=readings,
     )
 
 
@@ -235,12 +236,22 @@ def _check_options(unknown_classes: str, options: dict[str, Any]) -> None:
         )
 
 
-def _read_alike(settings: Settings, data: Data, record: Run | None, several: bool) -> Settings:
+def _check_problem(unknown_classes: str, classifier: Classifier) -> None:
+    if unknown_classes == "wrong" and classifier.problem.name == MULTI_LABEL.name:
+        raise UsageError(
+            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
+        )
+
+
+def _make_settings(
+    options: dict[str, Any], data: Data, record: Run | None, several: bool
+) -> Settings:
     """Have the data read as of the classifier's kind of problem, and as the run's own were.
 
     Raises:
         UsageError: the user says that they are of another kind.
     """
+    settings = make_settings({**_list_choices(record), **options})
     if settings.data.multi_label not in (None, several):
         kind = "any number of labels" if several else "one label"
         raise UsageError(f"multi_label has no effect: the classifier gives an image {kind}")
@@ -301,8 +312,9 @@ def _tell_flaws(
     of_rows: list[Classes],
     classes: tuple[str, ...],
     features: Features,
-    trained_on: set[str],
+    run: Run | None,
 ) -> Iterator[str]:
+    trained_on = set[str]() if run is None else _list_trained(run)
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
@@ -315,10 +327,10 @@ def _tell_flaws(
         yield f"no image of class '{absent[0]}'{more} here"
 
 
-def _list_trained(run: Run | None, members: Members) -> set[str]:
+def _list_trained(run: Run) -> set[str]:
     """List the hashes of the images that a classifier was trained on, in the end also those held out."""
-    parts = ("train", "val") if run is not None and run.is_refitted() else ("train",)
-    used = zip(members.sha256, members.splits, strict=True)
+    parts = ("train", "val") if run.is_refitted() else ("train",)
+    used = zip(run.members.sha256, run.members.splits, strict=True)
     return {digest for digest, part in used if part in parts and digest}
 
 
@@ -340,11 +352,38 @@ def _was_trained_on(dataset: Dataset, members: Members) -> bool:
     return False
 
 
+def _gather(
+    dataset: Dataset,
+    targets: Targets,
+    probabilities: FloatNC,
+    classes: tuple[str, ...],
+    split: str,
+    members: Members,
+) -> Measured:
+    """Gather what was predicted; images of the run have the groups that they had in it."""
+    own = dict(zip(members.ids, members.groups, strict=True))
+    pairs = zip(dataset.ids, dataset.groups, strict=True)
+    groups = tuple(own.get(i) or group for i, group in pairs)
+    return Measured(probabilities, targets, dataset.ids, split, classes, groups)
+
+
+def _count(
+    run: Run | None, split: str, contents: tuple[str, ...], metrics: dict[str, Estimate]
+) -> Readings:
+    """Note in the folder of a run that it was measured, on other images than its own."""
+    if run is None or not has_record(run.folder) or set(contents) <= set(run.members.sha256):
+        return NOT_COUNTED
+    figure, estimate = next(iter(metrics.items()))
+    return note_reading(run.folder, split, contents, figure, estimate.value)
+
+
 def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tuple[Dataset, str]:
-    """Choose the rows to evaluate; give them and the name of their split."""
+    """Choose the rows to evaluate; give them and the name of their split.
+
+    Args:
+        members: the images of the run, where these data are its own.
+    """
     own = dict(zip(members.ids, members.splits, strict=True))
-    if not _was_trained_on(dataset, members):
-        own = {}
     splits = [own.get(i, part) for part, i in zip(dataset.splits, dataset.ids, strict=True)]
     present = {s for s in splits if s}
     chosen = split or next((s for s in ("test", "val") if s in present), "all")

@@ -29,6 +29,7 @@ __all__ = [
     "NEXT",
     "PREDICTIONS",
     "PROVENANCE",
+    "READINGS",
     "SETTINGS",
     "check_folder",
     "clear_training",
@@ -49,6 +50,8 @@ HEAD_FILE = "head.safetensors"
 SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
 # The probabilities of every image that was measured on; the provenance.
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
+# How often it was measured on other images than its own; no new run has any.
+READINGS = "evaluations.jsonl"
 
 # The report of a run: not of its record, and gone with the run that it is of.
 REPORT = tuple(
@@ -65,6 +68,7 @@ NAMES = (
     MEMBERS,
     PREDICTIONS,
     PROVENANCE,
+    READINGS,
     *REPORT,
     *TRAINING,
     CARD,
