@@ -33,6 +33,7 @@ from headstart.cli.reporting import (
 from headstart.cli.terminal import (
     State,
     count,
+    epoch_printer,
     err,
     note,
     option_words,
@@ -40,7 +41,6 @@ from headstart.cli.terminal import (
     print_json,
     show_advice,
     show_audit,
-    show_epoch,
     show_evaluation,
     show_followed,
     show_next,
@@ -164,7 +164,7 @@ def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **opt
             folder,
             overwrite=overwrite,
             progress=progress,
-            on_epoch=show_epoch,
+            on_epoch=epoch_printer(),
             **options,
         )
     if State.json:
@@ -217,7 +217,7 @@ def _fit(
                 output,
                 progress=progress,
                 report=None if State.quiet or State.json else report,
-                on_epoch=show_epoch,
+                on_epoch=epoch_printer(),
                 **options,
             )
     except KeyboardInterrupt:
