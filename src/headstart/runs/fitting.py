@@ -132,7 +132,7 @@ def fit(
         progress: called with how far the work is.
         report: called with the data set and what is known of it: its scan before any work, and the
             advice before it is followed.
-        on_epoch: called with the figures of every epoch, those of the trainings by `folds` with a "fold".
+        on_epoch: called with an epoch's figures, of how many `epochs`, the `best_epoch` so far and the `fold`.
         **options: fields of `Settings`.
 
     Raises:
@@ -635,7 +635,7 @@ def _with_tensorboard(
     def write(entry: dict[str, Any]) -> None:
         with _writing(folder):
             for name, value in entry.items() if "fold" not in entry else ():
-                if name != "epoch" and value is not None:
+                if name not in ("epoch", "epochs", "best_epoch") and value is not None:
                     writer.add_scalar(name, value, entry["epoch"])
             writer.flush()
         on_epoch(entry)

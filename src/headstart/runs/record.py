@@ -9,6 +9,7 @@ it is refused on one line that names the file and the field.
 Shape letters: N measured images, C classes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -26,6 +27,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from headstart.arrays import FloatNC, Targets
+from headstart.canvas import draw_curves
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
 from headstart.files import read_bounded, read_json, to_json_bytes
@@ -40,9 +42,22 @@ from headstart.runs.folder import (
     SETTINGS,
     replace_run,
 )
+from headstart.runs.showing import (
+    check_one_label,
+    confuse,
+    frame_measured,
+    plot_measured,
+    plot_wrong,
+    show_measured,
+)
+from headstart.runs.sources import find_images, restore_settings
 from headstart.training.decisions import Decisions, Origin
 from headstart.training.outputs import HISTORY
 from headstart.training.settings import FIELDS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = [
     "Measured",
@@ -203,6 +218,80 @@ class Run:
             f"Run({str(self.folder)!r}, {self.strategy} on {self.backbone}, "
             f"{len(self.classes):,} classes, {figure})"
         )
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        name = f"{self.strategy} on {self.backbone}" if self.backbone else self.strategy
+        counts = ", ".join(f"{n:,} {part}" for part, n in self.images.items() if n)
+        lines = [f"{len(self.classes):,} classes, {counts} images, {self.seconds:.1f} s"]
+        if self.measured_on:
+            how = {
+                "val": f"on {self.images['val']:,} validation images",
+                "cross-validation": f"by cross-validation on {self.images['train']:,} training images",
+            }[self.measured_on]
+            lines.append(f"measured {how}, 95 % intervals")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        lines.append(f"saved to {self.folder}")
+        confusion = None
+        with contextlib.suppress(InputError):  # the figures can be shown all the same
+            confusion = confuse(self.measured, self.problem)
+        return show_measured(name, lines, self.metrics, self.per_class, self.problem, confusion)
+
+    def plot_confusion(self) -> "Figure":
+        """Draw the confusion matrix, as a matplotlib figure.
+
+        Raises:
+            InputError: nothing was measured, or what was is damaged.
+            UsageError: an image may have several labels.
+        """
+        return plot_measured(self._need_measured("plot_confusion"), self.problem)
+
+    def plot_curves(self) -> "Figure":
+        """Draw losses and accuracies by epoch, as a matplotlib figure.
+
+        Raises:
+            InputError: there were no epochs: a head that is fitted at once has none.
+        """
+        if not self.history:
+            raise InputError(
+                f"{self.folder}: has no epochs to plot; {self.strategy} is fitted at once"
+            )
+        training = self.decisions.facts.get("training")
+        best = training.get("best_epoch") if isinstance(training, dict) else None
+        return draw_curves(self.history, best if isinstance(best, int) else None)
+
+    def plot_mistakes(self, most: int = 16) -> "Figure":
+        """Draw the images that it was most wrong on, as a matplotlib figure.
+
+        They are read again where the run found them, and drawn only if their bytes are those that were
+        measured. A run that comes from anywhere may name any folder.
+
+        Raises:
+            InputError: nothing was measured, nothing was wrong, or the images are gone.
+            UsageError: an image may have several labels, or `most` is less than 1.
+        """
+        measured = self._need_measured("plot_mistakes")
+        check_one_label(self.problem, "plot_mistakes")
+        images = find_images(measured, self.data, self.root, restore_settings(self.settings))
+        digests = dict(zip(self.members.ids, self.members.sha256, strict=True))
+        return plot_wrong(measured, images, digests, most)
+
+    def to_frame(self) -> "DataFrame":
+        """Give a table with a row for each measured image, as `frame_measured` makes it.
+
+        Raises:
+            UsageError: pandas is not installed.
+            InputError: what was measured is damaged.
+        """
+        return frame_measured(self.measured, self.per_class, self.problem)
+
+    def _need_measured(self, what: str) -> Measured:
+        measured = self.measured
+        if measured is None or len(measured) == 0:
+            raise InputError(
+                f"{self.folder}: nothing was measured; evaluate it on labelled images, and {what} of that"
+            )
+        return measured
 
     @functools.cached_property
     def classifier(self) -> Classifier:
