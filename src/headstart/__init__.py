@@ -147,7 +147,7 @@ ORDER = {
     "training.strategies": "* table",
     "runs": (
         "folder readings sources showing prediction classifier record predictor checks budget sampling "
-        "grouping advising refitting remarks fitting bottleneck evaluation grid comparison comparing "
+        "grouping advising refitting folding remarks fitting bottleneck evaluation grid comparison comparing "
         "auditing corrections thumbnails"
     ),
     "publish": (

@@ -114,6 +114,11 @@ def compare_command(
         if output is not None:
             progress("drawing", 0, 0)
             files = write_comparison(found, output)
+    _finish(found, files, words, place)
+
+
+def _finish(found: "Comparison", files: list[Path], words: list[str], place: Path | None) -> None:
+    """Show what was found, say what was written, and write the page."""
     if State.json:
         print_json(found.to_json())
     else:
@@ -121,8 +126,8 @@ def compare_command(
     for file in files:
         note(f"written: {printable(str(file))}")
     if place is not None:
-        make = functools.partial(headstart.report, found, output=place)
         again = ["compare", *words, "--report", "comparison.html"]
+        make = functools.partial(headstart.report, found, output=place)
         write_beside(make, again, "the comparison is above")
 
 

@@ -148,12 +148,20 @@ def show_run(run: "Run") -> None:
             chosen = ", which were trained on too after that"
         elif run.history and run.settings["monitor"]["value"] != "last":
             chosen = ", by which the best epoch was chosen too"
+        folds = run.decisions.facts.get("folds", {})
+        within = f" in {folds['count']} folds" if folds else ""
+        measured = sum(folds["images"]) if folds else images["train"]
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
-            "cross-validation": f"by cross-validation on {images['train']:,} training images",
+            "cross-validation": f"by cross-validation{within} on {measured:,} training images",
         }[run.measured_on]
         say(f"measured {how}, 95 % intervals", style="dim")
         show_figures(run.metrics, run.per_class, run.problem)
+        values = [value for value in folds.get("values", ()) if value is not None]
+        if len(values) > 1:
+            told = f"{folds['figure'].replace('_', ' ')} by fold {min(values):.3f} to {max(values):.3f}"
+            spread = f"mean {folds['mean']:.3f}, standard deviation {folds['deviation']:.3f}"
+            say(f"{told}, {spread}", style="dim")
         from headstart.runs.showing import confuse
 
         matrix = confuse(run.measured, run.problem)
@@ -528,7 +536,7 @@ BAR_WIDTH = 30
 LABELS_SHOWN = 40
 NAME_WIDTH = 28  # of a class in a sentence: two of them and their words fit a line
 # Settings of a run that stay the same for the same data, whatever the strategy.
-KEPT = (*READING, "group", "val", "per_class", "max_bad", "device", "workers", "cache_dir")
+KEPT = (*READING, "group", "val", "folds", "per_class", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 

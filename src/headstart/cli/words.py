@@ -73,7 +73,8 @@ class EpochLines:
         if epoch == 0:
             self._accuracies.clear()
         digits = len(str(epochs))
-        parts = [f"{epoch:>{digits + 1}}/{epochs}" if epoch else "start".rjust(2 * digits + 2)]
+        parts = [f"fold {entry['fold']}"] if "fold" in entry else []
+        parts.append(f"{epoch:>{digits + 1}}/{epochs}" if epoch else "start".rjust(2 * digits + 2))
         parts += _list_figures(entry)
         best = entry["best_epoch"]
         tail = f"  best {best or 'start'}" if epoch and "val_loss" in entry else ""

@@ -71,6 +71,7 @@ from headstart.publish.report_charts import (
 )
 from headstart.publish.report_words import (
     find_best_epoch,
+    name_data,
     read_advice,
     read_facts,
     say_part,
@@ -83,7 +84,7 @@ from headstart.runs.classifier import Card, read_card
 from headstart.runs.evaluation import EVALUATE_SETTINGS, evaluate
 from headstart.runs.fitting import extract_with
 from headstart.runs.prediction import Pipeline
-from headstart.runs.record import Measured, Run
+from headstart.runs.record import Measured, Members, Run
 from headstart.runs.sources import (
     Data,
     find_images,
@@ -304,6 +305,7 @@ def _compose(
     reliability = draw_reliability(bins, error, several=subject.several)
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if facts else []
     charts = [*curves, reliability, *evidence, *([space.chart] if space else [])]
+    classes = _list_classes(subject)
     content = {
         "title": f"{_name_data(subject)}: {run.strategy} on {run.backbone}",
         "words": _tell(subject, pairs, error),
@@ -318,7 +320,9 @@ def _compose(
         "levels": _level(subject.confusion),
         "pairs": pairs[:PAIRS],
         "all_pairs": len(pairs),
-        "classes": _list_classes(subject),
+        "classes": classes,
+        "trained": _tell_trained([c["trained"] for c in classes]),
+        "groups": _tell_groups(run.members),
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
         "looks": looks,
         "several": subject.several,
@@ -510,11 +514,26 @@ def _list_classes(subject: _Subject) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- in words
 
 
+def _tell_trained(counts: Sequence[int]) -> str:
+    """Say how many training images the classes have; "" where the run does not list its images."""
+    if not any(counts):
+        return ""
+    low, middle, high = min(counts), sorted(counts)[len(counts) // 2], max(counts)
+    return f"{len(counts):,}, of {low:,} to {high:,} training images, the middle one of {middle:,}"
+
+
+def _tell_groups(members: Members) -> str:
+    """Say how many groups of images were kept together; "" for none."""
+    groups = Counter(filter(None, members.groups))
+    if not groups:
+        return ""
+    return f"{len(groups):,} with {groups.total():,} images, each kept on one side of every split"
+
+
 def _name_data(subject: _Subject) -> str:
     run, part = subject.run, subject.measured.part
     if part in ("val", "cross-validation") and subject.album.digests is not None:
-        data = run.data[0] if isinstance(run.data, tuple) else run.data
-        return str(data.name if data is not None else run.folder.name)
+        return name_data(run) or run.folder.name
     return str(subject.dataset.name if subject.dataset is not None else run.folder.name)
 
 

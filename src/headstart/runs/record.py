@@ -92,6 +92,7 @@ class Measured:
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
         classes: C class names.
         groups: of the N images, "" for one that is its own group; () where none have any.
+        folds: N numbers from 1, where it was measured by `folds`; () where not.
     """
 
     probabilities: FloatNC
@@ -100,6 +101,7 @@ class Measured:
     part: str
     classes: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,6 +121,8 @@ class Members:
         groups: "" for an image that is its own group.
         sha256: hex digests of their bytes, "" where those could not be read.
         errors: why an image could not be read, "" for a good one.
+        folds: from 1, where it was measured by `folds`: an image by a training without those of its fold; 0
+            for an image that is in none. () where not.
     """
 
     ids: tuple[str, ...] = ()
@@ -127,6 +131,7 @@ class Members:
     groups: tuple[str, ...] = ()
     sha256: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -526,6 +531,7 @@ class _Member(_Document):
     group: str | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     error: str | None
+    fold: Annotated[int, Field(ge=1, le=20)] | None = None
 
 
 class _Epoch(BaseModel):
@@ -688,18 +694,15 @@ def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
     return history
 
 
-def _rows(members: Members) -> Iterator[dict[str, str | None]]:
-    columns = (getattr(members, field.name) for field in dataclasses.fields(Members))
-    for image_id, split, *others in zip(*columns, strict=True):
-        label, group, sha256, error = (text or None for text in others)
-        yield {
-            "id": image_id,
-            "split": split,
-            "label": label,
-            "group": group,
-            "sha256": sha256,
-            "error": error,
-        }
+def _rows(members: Members) -> Iterator[dict[str, str | int | None]]:
+    names = ("label", "group", "sha256", "error")
+    texts = (members.labels, members.groups, members.sha256, members.errors)
+    folds = members.folds or (0,) * len(members)
+    for image_id, split, fold, *others in zip(
+        members.ids, members.splits, folds, *texts, strict=True
+    ):
+        row = {n: text or None for n, text in zip(names, others, strict=True)}
+        yield {"id": image_id, "split": split, **row, **({"fold": fold} if fold else {})}
 
 
 def _read_members(folder: Path) -> Members:
@@ -707,10 +710,12 @@ def _read_members(folder: Path) -> Members:
     if not path.is_file():
         return Members()
     rows = [
-        (m.id, m.split, m.label or "", m.group or "", m.sha256 or "", m.error or "")
+        (m.id, m.split, m.label or "", m.group or "", m.sha256 or "", m.error or "", m.fold or 0)
         for m in _read_lines(path, _Member)
     ]
     members = Members(*zip(*rows, strict=True)) if rows else Members()
+    if not any(members.folds):
+        members = dataclasses.replace(members, folds=())
     if "" in members.ids:
         raise InputError(f"{path}: damaged: field 'id' is empty; fit again")
     if len(set(members.ids)) < len(rows):
@@ -741,21 +746,29 @@ def _read_measured(
         arrays = load_arrays(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as exc:
         raise InputError(f"{path}: damaged: not safetensors; fit again") from exc
+    by_folds = part == "cross-validation" and any(members.folds)
     try:
         check = _check_several if several else _check_arrays
         probabilities, labels, rows = check(arrays, count, len(members))
         for row, own in zip(rows.tolist(), problem.decode(labels), strict=True):
             if members.labels[row] != "|".join(classes[label] for label in own):
                 raise ValueError(f"tensor 'labels' is not what {MEMBERS} says of line {row + 1}")
-            if (members.splits[row] == "val") != (part == "val"):
+            # By folds, the validation images of the training that is kept are measured on too.
+            fits = (
+                members.folds[row]
+                if by_folds
+                else (members.splits[row] == "val") == (part == "val")
+            )
+            if not fits:
                 raise ValueError(f"tensor 'rows' names line {row + 1}, which is not of {part}")
     except ValueError as exc:
         raise InputError(f"{path}: damaged: {exc}; fit again") from exc
     ids = tuple(members.ids[row] for row in rows)
     if not outside:
         _check_inside(folder / MEMBERS, ids)
+    folds = tuple(members.folds[row] for row in rows) if by_folds else ()
     groups = tuple(members.groups[row] for row in rows)
-    return Measured(probabilities, labels, ids, part, classes, groups)
+    return Measured(probabilities, labels, ids, part, classes, groups, folds)
 
 
 def _check_arrays(

@@ -47,6 +47,7 @@ __all__ = [
     "Place",
     "Watch",
     "learning_rate_factor",
+    "predict_network",
     "train_network",
 ]
 
@@ -98,19 +99,22 @@ class Place:
         checkpoint: the file to keep the state in and to resume from; None keeps none.
         history: the file for one JSON object an epoch; None keeps none.
         identity: names the data and settings; a checkpoint with another identity is refused.
+        is_followed: whether other trainings follow, so that the state at the end is kept too: a resume after
+            that has nothing of this one to do again.
     """
 
     checkpoint: Path | None = None
     history: Path | None = None
     identity: str = ""
+    is_followed: bool = False
 
     @classmethod
-    def inside(cls, folder: Path | None, description: str) -> "Place":
+    def inside(cls, folder: Path | None, description: str, *, is_followed: bool = False) -> "Place":
         """Choose the files in a folder, or none; the description says all of data and settings."""
         if folder is None:
             return cls()
         identity = hashlib.sha256(description.encode()).hexdigest()
-        return cls(folder / CHECKPOINT, folder / HISTORY, identity)
+        return cls(folder / CHECKPOINT, folder / HISTORY, identity, is_followed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +270,7 @@ def train_network(
             state.epochs = watch.count_epochs(state.epoch - 1, state.epochs, epoch_s)
             watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
             checkpoint.save_if_due(state, recipe.checkpoint_s)
-        if interrupted.is_set():
+        if interrupted.is_set() or place.is_followed:
             checkpoint.save(state)
         unfinished = state.epoch <= state.epochs and not state.stopped and interrupted.is_set()
         if unfinished and len(state.history) < 2:
@@ -284,6 +288,26 @@ def train_network(
         wise_ft=fraction,
         interrupted=unfinished,
     )
+
+
+def predict_network(
+    network: nn.Module, examples: Examples, rows: IntN, *, device: str, precision: str
+) -> FloatNC:
+    """Give the probabilities of the plain view of some images, float32 (n, C).
+
+    Args:
+        network: on the device.
+        examples: whose inputs have these rows.
+        precision: of the arithmetic, "fp32" or "bf16".
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    logits = _compute_logits(network, examples.inputs, rows, device, precision)
+    if not bool(torch.isfinite(logits).all()):
+        raise TrainingError("the network that was trained gives values that are not finite")
+    objective = choose("loss", examples.problem.loss, OBJECTIVES)
+    return np.asarray(objective.link(logits).numpy())
 
 
 def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
@@ -448,17 +472,7 @@ def _evaluate(
     val_rows = examples.val_rows
     if not len(val_rows):
         return _Figures(math.nan, math.nan, None)
-    network.eval()
-    starts = range(0, len(val_rows), EVALUATION_BATCH)
-    chunks = [val_rows[i : i + EVALUATION_BATCH] for i in starts]
-    parts = []
-    with torch.inference_mode():
-        plain = examples.inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks])
-        for done, values in zip(starts, plain, strict=True):
-            progress("validating", done, len(val_rows))
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                parts.append(network(values.to(device)).float().cpu())
-    logits = torch.cat(parts)
+    logits = _compute_logits(network, examples.inputs, val_rows, device, precision, progress)
     if not bool(torch.isfinite(logits).all()):
         return _Figures(math.inf, 0.0, np.zeros(logits.shape, dtype=np.float32))
     loss = objective.val_loss(logits, labels[val_rows], weights.cpu())
@@ -467,6 +481,28 @@ def _evaluate(
         unweighted = float(objective.val_loss(logits, labels[val_rows], None))
     accuracy = objective.right(logits, labels[val_rows]).float().mean()
     return _Figures(float(loss), float(accuracy), objective.link(logits).numpy(), unweighted)
+
+
+def _compute_logits(
+    network: nn.Module,
+    inputs: Inputs,
+    rows: IntN,
+    device: str,
+    precision: str,
+    progress: Progress = no_progress,
+) -> torch.Tensor:
+    """Give the logits of the plain view of some images, float32 (n, C)."""
+    network.eval()
+    starts = range(0, len(rows), EVALUATION_BATCH)
+    chunks = [rows[i : i + EVALUATION_BATCH] for i in starts]
+    parts = []
+    with torch.inference_mode():
+        plain = inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks])
+        for done, values in zip(starts, plain, strict=True):
+            progress("validating", done, len(rows))
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                parts.append(network(values.to(device)).float().cpu())
+    return torch.cat(parts)
 
 
 def _average_with_start(
