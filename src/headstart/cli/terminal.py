@@ -711,6 +711,8 @@ def _tell_figures(task: RichTask) -> str:
         rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
         of = " images" if task.description.endswith(OF_IMAGES) else ""
         words += [f"{rate}{of}/s", f"{_minutes(task.time_remaining or 0)} left"]
+    elif (task.elapsed or 0) > 1:  # before the first is done, and what is left after the last
+        words.append(_minutes(task.elapsed or 0))
     return "  ".join(words)
 
 
