@@ -42,6 +42,7 @@ from headstart.runs.folder import (
 from headstart.runs.prediction import ImageLike, Prediction, predict_once, read_runtime
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
+from headstart.training.temperature import HIGHEST, LOWEST
 
 __all__ = [
     "CARD",
@@ -84,6 +85,7 @@ class Card(BaseModel):
     thresholds: list[float] = Field(
         default_factory=list
     )  # of the classes, where there may be several
+    temperature: float = Field(default=1.0, ge=LOWEST, le=HIGHEST)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +102,8 @@ class Classifier:
         names: readable names of the classes, in their order; () where the classes are readable.
         thresholds: of each class, the probability from which on an image is said to be of it; () where
             an image is of exactly one.
+        temperature: by which the head's logits are divided, as they are in its weights already; 1 where
+            nothing could be measured.
     """
 
     backbone: Backbone
@@ -110,6 +114,7 @@ class Classifier:
     seed: int = 0
     names: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+    temperature: float = 1.0
 
     @property
     def problem(self) -> Problem:
@@ -205,6 +210,7 @@ class Classifier:
             seed=self.seed,
             problem=self.problem.name,
             thresholds=list(self.thresholds),
+            temperature=self.temperature,
         )
         several = set() if self.thresholds else {"problem", "thresholds"}
         return {
@@ -310,6 +316,7 @@ class Classifier:
             seed=card.seed,
             names=tuple(card.names),
             thresholds=tuple(card.thresholds),
+            temperature=card.temperature,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import FloatNC, IntN
+from headstart.arrays import IntN
 from headstart.data.dataset import Dataset
 from headstart.data.scan import Scan
 from headstart.data.splits import split_dataset
@@ -37,6 +37,7 @@ from headstart.runs.advising import (
     may_refit,
 )
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
+from headstart.runs.calibrating import calibrate, find_measured
 from headstart.runs.checks import check_data, say_next
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
@@ -82,14 +83,13 @@ from headstart.training.strategies.table import (
     check_advisable,
     choose_strategy,
 )
-from headstart.training.task import HeadTask, Strategy, Task, Trained
+from headstart.training.task import Strategy, Task, Trained
 from headstart.training.thresholds import choose_thresholds, choose_thresholds_apart
 
 __all__ = [
     "Report",
     "check_place",
     "extract_with",
-    "find_measured",
     "fit",
     "list_members",
 ]
@@ -470,7 +470,8 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     """Measure what was trained; give the run, complete except for its history and time."""
     used, features, settings = task.dataset, task.features, task.settings
     task.progress("measuring", 0, 0)
-    measured = find_measured(task, trained.probabilities)
+    calibrated = calibrate(task, trained.head, find_measured(task, trained.probabilities))
+    measured = calibrated.measured
     metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
     labels, thresholds = dict[str, LabelFigures](), tuple[float, ...]()
     problem = used.problem
@@ -494,12 +495,13 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         decisions.settle(name, value, "measured", reason=engine.reason)
     classifier = Classifier(
         trained.backbone,
-        trained.head,
+        calibrated.head,
         trained.cuts,
         used.classes,
         settings.strategy,
         settings.seed,
         thresholds=thresholds,
+        temperature=calibrated.temperature,
     )
     unreadable = len(features.unreadable())
     return Run(
@@ -566,25 +568,6 @@ def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
             f"setting '{min(unused)}' has no effect without validation images; leave it out, or hold "
             "some out with --val 0.2"
         )
-
-
-def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | None:
-    """Give the predictions on the validation images, else those out of fold on the training images.
-
-    Args:
-        probabilities: as in `Trained`.
-    """
-    if probabilities is None:
-        return None
-    part, rows = ("val", task.val_rows) if len(task.val_rows) else ("cross-validation", task.rows)
-    used = task.dataset
-    return Measured(
-        probabilities=np.asarray(probabilities, dtype=np.float32),
-        labels=used.targets[rows],
-        ids=tuple(used.ids[row] for row in rows),
-        part=part,
-        classes=used.classes,
-    )
 
 
 def _check_with(
