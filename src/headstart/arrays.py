@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BoolN",
+    "BoolNC",
     "BoolSN",
     "FloatC",
     "FloatCD",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 BoolN = NDArray[np.bool_]
+BoolNC = NDArray[np.bool_]
 BoolSN = NDArray[np.bool_]
 IntN = NDArray[np.int64]
 IntP2 = NDArray[np.int64]

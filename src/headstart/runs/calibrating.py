@@ -7,17 +7,19 @@ import numpy as np
 from headstart.arrays import FloatNC
 from headstart.problem import SINGLE_LABEL
 from headstart.runs.record import Measured
+from headstart.training.conformal import MAX_SCORES, Scores, draw_some, number_units, score_labels
 from headstart.training.heads import Head, assign_folds, scale_head
+from headstart.training.novelty import MAX_KNOWN, Novelty, learn_novelty
 from headstart.training.probes import units_of
 from headstart.training.rules import MAX_FOLDS
-from headstart.training.task import HeadTask
+from headstart.training.task import HeadTask, Trained
 from headstart.training.temperature import (
     choose_temperature,
     choose_temperatures_apart,
     scale_probabilities,
 )
 
-__all__ = ["Calibrated", "calibrate", "find_measured"]
+__all__ = ["Calibrated", "calibrate", "find_measured", "know_images"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,11 +30,13 @@ class Calibrated:
         head: with its logits divided by the temperature.
         temperature: 1 where nothing was measured, or images may have several labels.
         measured: each image at a temperature that was chosen without it; None where nothing was measured.
+        sets: by which prediction sets are made; None likewise.
     """
 
     head: Head
     temperature: float
     measured: Measured | None
+    sets: Scores | None = None
 
 
 def calibrate(task: HeadTask, head: Head, measured: Measured | None) -> Calibrated:
@@ -62,7 +66,24 @@ def calibrate(task: HeadTask, head: Head, measured: Measured | None) -> Calibrat
         },
     )
     calibrated = dataclasses.replace(measured, probabilities=scaled)
-    return Calibrated(scale_head(head, temperature), temperature, calibrated)
+    some = draw_some(measured.ids, MAX_SCORES, task.settings.seed)
+    sets = Scores(score_labels(labels, scaled)[some], number_units(units)[some])
+    return Calibrated(scale_head(head, temperature), temperature, calibrated, sets)
+
+
+def know_images(task: HeadTask, trained: Trained) -> Novelty | None:
+    """Learn what the task's images have in common; None where they are few, or the whole network was trained.
+
+    The features are those below what was trained, which are at hand: no image passes through the network
+    again, and none of them was learned by heart.
+    """
+    if not trained.frozen:
+        return None
+    rows = np.sort(np.concatenate([task.rows, task.val_rows]))
+    ids = [task.dataset.ids[row] for row in rows]
+    some = rows[draw_some(ids, MAX_KNOWN, task.settings.seed)]
+    features = task.features.values[trained.frozen][some]
+    return learn_novelty(features, units_of(task, some), trained.frozen, task.settings.seed)
 
 
 def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | None:

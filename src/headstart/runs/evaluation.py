@@ -27,6 +27,7 @@ from headstart.parallel import Progress, no_progress
 from headstart.problem import MULTI_LABEL, Classes
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
+from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.runs.sources import Data, read_data
@@ -64,6 +65,8 @@ class Evaluation:
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
         labels: {class: its figures}, where an image may have several labels; else empty.
+        sets: of the prediction sets whose coverage was asked for; None where none was.
+        novel: the share of images that are called none of these; None where the classifier cannot tell.
     """
 
     metrics: dict[str, Estimate]
@@ -79,6 +82,8 @@ class Evaluation:
     warnings: tuple[str, ...]
     unknown: int = 0
     labels: dict[str, LabelFigures] = dataclasses.field(default_factory=dict)
+    sets: SetFigures | None = None
+    novel: Estimate | None = None
 
     def __repr__(self) -> str:
         name, figure = next(iter(self.metrics.items()))
@@ -94,6 +99,7 @@ def evaluate(
     *,
     split: str | None = None,
     unknown_classes: str = "refuse",
+    coverage: float | None = None,
     progress: Progress = no_progress,
     **options: Any,
 ) -> Evaluation:
@@ -106,17 +112,20 @@ def evaluate(
         unknown_classes: what is done with images of a class that the model does not know: "refuse" the
             data, count them as "wrong", or "skip" them. Counted as wrong, their classes are added to
             the model's with a recall of 0 and, in the log loss, a probability of 1e-12.
+        coverage: in (0, 1): also measure prediction sets of this coverage.
         progress: called with how far the work is.
         **options: those fields of `Settings` that concern reading and extraction.
 
     Raises:
-        UsageError: the data have no such split, or an option is wrong.
+        UsageError: the data have no such split, an option is wrong, or there are no sets of that coverage.
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
     _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"))
+    if coverage is not None:
+        classifier.knowledge.check_coverage(coverage)
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
@@ -145,7 +154,11 @@ def evaluate(
         rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
-    probabilities = classifier.predict_proba(features.select(rows).values)
+    values = features.select(rows).values
+    probabilities = classifier.predict_proba(values)
+    sets = None
+    if coverage is not None:
+        sets = measure_sets(classifier.knowledge, probabilities, targets[rows], coverage)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]
     if several:
@@ -167,6 +180,8 @@ def evaluate(
         warnings=tuple(warnings),
         unknown=int(is_unknown.sum()),
         labels=problem.measure_each(targets, probabilities, classes),
+        sets=sets,
+        novel=measure_novel(classifier.knowledge, values),
     )
 
 

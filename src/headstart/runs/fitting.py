@@ -37,7 +37,7 @@ from headstart.runs.advising import (
     may_refit,
 )
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
-from headstart.runs.calibrating import calibrate, find_measured
+from headstart.runs.calibrating import calibrate, find_measured, know_images
 from headstart.runs.checks import check_data, say_next
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
@@ -50,6 +50,7 @@ from headstart.runs.folder import (
     recover,
 )
 from headstart.runs.grouping import find_groups
+from headstart.runs.knowledge import Knowledge
 from headstart.runs.record import (
     Measured,
     Members,
@@ -502,6 +503,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         settings.seed,
         thresholds=thresholds,
         temperature=calibrated.temperature,
+        knowledge=Knowledge(calibrated.sets, know_images(task, trained)),
     )
     unreadable = len(features.unreadable())
     return Run(

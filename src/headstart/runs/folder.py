@@ -23,6 +23,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_SEVERAL",
     "HEAD_FILE",
+    "KNOWLEDGE",
     "MEMBERS",
     "METRICS",
     "MODEL",
@@ -49,6 +50,8 @@ HEAD_FILE = "head.safetensors"
 SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
 # The probabilities of every image that was measured on; the provenance.
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
+# What a classifier knows of its own limits.
+KNOWLEDGE = "knowledge.safetensors"
 
 # In the order in which they are moved: a folder is read by its card, so the card comes last.
 NAMES = (
@@ -60,6 +63,7 @@ NAMES = (
     MEMBERS,
     PREDICTIONS,
     PROVENANCE,
+    KNOWLEDGE,
     *TRAINING,
     CARD,
 )

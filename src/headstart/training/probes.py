@@ -102,7 +102,7 @@ def probe(task: Task, heads: Heads, weights: FloatC, penalties: Sequence[Penalty
     mlp, outcome = train_mlp(task, cuts, weights, recipe, kept=True)
     settle_recipe(task, recipe)
     tell_unlearned(task, outcome, "head")
-    return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted)
+    return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted, cuts[-1])
 
 
 def _probe_linear(
@@ -125,7 +125,7 @@ def _probe_linear(
         probabilities = average_probabilities(held_out, problem) if held_out else None
     if len(task.val_rows):
         probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
-    return Trained(task.backbone, cuts, head, probabilities)
+    return Trained(task.backbone, cuts, head, probabilities, frozen=cuts[-1])
 
 
 def fit_head(task: HeadTask, cuts: tuple[str, ...], weights: FloatC) -> tuple[LinearHead, Penalty]:

@@ -130,6 +130,8 @@ class Trained:
         probabilities: float32 (n, C) of the validation rows; without any, out of fold on the training
             rows; None where neither was possible.
         interrupted: whether Ctrl-C ended it early, with the best model so far.
+        frozen: the last cut point of the task's features at which the training has left them as they were;
+            "" for none.
     """
 
     backbone: Backbone
@@ -137,6 +139,7 @@ class Trained:
     head: Head
     probabilities: FloatNC | None
     interrupted: bool = False
+    frozen: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
