@@ -124,12 +124,12 @@ def main() -> None:
             measured.labels, measured.probabilities, measured.classes, thresholds=one[0]
         )
         say("with one threshold for all labels", common, 0.0)
-        rare = min(run.labels, key=lambda label: run.labels[label].images)
-        own = run.labels[rare]
+        rare = min(run.per_class, key=lambda label: run.per_class[label].images)
+        own = run.per_class[rare]
         print(
             f"thresholds {min(run.classifier.thresholds):.2f} to {max(run.classifier.thresholds):.2f}; "
             f"rarest label {rare}, {own.images} images: F1 {own.f1.value:.3f} as fit says, "
-            f"{result.labels[rare].f1.value:.3f} on test images"
+            f"{result.per_class[rare].f1.value:.3f} on test images"
         )
         if arguments.rival:
             probabilities, seconds = fit_rival(*paths)

@@ -527,7 +527,9 @@ def test_figures_that_are_not_defined_are_null(cli, tiny_run, plant, tmp_path):
     code, out, _ = cli("evaluate", tiny_run.folder, data, "--json", "--device", "cpu")
     found = json.loads(out, parse_constant=lambda name: pytest.fail(name))
     assert code == 0
-    assert found["recall"]["blobs"] == {"value": None, "low": None, "high": None}
+    blobs = found["per_class"]["blobs"]
+    assert (blobs["images"], blobs["threshold"]) == (0, None)
+    assert blobs["recall"] == blobs["roc_auc"] == {"value": None, "low": None, "high": None}
 
 
 def test_predict_prints_an_object_a_line(cli, tiny_run, photos, tmp_path):

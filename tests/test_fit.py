@@ -54,7 +54,7 @@ def test_a_run_holds_what_it_did(name, request, photos):
     )
     assert run.metrics["accuracy"].value > 0.9
     assert read(run, "metrics.json")["metrics"]["accuracy"]["value"] > 0.9
-    assert list(run.recall) == list(read(run, "metrics.json")["recall"]) == list(KINDS)
+    assert list(run.recall) == list(read(run, "metrics.json")["per_class"]) == list(KINDS)
     assert set(parts(run).values()) == {"train"}
     assert len(parts(run)) == 24
     settings = read(run, "settings.json")
@@ -494,7 +494,7 @@ def test_unknown_classes_count_as_wrong_or_are_left_out(tiny_run, plant, tmp_pat
         evaluate(tiny_run.folder, data, unknown_classes="rong")
     code, out, _ = cli("evaluate", tiny_run.folder, data, "--unknown-classes", "wrong", "--json")
     found = json.loads(out)
-    assert (code, found["unknown"], found["recall"]["gnu"]["value"]) == (0, 6, 0)
+    assert (code, found["unknown"], found["per_class"]["gnu"]["recall"]["value"]) == (0, 6, 0)
 
 
 def test_an_unknown_class_is_refused(tiny_run, plant, tmp_path):

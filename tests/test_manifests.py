@@ -231,7 +231,7 @@ def test_options_go_through_every_command(signs, loose, tiny, network, tmp_path,
     assert kept["label_column"] == {"value": "what", "origin": "user"}
     assert kept["class_names"] == {"value": str(signs / "names.csv"), "origin": "user"}
     code, out, _ = cli("evaluate", run, data, "--json", "--device", "cpu", *reading)
-    assert (code, list(json.loads(out)["recall"])) == (0, ["a blobs", "a plain", "a stripes"])
+    assert (code, list(json.loads(out)["per_class"])) == (0, ["a blobs", "a plain", "a stripes"])
     code, out, _ = cli("extract", data, "--json", *reading, "--backbone", "test_vit", *options[2:])
     assert (code, json.loads(out)["images"]) == (0, 24)
     code, out, _ = cli("predict", run, next(loose.rglob("*.png")), "--csv", "--device", "cpu")

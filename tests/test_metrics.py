@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from headstart.metrics import (
     Estimate,
+    calibration_error,
     confusion_matrix,
     log_loss,
     measure,
-    measure_recall,
+    measure_each,
     wilson_interval,
 )
 
-FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "average_precision")
+NANS = [math.nan] * 3
+OF_CLASS = ("precision", "recall", "f1", "roc_auc", "average_precision")
 
 
 def random_case(seed, count, classes):
@@ -34,6 +38,7 @@ def test_a_thousand_classes_take_little_memory():
     tracemalloc.start()
     try:
         measure(labels, probabilities, names(1000))
+        measure_each(labels, probabilities, names(1000))
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()
@@ -44,38 +49,87 @@ def names(classes):
 
 
 @pytest.mark.parametrize(
-    ("seed", "count", "classes"), [(0, 300, 2), (1, 50, 3), (2, 1000, 20), (3, 12, 4)]
+    ("seed", "count", "classes", "top"),
+    [(0, 300, 2, 0), (1, 50, 3, 0), (2, 1000, 20, 5), (3, 12, 4, 2), (4, 60, 6, 3), (5, 60, 9, 3)],
 )
-def test_figures_are_scikit_learns(seed, count, classes):
+def test_figures_are_scikit_learns(seed, count, classes, top):
     labels, probabilities = random_case(seed, count, classes)
     predicted = probabilities.argmax(axis=1)
     found = measure(labels, probabilities, names(classes))
-    assert tuple(found) == FIGURES
-    recall = measure_recall(labels, probabilities, names(classes))
-    assert tuple(recall) == names(classes)
-    found |= recall
     present = np.unique(labels)
+    macro = {"labels": present, "average": "macro", "zero_division": 0}
+    of_each = [(labels == k, probabilities[:, k]) for k in present]
     scores = {
         "accuracy": sk.accuracy_score(labels, predicted),
-        "balanced_accuracy": sk.recall_score(
-            labels, predicted, labels=present, average="macro", zero_division=0
-        ),
-        "macro_f1": sk.f1_score(
-            labels, predicted, labels=present, average="macro", zero_division=0
-        ),
+        "balanced_accuracy": sk.recall_score(labels, predicted, **macro),
+        "macro_f1": sk.f1_score(labels, predicted, **macro),
         "log_loss": -np.log(probabilities[np.arange(count), labels]).mean(),
+        "calibration_error": of_bins(probabilities.max(axis=1), predicted == labels),
+        "brier": sk.brier_score_loss(
+            labels, probabilities, labels=range(classes), scale_by_half=False
+        ),
+        "roc_auc": np.mean([sk.roc_auc_score(*pair) for pair in of_each]),
+        "average_precision": np.mean([sk.average_precision_score(*pair) for pair in of_each]),
     }
-    recalls = sk.recall_score(
-        labels, predicted, labels=range(classes), average=None, zero_division=0
-    )
-    scores |= {f"c{k}": recalls[k] for k in present}
-    assert {name: found[name].value for name in scores} == pytest.approx(scores, abs=1e-6)
-    for estimate in (found[name] for name in scores):
-        assert estimate.low <= estimate.value <= estimate.high
-    assert all(found[n].low >= 0 and found[n].high <= 1 for n in scores if n != "log_loss")
+    if top:
+        scores[f"top_{top}_accuracy"] = sk.top_k_accuracy_score(
+            labels, probabilities, k=top, labels=range(classes)
+        )
+    assert found.keys() == scores.keys()
+    assert next(iter(found)) == "accuracy"
+    assert {name: e.value for name, e in found.items()} == pytest.approx(scores, abs=1e-6)
+    for name, estimate in found.items():
+        assert 0 <= estimate.low <= estimate.value <= estimate.high
+        assert estimate.high <= {"log_loss": math.inf, "brier": 2}.get(name, 1)
     counts = confusion_matrix(labels, predicted, classes)
     assert (counts == sk.confusion_matrix(labels, predicted, labels=range(classes))).all()
-    assert repr(found) == repr(measure(labels, probabilities, names(classes)) | recall)
+    assert found == measure(labels, probabilities, names(classes))
+
+
+def of_bins(confidence, right):
+    """The calibration error by scikit-learn's curve, which leaves out how many images a bin has."""
+    rates, means = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
+    edges = np.percentile(confidence, np.linspace(0, 100, 16))
+    images = np.bincount(np.searchsorted(edges[1:-1], confidence))
+    return abs(rates - means) @ images[images > 0] / len(right)
+
+
+@pytest.mark.parametrize(("seed", "count", "classes"), [(0, 300, 2), (1, 50, 3), (2, 40, 20)])
+def test_figures_of_each_class_are_scikit_learns(seed, count, classes):
+    labels, probabilities = random_case(seed, count, classes)
+    probabilities = np.round(probabilities, 1 + seed)  # with ties
+    predicted = probabilities.argmax(axis=1)
+    found = measure_each(labels, probabilities, names(classes))
+    assert tuple(found) == names(classes)
+    scores = sk.precision_recall_fscore_support(
+        labels, predicted, labels=range(classes), zero_division=np.nan
+    )
+    for k, (precision, recall, f1, images) in enumerate(zip(*scores, strict=True)):
+        own = found[f"c{k}"]
+        assert own.images == images
+        of = (labels == k, probabilities[:, k])
+        areas = (sk.roc_auc_score(*of), sk.average_precision_score(*of)) if images else NANS[:2]
+        expected = (precision, recall, f1 if images else math.nan, *areas)
+        values = [getattr(own, name).value for name in OF_CLASS]
+        assert values == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        for name in OF_CLASS:
+            estimate = getattr(own, name)
+            if not math.isnan(estimate.value):
+                assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+        assert math.isnan(own.threshold)
+
+
+def test_figures_of_many_images_of_few_probabilities():
+    """All images are in one bin, or two: those of one probability stay together."""
+    sure = calibration_error(np.full(40, 0.75), np.arange(40) < 20)
+    assert sure.value == 0.25
+    assert 0 < sure.low < 0.25 < sure.high
+    right = np.arange(40) % 4 > 0
+    assert calibration_error(np.full(40, 0.75), right) == pytest.approx(
+        Estimate(0, 0, 0.75 - wilson_interval(30, 40).low)
+    )
+    two = calibration_error(np.repeat([0.5, 1.0], 20), np.arange(40) >= 10)
+    assert two.value == pytest.approx(0)
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 30, 1000])
@@ -137,29 +191,39 @@ def test_intervals_cover_the_truth(name):
 def test_a_perfect_classifier_is_not_certain():
     labels = np.repeat([0, 1, 2], [10, 5, 3])
     found = measure(labels, np.eye(3)[labels], names(3))
-    found |= measure_recall(labels, np.eye(3)[labels], names(3))
-    for name, estimate in found.items():
-        if name != "log_loss":
-            assert (estimate.value, estimate.high) == (1, 1)
-            assert 0.2 < estimate.low < 0.95
+    each = measure_each(labels, np.eye(3)[labels], names(3))
+    of_classes = [getattr(own, name) for own in each.values() for name in OF_CLASS]
+    for estimate in [*(found[name] for name in SHARES), *of_classes]:
+        assert (estimate.value, estimate.high) == (1, 1)
+        assert 0.2 < estimate.low < 0.95
     assert found["balanced_accuracy"].low < found["accuracy"].low
-    assert found["log_loss"].value == 0
+    assert found["log_loss"].value == found["brier"].value == found["calibration_error"].value == 0
+    assert found["calibration_error"].high == 1 - found["accuracy"].low
 
 
 def test_a_class_without_images_has_no_figure():
     labels = np.array([0, 0, 2, 2])
     found = measure(labels, np.eye(3)[[0, 1, 2, 2]], names(3))
-    recall = measure_recall(labels, np.eye(3)[[0, 1, 2, 2]], names(3))
+    missing = measure_each(labels, np.eye(3)[[0, 1, 2, 2]], names(3))["c1"]
     assert found["balanced_accuracy"].value == 0.75
     assert found["macro_f1"].value == pytest.approx((2 / 3 + 1) / 2)
-    assert all(math.isnan(v) for v in vars(recall["c1"]).values())
+    assert found["roc_auc"].value == (0.75 + 1) / 2
+    assert (missing.images, missing.precision.value) == (0, 0)
+    for name in OF_CLASS[1:]:
+        assert all(math.isnan(v) for v in vars(getattr(missing, name)).values())
+
+
+def test_images_of_one_class_have_no_roc():
+    found = measure(np.zeros(9, dtype=int), np.full((9, 2), 0.5), names(2))
+    assert math.isnan(found["roc_auc"].value)
+    assert found["average_precision"].value == 1
 
 
 def test_one_image():
     found = measure(np.array([1]), np.array([[0.2, 0.8]]), names(2))
-    for name in FIGURES[:3]:
+    for name in SHARES[:3]:
         assert found[name].value == 1
         assert found[name].low < 0.3
     assert found["log_loss"].value == pytest.approx(-math.log(0.8))
     assert math.isnan(found["log_loss"].low)
-    assert wilson_interval(0, 0) == pytest.approx(Estimate(*[math.nan] * 3), nan_ok=True)
+    assert wilson_interval(0, 0) == pytest.approx(Estimate(*NANS), nan_ok=True)

@@ -43,6 +43,9 @@ from headstart.training.thresholds import (
 
 NAMES = ("dark", "red", "striped")
 COUNT = 72
+FIGURES = (
+    "mean_average_precision macro_f1 micro_f1 log_loss calibration_error brier roc_auc".split()
+)
 
 
 def labels_of(number):
@@ -97,11 +100,11 @@ def probe(train, tiny, tmp_path_factory):
 
 
 def test_one_head_a_label_finds_nearly_all(probe, train, test, pictures):
-    assert list(probe.metrics) == ["mean_average_precision", "macro_f1", "micro_f1", "log_loss"]
+    assert list(probe.metrics) == FIGURES
     assert probe.metrics["mean_average_precision"].value > 0.95
-    assert list(probe.labels) == list(probe.recall) == list(probe.classes) == list(NAMES)
+    assert list(probe.per_class) == list(probe.recall) == list(probe.classes) == list(NAMES)
     counts = [sum(name in labels_of(n) for n in range(54)) for name in NAMES]
-    assert [figures.images for figures in probe.labels.values()] == counts
+    assert [figures.images for figures in probe.per_class.values()] == counts
     empty = sum(not labels_of(n) for n in range(54))
     assert f"{empty} images have no label, and count as having none of them" in probe.warnings
     result = headstart.evaluate(probe, test)
@@ -124,7 +127,8 @@ def test_one_head_a_label_finds_nearly_all(probe, train, test, pictures):
 def test_a_run_is_read_back(probe, tmp_path):
     again = headstart.Run.load(probe.folder)
     assert again.metrics == probe.metrics
-    assert again.labels == probe.labels
+    assert again.per_class == probe.per_class
+    assert again.problem == probe.problem == "multi-label"
     assert again.classifier.thresholds == probe.classifier.thresholds
     assert again.classifier.problem.name == "multi-label"
     assert (again.measured.labels == probe.measured.labels).all()
@@ -141,8 +145,8 @@ def test_a_run_of_single_labels_says_nothing_of_several(tiny_run):
     card = json.loads((tiny_run.folder / "headstart.json").read_bytes())
     assert card["format"] == 1
     assert not {"problem", "thresholds"} & card.keys()
-    assert "labels" not in json.loads((tiny_run.folder / "metrics.json").read_bytes())
-    assert tiny_run.labels == {}
+    assert tiny_run.problem == "single-label"
+    assert all(np.isnan(figures.threshold) for figures in tiny_run.per_class.values())
     assert tiny_run.classifier.thresholds == ()
     assert tiny_run.classifier.problem is SINGLE_LABEL
 
@@ -167,9 +171,9 @@ def test_a_damaged_card_is_refused(probe, tmp_path, change, message):
 def test_damaged_figures_are_refused(probe, tmp_path):
     copy = shutil.copytree(probe.folder, tmp_path / "copy")
     metrics = json.loads((copy / "metrics.json").read_bytes())
-    del metrics["labels"]["red"]
+    del metrics["per_class"]["red"]
     (copy / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match="'labels' is not of the run's classes"):
+    with pytest.raises(InputError, match="'per_class' is not of the run's classes"):
         headstart.Run.load(copy)
 
 
@@ -188,7 +192,7 @@ def test_the_commands(train, test, pictures, tiny, tmp_path, cli):
     assert code == 0, err
     assert "mean average precision" in out
     code, out, _ = cli("evaluate", tmp_path / "run", test, "--json")
-    assert json.loads(out)["labels"]["red"]["images"] == sum(
+    assert json.loads(out)["per_class"]["red"]["images"] == sum(
         "red" in labels_of(n) for n in range(54, COUNT)
     )
     some = [pictures / f"{n:03}.png" for n in range(54, 60)]

@@ -11,7 +11,7 @@ from headstart.data.loading import FORMS, load_dataset
 from headstart.data.scan import scan_images
 from headstart.data.splits import split_dataset
 from headstart.errors import UsageError
-from headstart.metrics import confusion_matrix, measure, measure_recall
+from headstart.metrics import confusion_matrix, measure, measure_each
 from headstart.problem import PROBLEMS, SINGLE_LABEL, softmax
 from headstart.training.heads import LinearHead, MlpHead, assign_folds, head_of_arrays
 
@@ -38,10 +38,10 @@ def test_probabilities_are_read_and_measured(name):
     probabilities = problem.link(np.array([[0.0, 3.0, 1.0], [2.0, 0.0, 0.0]]))
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
     targets = problem.encode([(1,), (0,)], 3)
-    figures = problem.measure(targets, probabilities, ("a", "b", "c"), seed=1)
+    figures = problem.measure(targets, probabilities, ("a", "b", "c"))
     assert next(iter(figures.values())).value == 1
-    recall = problem.measure_recall(targets, probabilities, ("a", "b", "c"))
-    assert list(recall) == ["a", "b", "c"]
+    each = problem.measure_each(targets, probabilities, ("a", "b", "c"))
+    assert {name: own.images for name, own in each.items()} == {"a": 1, "b": 1, "c": 0}
     assert problem.confuse(targets, probabilities).sum() == 2
 
 
@@ -53,7 +53,7 @@ def test_a_single_label_is_an_index():
     labels = np.array([1, 0, 0])
     assert SINGLE_LABEL.link is softmax
     assert SINGLE_LABEL.measure is measure
-    assert SINGLE_LABEL.measure_recall is measure_recall
+    assert SINGLE_LABEL.measure_each is measure_each
     true = np.array([0, 0, 1])
     expected = confusion_matrix(true, labels, 2)
     assert (SINGLE_LABEL.confuse(true, probabilities) == expected).all()

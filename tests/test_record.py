@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 import headstart
-from headstart import Decisions, InputError, Run, UsageError, evaluate, fit, measure, measure_recall
+from headstart import Decisions, InputError, Run, UsageError, evaluate, fit, measure, measure_each
 from headstart.metrics import Estimate
 from headstart.runs.record import Measured, Members, Parts, has_record, save_run, to_json
 from headstart.training.strategies.table import STRATEGIES
@@ -73,7 +73,7 @@ def test_a_run_is_read_back_as_fit_gave_it(strategy, val, loose, tiny, tmp_path)
         ]
         figures = (measured.labels, measured.probabilities, measured.classes)
         assert measure(*figures) == run.metrics
-        assert same(measure_recall(*figures), run.recall)
+        assert same(measure_each(*figures), run.per_class)
     else:
         assert (found.measured, found.metrics, found.measured_on) == (None, {}, "")
 
@@ -178,6 +178,7 @@ def outcomes(draw):
         tuple(ids[row] for row in rows),
         "val",
         names,
+        tuple(members.groups[row] for row in rows),
     )
     return names, members, measured
 
@@ -199,8 +200,8 @@ def test_whatever_a_run_holds_is_read_back(tiny_run, outcome, made, warnings, se
         folder=folder,
         classes=classes,
         names=classifier.names,
-        metrics=measure(*figures),
-        recall=measure_recall(*figures),
+        metrics=measure(*figures, groups=measured.groups),
+        per_class=measure_each(*figures, groups=measured.groups),
         measured_on="val",
         decisions=made,
         warnings=tuple(warnings),
@@ -336,8 +337,14 @@ DAMAGE = {
     "a field is missing": (edit(METRICS, lambda m: m.pop("images")), METRICS, "field 'images'"),
     "a count below nought": (
         edit(METRICS, lambda m: m["images"].update(val=-1)), METRICS, "field 'images.val'"),
-    "recall of others": (
-        edit(METRICS, lambda m: m["recall"].pop("plain")), METRICS, "field 'recall'"),
+    "figures of others": (
+        edit(METRICS, lambda m: m["per_class"].pop("plain")), METRICS, "field 'per_class'"),
+    "a class of less than no images": (
+        edit(METRICS, lambda m: m["per_class"]["plain"].update(images=-1)),
+        METRICS, "field 'per_class.plain.images'"),
+    "an old recall of others": (
+        edit(METRICS, lambda m: m.update(recall={"plain": m.pop("per_class")["plain"]["recall"]})),
+        METRICS, "field 'recall'"),
     "measured on what": (
         edit(METRICS, lambda m: m.update(measured_on="test")), METRICS, "field 'measured_on'"),
     "measured on nothing": (

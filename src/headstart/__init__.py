@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headstart.features.extraction import Features, extract
     from headstart.features.runtime import Runtime
     from headstart.features.tables import export_features
-    from headstart.metrics import Estimate, measure, measure_recall
+    from headstart.metrics import ClassFigures, Estimate, measure, measure_each
     from headstart.networks.backbones import Backbone, load_backbone
     from headstart.publish.reporting import Report, report
     from headstart.runs.advising import advise
@@ -66,6 +66,7 @@ __all__ = [
     "Bill",
     "Candidate",
     "Case",
+    "ClassFigures",
     "Classifier",
     "Comparison",
     "Contender",
@@ -111,7 +112,7 @@ __all__ = [
     "load_dataset",
     "load_head",
     "measure",
-    "measure_recall",
+    "measure_each",
     "predict",
     "report",
     "scan_images",
@@ -164,7 +165,7 @@ _HOMES = {
         "UsageError",
         "VerificationError",
     ),
-    "metrics": ("Estimate", "measure", "measure_recall"),
+    "metrics": ("ClassFigures", "Estimate", "measure", "measure_each"),
     "contrasts": ("Contrast",),
     "data.images": ("ImageRef",),
     "data.dataset": ("Dataset",),

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import special
 
 from headstart.arrays import BoolSN, FloatN, IntN
-from headstart.metrics import BOOTSTRAP_DRAWS, Z95, Estimate, wilson_interval
+from headstart.metrics import Z95, Estimate, wilson_interval
 
 __all__ = [
     "LEVEL",
@@ -43,6 +43,7 @@ LEVEL, POWER = 0.05, 0.8
 SMALLEST_P = 1e-12
 # Nobody has more test images than these.
 MOST_IMAGES = 10**7
+BOOTSTRAP_DRAWS = 2000
 # Degrees of freedom that are as good as endless.
 ENDLESS = 1e9
 

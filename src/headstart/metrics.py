@@ -1,37 +1,53 @@
 """Takes labels and probabilities, gives figures with 95 % intervals; pure functions on arrays.
 
-Shape letters: N images, C classes.
+Shape letters: N images, C classes, U units: an image, or the images of a group, which are not independent of
+each other.
 
-Intervals. A proportion (accuracy, recall) has Wilson's score interval (Wilson 1927), which stays honest
-at 0, at 1 and for few images. Balanced accuracy is a mean of C proportions: Wilson's interval for
-the number of images that gives a mean of proportions the same variance, C^2 / sum(1 / n_c). Macro F1
-has no such form: 2,000 bootstrap draws of the confusion matrix, widened to the interval of balanced
-accuracy's kind around the F1, since the bootstrap alone collapses when nothing was misclassified. Log
-loss is a mean over images: its mean plus and minus Student's t times the standard error.
+Intervals. A proportion (accuracy, recall, precision) has Wilson's score interval (Wilson 1927), which stays
+honest at 0, at 1 and for few images; F1 = 2 J / (1 + J), where J is the proportion of true positives among
+all that are or were said to be of the class, has its ends from J's. Other figures between 0 and 1, and all of
+them where there are groups, have Wilson's interval for as many images as give a proportion the same variance
+(Dean and Pagano, J. Surv. Stat. Methodol. 2015; of areas under the ROC curve: Kottas, Kuss and Zapf 2014).
+That variance is the jackknife's over units, taken from each image's share in the figure (its influence; of
+ROC areas DeLong, DeLong and Clarke-Pearson 1988), with one pseudo-unit added, since nothing varies where
+nothing is wrong. Losses have Student's interval. docs/figures.md explains each figure;
+benchmarks/coverage.py measures how often the intervals hold the truth.
 """
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from headstart.arrays import FloatN, FloatNC, IntCC, IntN
+from headstart.arrays import BoolN, FloatN, FloatNC, IntCC, IntN
 
 __all__ = [
+    "UNDEFINED",
+    "ClassFigures",
+    "Detection",
     "Estimate",
+    "bound_share",
+    "calibration_error",
     "confusion_matrix",
     "image_losses",
     "log_loss",
     "mean_loss",
     "measure",
-    "measure_recall",
+    "measure_class",
+    "measure_each",
+    "measure_means",
+    "number_units",
     "wilson_interval",
 ]
 
 Z95 = 1.959963984540054
 STUDENT95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
-BOOTSTRAP_DRAWS = 2000
 SMALLEST_PROBABILITY = 1e-12
+BINS = 15  # of the calibration error, as in Guo et al. 2017, but of equal mass
+PSEUDO_UNITS, PRIOR_UNITS = 1.0, 2.0
+BISECTIONS, LARGEST_STRETCH = 30, 2.0**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,45 +59,182 @@ class Estimate:
     high: float
 
 
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassFigures:
+    """How well one class, or label, is told from all others; NaN where a figure is not defined.
+
+    Attributes:
+        images: that are of it.
+        precision: the fraction that is of it, of images that were said to be.
+        recall: the fraction that was said to be of it, of its images.
+        f1: the harmonic mean of both.
+        roc_auc: the chance that an image of it has a higher probability of it than one that is not.
+        average_precision: the area under the curve of precision by recall, as a sum over thresholds.
+        threshold: from which probability on an image is said to be of it, where an image may have several
+            labels; NaN where it is the most probable class, or differs from image to image.
+    """
+
+    images: int
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    roc_auc: Estimate
+    average_precision: Estimate
+    threshold: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection:
+    """One class against all others.
+
+    Attributes:
+        true: bool (N,), which images are of it.
+        given: bool (N,), which were said to be of it.
+        scores: float (N,), their probabilities of it.
+    """
+
+    true: BoolN
+    given: BoolN
+    scores: FloatN
+
+
 def measure(
-    labels: IntN, probabilities: FloatNC, classes: tuple[str, ...], *, seed: int = 0
+    labels: IntN,
+    probabilities: FloatNC,
+    classes: tuple[str, ...],
+    *,
+    groups: Sequence[str] = (),
 ) -> dict[str, Estimate]:
     """Measure a classifier on labelled images.
 
     Args:
         labels: int array (N,), N at least 1, indices into `classes`.
         probabilities: float array (N, C), rows sum to one.
-        seed: of the bootstrap.
+        groups: N names, "" for an image that is its own group; () where there are none. The images of a
+            group count as drawn together.
 
     Returns:
-        accuracy, balanced_accuracy, macro_f1 and log_loss. Balanced accuracy and macro F1 run over the
-        classes that occur in `labels`.
+        accuracy; balanced_accuracy and macro_f1, over the classes that occur in `labels`; top_K_accuracy,
+        K the largest of 5, 3 and 2 that is at most half of the classes, where one is; log_loss, in nats;
+        calibration_error; brier, the squared errors summed over classes, 0 to 2; roc_auc, the mean over the
+        classes that some images are of and some are not, and average_precision, over those that occur.
     """
-    counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
-    per_class = counts.sum(axis=1)
-    correct = counts.diagonal()
-    present = per_class > 0
-    recalls = correct[present] / per_class[present]
-    balanced = float(recalls.mean())
-    effective = present.sum() ** 2 / (1 / per_class[present]).sum()
-    f1 = float(_macro_f1(correct, counts.sum(axis=0), per_class))
-    return {
-        "accuracy": wilson_interval(correct.sum(), counts.sum()),
-        "balanced_accuracy": wilson_interval(balanced * effective, effective),
-        "macro_f1": _f1_interval(counts, f1, effective, seed),
-        "log_loss": log_loss(labels, probabilities),
+    units = number_units(groups)
+    right = probabilities.argmax(axis=1) == labels
+    means = measure_means(_detect(labels, probabilities), units)
+    result = {
+        "accuracy": bound_share(right, units=units),
+        "balanced_accuracy": _bound_balanced(labels, right, units),
+        "macro_f1": means["macro_f1"],
+    }
+    most = next((k for k in (5, 3, 2) if 2 * k <= len(classes)), 0)
+    if most:
+        near = _rank_true(labels, probabilities) < most
+        result[f"top_{most}_accuracy"] = bound_share(near, units=units)
+    return result | {
+        "log_loss": mean_loss(image_losses(labels, probabilities), units),
+        "calibration_error": calibration_error(probabilities.max(axis=1), right, units),
+        "brier": mean_loss(_square_errors(labels, probabilities), units, most=2.0),
+        "roc_auc": means["roc_auc"],
+        "average_precision": means["average_precision"],
     }
 
 
-def measure_recall(
-    labels: IntN, probabilities: FloatNC, classes: tuple[str, ...]
+def measure_each(
+    labels: IntN,
+    probabilities: FloatNC,
+    classes: tuple[str, ...],
+    *,
+    groups: Sequence[str] = (),
+) -> dict[str, ClassFigures]:
+    """{class: its figures}; arguments as in `measure`."""
+    units = number_units(groups)
+    detections = _detect(labels, probabilities)
+    return {n: measure_class(d, units) for n, d in zip(classes, detections, strict=True)}
+
+
+def measure_class(
+    detection: Detection, units: IntN | None = None, threshold: float = math.nan
+) -> ClassFigures:
+    """Measure one class against all others; `units` as `number_units` gives them."""
+    true, given = detection.true, detection.given
+    both = true & given
+    ranking = _rank(detection)
+    areas = [
+        UNDEFINED if math.isnan(area) else _bound(area, influence, ranking.share, units)
+        for area, influence in (ranking.roc, ranking.precision)
+    ]
+    overlap = bound_share(both, true | given, units)
+    f1 = (2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high))
+    return ClassFigures(
+        images=int(true.sum()),
+        precision=bound_share(both, given, units),
+        recall=bound_share(both, true, units),
+        f1=Estimate(*f1) if true.any() else UNDEFINED,
+        roc_auc=areas[0],
+        average_precision=areas[1],
+        threshold=threshold,
+    )
+
+
+def measure_means(
+    detections: Iterable[Detection], units: IntN | None = None
 ) -> dict[str, Estimate]:
-    """{class: the fraction of its images that were predicted to be of it}; arguments as in `measure`."""
-    counts = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
-    return {
-        name: wilson_interval(hit, total)
-        for name, hit, total in zip(classes, counts.diagonal(), counts.sum(axis=1), strict=True)
-    }
+    """Measure the means over the classes that occur: of F1 (macro_f1), of average_precision, and, over those
+    that not all images are of, of roc_auc."""
+    names = ("macro_f1", "roc_auc", "average_precision")
+    means = {name: _Mean() for name in names}
+    for detection in detections:
+        true, given = detection.true, detection.given
+        images, said = int(true.sum()), int(given.sum())
+        if not images:
+            continue
+        both = true & given
+        f1 = 2 * both.sum() / (images + said)
+        moved = (2 * both - f1 * true - f1 * given) / (images + said)
+        means["macro_f1"].add(f1, moved, true / images)
+        ranking = _rank(detection)
+        means["average_precision"].add(*ranking.precision, ranking.share)
+        if images < len(true):
+            means["roc_auc"].add(*ranking.roc, ranking.share)
+    return {name: mean.bound(units) for name, mean in means.items()}
+
+
+class _Mean:
+    """The mean of a figure over classes, and what each image moves it."""
+
+    def __init__(self) -> None:
+        self._count, self._total = 0, 0.0
+        self._influence, self._share = np.zeros(1), np.zeros(1)
+
+    def add(self, value: float, influence: FloatN, share: FloatN) -> None:
+        self._count += 1
+        self._total += value
+        self._influence = self._influence + influence
+        self._share = self._share + share
+
+    def bound(self, units: IntN | None) -> Estimate:
+        if not self._count:
+            return UNDEFINED
+        value, influence = self._total / self._count, self._influence / self._count
+        return _bound(value, influence, self._share, units)
+
+
+def number_units(groups: Sequence[str]) -> IntN | None:
+    """Number the units that groups make, from 0 on, int64 (N,); None where each image is one.
+
+    Args:
+        groups: N names, "" for an image that is its own group; or ().
+    """
+    numbers: dict[str, int] = {}
+    units = [numbers.setdefault(g, len(numbers)) if g else -1 for g in groups]
+    if len(numbers) + units.count(-1) == len(units):
+        return None
+    fresh = itertools.count(len(numbers))
+    return np.array([next(fresh) if unit < 0 else unit for unit in units], dtype=np.int64)
 
 
 def confusion_matrix(labels: IntN, predicted: IntN, classes: int) -> IntCC:
@@ -93,15 +246,37 @@ def confusion_matrix(labels: IntN, predicted: IntN, classes: int) -> IntCC:
 def wilson_interval(successes: float, total: float) -> Estimate:
     """A proportion with Wilson's 95 % interval; NaN for a total of 0."""
     if total <= 0:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNDEFINED
     p = successes / total
     z2 = Z95 * Z95 / total
     centre = (p + z2 / 2) / (1 + z2)
-    half = Z95 / (1 + z2) * math.sqrt(p * (1 - p) / total + z2 / (4 * total))
+    half = Z95 / (1 + z2) * math.sqrt(max(0.0, p * (1 - p)) / total + z2 / (4 * total))
     # Rounding must not push the interval off the estimate at 0 and 1.
     return Estimate(
         float(p), float(max(0.0, min(centre - half, p))), float(min(1.0, max(centre + half, p)))
     )
+
+
+def bound_share(
+    hits: BoolN | FloatN | IntN,
+    totals: BoolN | FloatN | IntN | None = None,
+    units: IntN | None = None,
+) -> Estimate:
+    """Give sum(hits) / sum(totals) with its interval; NaN where that total is 0.
+
+    Args:
+        hits: (N,), 0 to `totals`.
+        totals: (N,), what each image counts; by default 1.
+        units: int64 (N,) from 0 on, None where each image is one.
+    """
+    of = np.ones(len(hits)) if totals is None else np.asarray(totals, dtype=np.float64)
+    total = float(of.sum())
+    if units is None and of.max(initial=0) <= 1:
+        return wilson_interval(float(hits.sum()), total)
+    if total == 0:
+        return UNDEFINED
+    value = float(hits.sum()) / total
+    return _bound(value, (hits - value * of) / total, of / total, units)
 
 
 def image_losses(labels: IntN, probabilities: FloatNC) -> FloatN:
@@ -115,51 +290,269 @@ def log_loss(labels: IntN, probabilities: FloatNC) -> Estimate:
     return mean_loss(image_losses(labels, probabilities))
 
 
-def mean_loss(losses: FloatN) -> Estimate:
-    """Mean of the losses of N images."""
+def mean_loss(losses: FloatN, units: IntN | None = None, most: float = math.inf) -> Estimate:
+    """Mean of the losses of N images, each from 0 to `most`; `units` as in `bound_share`."""
     mean = float(losses.mean())
-    if len(losses) < 2:
+    count = len(losses)
+    of = _sum_units((losses - mean) / count, np.full(count, 1 / count), units)
+    if of.count < 1.5:
         return Estimate(mean, math.nan, math.nan)
-    error = losses.std(ddof=1) / math.sqrt(len(losses))
-    half = float(_student_quantile(len(losses) - 1) * error)
-    return Estimate(mean, max(0.0, mean - half), mean + half)
+    half = _student_quantile(of.count - 1) * math.sqrt(of.variance)
+    return Estimate(mean, max(0.0, mean - half), min(most, mean + half))
 
 
-def _student_quantile(freedom: int) -> float:
+def calibration_error(confidence: FloatN, right: BoolN, units: IntN | None = None) -> Estimate:
+    """Give the expected calibration error: how far off stated probabilities are, on average.
+
+    The images are cut into 15 bins of as many images each (those of one probability stay together) by their
+    probability; the error is the mean over images of how far their bin's mean probability is from the
+    fraction of it that is right. Of few images it is seen too large, since chance alone moves that fraction.
+    Its interval is free of that: it holds the errors e that would make one as seen, neither too large nor too
+    small for 2.5 % of samples. For e, the bins' deviations are those seen, all stretched alike.
+
+    Args:
+        confidence: float (N,), the probabilities that were stated.
+        right: bool (N,), what came true.
+        units: as in `bound_share`.
+    """
+    stated = np.asarray(confidence, dtype=np.float64)
+    edges = np.percentile(stated, np.linspace(0, 100, BINS + 1)[1:-1])
+    _, place = np.unique(np.searchsorted(edges, stated), return_inverse=True)
+    images = np.bincount(place).astype(np.float64)
+    mean, hits = np.bincount(place, stated) / images, np.bincount(place, right)
+    deviations = hits / images - mean
+    share = images / len(stated)
+    value = float(share @ abs(deviations))
+    within, between = _find_clustering(right - stated - deviations[place], deviations, place, units)
+    # The variance of a bin's fraction: of its images as many as promised are right, and one more.
+    likely = (hits + mean) / (images + 1) - mean
+
+    def reach(stretch: float) -> tuple[float, float, float]:
+        """The true error, and the mean and deviation of what is seen, of deviations that are stretched."""
+        true = np.clip(mean + stretch * deviations, 0, 1) - mean
+        chance = np.clip(mean + stretch * likely, 0, 1)
+        noise = within * chance * (1 - chance) / images
+        seen = _fold_normal(true, noise)
+        spread = between / within * float(share**2 @ np.maximum(true**2 + noise - seen**2, 0))
+        return float(share @ abs(true)), float(share @ seen), math.sqrt(spread)
+
+    low, high = (_solve(reach, value, side * Z95) for side in (1, -1))
+    # No error is smaller than that of all images together.
+    every, promised = bound_share(right, units=units), float(stated.mean())
+    high = max(high, value, promised - every.low, every.high - promised)
+    return Estimate(value, min(low, value), min(1.0, high))
+
+
+def _find_clustering(
+    noise: FloatN, deviations: FloatN, place: IntN, units: IntN | None
+) -> tuple[float, float]:
+    """By how much units make the variance of a bin, and that of the calibration error, larger than as many
+    single images do; noise: (N,), deviations of images from their bin's mean."""
+    single = float((noise**2).sum())
+    if units is None or single == 0:
+        return 1.0, 1.0
+    within = np.bincount(np.unique(units * BINS + place, return_inverse=True)[1], noise)
+    signed = np.bincount(units, np.where(deviations[place] < 0, -noise, noise))
+    stretch = (_student_quantile(len(signed) - 1) / Z95) ** 2
+    return (
+        max(1.0, float((within**2).sum()) / single),
+        max(1.0, stretch * float((signed**2).sum()) / single),
+    )
+
+
+def _fold_normal(mean: FloatN, variance: FloatN) -> FloatN:
+    """The mean of |x|, x normal."""
+    deviation = np.sqrt(np.maximum(variance, 1e-300))
+    ratio = abs(mean) / deviation
+    inner = np.array([math.erf(r / math.sqrt(2)) for r in ratio.tolist()])
+    return np.asarray(
+        math.sqrt(2 / math.pi) * deviation * np.exp(-(ratio**2) / 2) + abs(mean) * inner
+    )
+
+
+def _solve(
+    reach: Callable[[float], tuple[float, float, float]], value: float, quantile: float
+) -> float:
+    """Find the true error of which what is seen, `value`, is this quantile; 0 where none is so small."""
+
+    def is_beyond(stretch: float) -> bool:
+        _, seen, deviation = reach(stretch)
+        return value > seen + quantile * deviation
+
+    low, high = 0.0, 1.0
+    if not is_beyond(low):
+        return 0.0
+    while is_beyond(high) and high < LARGEST_STRETCH:
+        low, high = high, 2 * high
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_beyond(middle) else (low, middle)
+    return reach(low)[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ranking:
+    """Areas under the curves of one class, each with the influence of every image on it.
+
+    Attributes:
+        roc, precision: (area, influence float64 (N,)); NaN where it is not defined.
+        share: float64 (N,), of each image in the rarer kind.
+    """
+
+    roc: tuple[float, FloatN]
+    precision: tuple[float, FloatN]
+    share: FloatN
+
+
+def _rank(detection: Detection) -> _Ranking:
+    count = len(detection.true)
+    order = np.argsort(-detection.scores, kind="stable")
+    true = detection.true[order]
+    scores = detection.scores[order]
+    # Images of one score are one step of the curves.
+    is_last = np.append(scores[1:] != scores[:-1], True)
+    step = np.cumsum(is_last) - is_last
+    ends = np.flatnonzero(is_last)
+    hits, others = np.cumsum(true)[ends], np.cumsum(~true)[ends]
+    positives, negatives = int(hits[-1]), int(others[-1])
+    gains, losses = np.diff(hits, prepend=0), np.diff(others, prepend=0)
+    nowhere = np.zeros(count)
+    roc: tuple[float, FloatN] = (math.nan, nowhere)
+    precisions = roc
+    if positives and negatives:
+        # The share of the other kind that an image is ranked rightly against.
+        below = (negatives - others + losses / 2) / negatives
+        above = (hits - gains / 2) / positives
+        area = float(gains @ below) / positives
+        moved = np.where(true, (below[step] - area) / positives, (above[step] - area) / negatives)
+        roc = (area, _put(order, moved))
+    if positives:
+        precision = hits / (hits + others)
+        area = float(gains @ precision) / positives
+        # What an image adds to the precision at each true image ranked no higher.
+        later = gains / (hits + others)
+        as_true = np.cumsum((later * (1 - precision))[::-1])[::-1]
+        as_false = -np.cumsum((later * precision)[::-1])[::-1]
+        moved = np.where(true, (precision - area + as_true)[step], as_false[step]) / positives
+        precisions = (area, _put(order, moved))
+    rarer = ~detection.true if 0 < negatives < positives else detection.true
+    return _Ranking(roc, precisions, rarer / max(1, rarer.sum()))
+
+
+def _put(order: IntN, values: FloatN) -> FloatN:
+    result = np.empty(len(values))
+    result[order] = values
+    return result
+
+
+def _detect(labels: IntN, probabilities: FloatNC) -> Iterator[Detection]:
+    predicted = probabilities.argmax(axis=1)
+    for c in range(probabilities.shape[1]):
+        yield Detection(labels == c, predicted == c, probabilities[:, c])
+
+
+def _rank_true(labels: IntN, probabilities: FloatNC) -> IntN:
+    """How many classes are more probable than the true one, (N,); of equal ones the first comes first."""
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
+    return np.asarray(((probabilities > own) | ((probabilities == own) & earlier)).sum(axis=1))
+
+
+def _square_errors(labels: IntN, probabilities: FloatNC) -> FloatN:
+    """Sum over classes of (probability - 1 where it is the true class, else 0)^2, float64 (N,)."""
+    squares = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64)
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return np.asarray(np.maximum(squares - 2 * true + 1, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Units:
+    """What each unit moves a figure, (U,), and its share in what the figure is of, (U,).
+
+    Of figures that are means over classes the shares are those in single classes, so they sum to more than 1.
+    """
+
+    influence: FloatN
+    share: FloatN
+
+    @property
+    def count(self) -> float:
+        """As many units of equal weight would weigh what these do."""
+        return float(self.share.sum() ** 2 / max((self.share**2).sum(), 1e-300))
+
+    @property
+    def variance(self) -> float:
+        """The jackknife's."""
+        rest = 1 - np.minimum(self.share, 1 - 1e-9)
+        return float(((self.influence / rest) ** 2).sum()) * (1 - 1 / self.count)
+
+
+def _sum_units(influence: FloatN, share: FloatN, units: IntN | None) -> _Units:
+    """
+    Args:
+        influence: (N,), by how much the figure grows as an image counts more; its sum is 0.
+        share: (N,), how much each image counts.
+    """
+    if units is None:
+        return _Units(influence, share)
+    sums = (np.bincount(units, values).astype(np.float64) for values in (influence, share))
+    return _Units(*sums)
+
+
+def _bound(value: float, influence: FloatN, share: FloatN, units: IntN | None) -> Estimate:
+    """Wilson's interval for as many images as give a proportion the same variance; arguments as in
+    `_sum_units`.
+
+    Of one unit alone nothing is known.
+    """
+    of = _sum_units(influence, share, units)
+    if of.count < 1.5:
+        return Estimate(value, 0.0, 1.0)
+    chance = max(0.0, value * (1 - value))
+    # A class of few units, all of them right, shows no variance. Its own is taken together with that of a
+    # proportion of the figure's size, as if that had been seen on so many units more.
+    known = 1 / (1 + PRIOR_UNITS * of.share)
+    prior = chance * float((of.share**2 * (1 - known)).sum()) / of.share.sum() ** 2
+    seen = dataclasses.replace(of, influence=of.influence * np.sqrt(known)).variance
+    variance = (seen + prior) * (_student_quantile(of.count - 1) / Z95) ** 2
+    pseudo = PSEUDO_UNITS / of.count
+    effective = (chance + pseudo) / (variance + pseudo / of.count)
+    return wilson_interval(value * effective, effective)
+
+
+def _bound_balanced(labels: IntN, right: BoolN, units: IntN | None) -> Estimate:
+    """The mean over classes of the fraction that is right, with the interval of Price and Bonett (2004): four
+    pseudo-units, half of them right, are spread over the classes."""
+    present, place = np.unique(labels, return_inverse=True)
+    of = np.arange(len(labels)) if units is None else units
+    images, hits = np.bincount(place), np.bincount(place, right)
+    # The images of a class in each of its units.
+    pairs, sizes = np.unique(of * len(present) + place, return_counts=True)
+    weight = np.bincount(pairs % len(present), sizes**2) / images  # of a unit, in images
+    more = 4 / len(present) * weight
+    total = images + more
+    shares = (hits + more / 2) / total
+    moved = np.bincount(of, (right - shares[place]) / total[place])
+    pseudo = (shares**2 + (1 - shares) ** 2) * more / 2 * weight / total**2
+    count = len(present) ** 2 / float((weight / images).sum())
+    quantile = Z95 if units is None else _student_quantile(count - 1)
+    half = quantile * math.sqrt(float((moved**2).sum() + pseudo.sum())) / len(present)
+    value, middle = float((hits / images).mean()), float(shares.mean())
+    return Estimate(value, max(0.0, min(middle - half, value)), min(1.0, max(middle + half, value)))
+
+
+def _student_quantile(freedom: float) -> float:
     """The 97.5 % quantile of Student's t, within 0.001: by table, then by Cornish and Fisher's series.
 
-    scipy has it too, but takes 0.3 s to import, a good part of a fit on known features.
+    scipy has it too, but takes 0.3 s to import, a good part of a fit on known features. Between whole numbers
+    the lower one is taken.
     """
-    if freedom <= len(STUDENT95):
-        return STUDENT95[freedom - 1]
+    n = max(1, math.floor(freedom + 1e-6))
+    if n <= len(STUDENT95):
+        return STUDENT95[n - 1]
     # Abramowitz and Stegun, 26.7.5.
-    z, n = Z95, freedom
+    z = Z95
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + first / n + second / n**2 + third / n**3
-
-
-def _macro_f1(hit: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Give the mean of F1 = 2 TP / (2 TP + FP + FN) over the classes that occur, (…), from how often each
-    class was right, predicted and true: (…, C), (…, C) and (C,)."""
-    total, present = predicted + true, true > 0
-    f1 = np.divide(2 * hit, total, out=np.zeros(hit.shape), where=total > 0)
-    return np.asarray((f1 * present).sum(axis=-1) / max(present.sum(), 1))
-
-
-def _f1_interval(counts: np.ndarray, f1: float, effective: float, seed: int) -> Estimate:
-    generator = np.random.default_rng(seed)
-    # Classes are resampled within themselves: the test set's make-up is given, not drawn.
-    true = counts.sum(axis=1)
-    hit, predicted = np.zeros((2, BOOTSTRAP_DRAWS, len(counts)), dtype=np.int64)
-    for row, total in enumerate(true):
-        if total > 0:  # whole matrices of 1,000 classes would take 8 GB
-            # The last class takes what is left, so it is always among them.
-            columns = np.union1d(counts[row].nonzero()[0], [len(counts) - 1])
-            drawn = generator.multinomial(total, counts[row, columns] / total, BOOTSTRAP_DRAWS)
-            hit[:, row] = drawn[:, columns == row].sum(axis=1)
-            predicted[:, columns] += drawn
-    low, high = np.quantile(_macro_f1(hit, predicted, true), [0.025, 0.975])
-    score = wilson_interval(f1 * effective, effective)
-    return Estimate(f1, min(float(low), score.low), max(float(high), score.high))

@@ -9,22 +9,27 @@ for groups are for single labels. Shape letters: N images, C classes.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from headstart.arrays import BoolN, FloatC, FloatN, FloatNC, IntCC, Targets
 from headstart.label_metrics import (
     THRESHOLD,
-    LabelFigures,
     confuse_labels,
     label_losses,
     label_overlap,
     measure_each_label,
-    measure_label_recall,
     measure_labels,
 )
-from headstart.metrics import Estimate, confusion_matrix, image_losses, measure, measure_recall
+from headstart.metrics import (
+    ClassFigures,
+    Estimate,
+    confusion_matrix,
+    image_losses,
+    measure,
+    measure_each,
+)
 
 __all__ = [
     "MULTI_LABEL",
@@ -44,7 +49,10 @@ __all__ = [
 Classes = tuple[int, ...]
 
 
-class Measure(Protocol):
+Figures = TypeVar("Figures")
+
+
+class Measure(Protocol[Figures]):
     """Figures of probabilities (N, C) against targets, by name, as `metrics.measure` gives them."""
 
     def __call__(
@@ -54,8 +62,8 @@ class Measure(Protocol):
         classes: tuple[str, ...],
         /,
         *,
-        seed: int = 0,
-    ) -> dict[str, Estimate]: ...
+        groups: Sequence[str] = (),
+    ) -> dict[str, Figures]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +80,9 @@ class Problem:
         unlink: probabilities -> logits that have them, finite, so that heads can be averaged.
         losses: targets and probabilities -> the log loss of each image, in nats (N,).
         right: targets and probabilities -> how right each image is, in [0, 1] (N,).
-        measure: targets, probabilities, classes and a seed -> {figure: Estimate}, the most important first.
-        measure_recall: targets, probabilities and classes -> {class: Estimate}.
+        measure: targets, probabilities, classes and groups -> {figure: Estimate}, the most important first.
+        measure_each: the same -> {class: its figures}.
         confuse: targets and probabilities -> the confusion matrix, int64 (C, C).
-        measure_each: as `measure` -> {class: its figures}; {} where recall says all.
     """
 
     name: str
@@ -87,12 +94,9 @@ class Problem:
     unlink: Callable[[FloatNC], FloatNC] = dataclasses.field(repr=False)
     losses: Callable[[Targets, FloatNC], FloatN] = dataclasses.field(repr=False)
     right: Callable[[Targets, FloatNC], FloatN] = dataclasses.field(repr=False)
-    measure: Measure = dataclasses.field(repr=False)
-    measure_recall: Callable[[Targets, FloatNC, tuple[str, ...]], dict[str, Estimate]] = (
-        dataclasses.field(repr=False)
-    )
+    measure: Measure[Estimate] = dataclasses.field(repr=False)
+    measure_each: Measure[ClassFigures] = dataclasses.field(repr=False)
     confuse: Callable[[Targets, FloatNC], IntCC] = dataclasses.field(repr=False)
-    measure_each: Callable[..., dict[str, LabelFigures]] = dataclasses.field(repr=False)
 
 
 def softmax(logits: FloatNC) -> FloatNC:
@@ -137,12 +141,6 @@ def _find_right(targets: Targets, probabilities: FloatNC) -> FloatN:
     return np.asarray(probabilities.argmax(axis=1) == targets, dtype=np.float64)
 
 
-def _measure_none(
-    targets: Targets, probabilities: FloatNC, classes: tuple[str, ...], *, seed: int = 0
-) -> dict[str, LabelFigures]:
-    return {}
-
-
 def _confuse_label(targets: Targets, probabilities: FloatNC) -> IntCC:
     """(C, C): row true class, column predicted class."""
     return confusion_matrix(targets, probabilities.argmax(axis=1), probabilities.shape[1])
@@ -159,9 +157,8 @@ SINGLE_LABEL = Problem(
     losses=image_losses,
     right=_find_right,
     measure=measure,
-    measure_recall=measure_recall,
+    measure_each=measure_each,
     confuse=_confuse_label,
-    measure_each=_measure_none,
 )
 
 
@@ -202,9 +199,8 @@ def multi_label(thresholds: FloatC | FloatNC | float = THRESHOLD) -> Problem:
         losses=label_losses,
         right=label_overlap,
         measure=functools.partial(measure_labels, thresholds=thresholds),
-        measure_recall=functools.partial(measure_label_recall, thresholds=thresholds),
-        confuse=functools.partial(confuse_labels, thresholds=thresholds),
         measure_each=functools.partial(measure_each_label, thresholds=thresholds),
+        confuse=functools.partial(confuse_labels, thresholds=thresholds),
     )
 
 

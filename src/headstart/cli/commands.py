@@ -241,8 +241,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "strategy": run.strategy,
         "backbone": run.backbone,
         "metrics": run.metrics,
-        "recall": run.recall,
-        **({"labels": run.labels} if run.labels else {}),
+        "per_class": run.per_class,
         "measured_on": run.measured_on,
         "images": run.images,
         "computed": run.computed,
@@ -459,8 +458,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
         print_json(
             {
                 "metrics": result.metrics,
-                "recall": result.recall,
-                **({"labels": result.labels} if result.labels else {}),
+                "per_class": result.per_class,
                 "classes": result.classes,
                 "confusion": result.confusion,
                 "images": result.images,

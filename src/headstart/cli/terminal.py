@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
     from headstart.features.engine import EngineChoice
-    from headstart.label_metrics import LabelFigures
-    from headstart.metrics import Estimate
+    from headstart.metrics import ClassFigures, Estimate
     from headstart.parallel import Progress
     from headstart.runs.auditing import Audit
     from headstart.runs.evaluation import Evaluation
@@ -147,7 +146,7 @@ def show_run(run: "Run") -> None:
             "cross-validation": f"by cross-validation on {images['train']:,} training images",
         }[run.measured_on]
         out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
-        show_metrics(run.metrics, run.recall, run.labels)
+        show_metrics(run.metrics, run.per_class, run.problem)
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")
@@ -415,7 +414,7 @@ def show_evaluation(result: "Evaluation") -> None:
         warn(f"unreadable: {image}: {reason}")
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
-    show_metrics(result.metrics, result.recall, result.labels)
+    show_metrics(result.metrics, result.per_class, result.problem)
     confused = [
         (int(n), result.classes[i], result.classes[j])
         for i, row in enumerate(result.confusion)
@@ -446,18 +445,20 @@ def _with_interval(e: "Estimate") -> str:
 
 def show_metrics(
     metrics: "dict[str, Estimate]",
-    recall: "dict[str, Estimate]",
-    labels: "dict[str, LabelFigures]",
+    per_class: "dict[str, ClassFigures]",
+    problem: str,
 ) -> None:
-    """Show figures with intervals; of many classes the five with the lowest recall, or average precision."""
-    recall = {} if labels else recall
+    """Show the main figures with intervals; of many classes the five with the lowest recall, or average
+    precision."""
+    several = problem == MULTI_LABEL
+    recall = {} if several else {name: figures.recall for name, figures in per_class.items()}
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
     known = {n: e for n, e in recall.items() if e.value == e.value}
     lowest = sorted(known, key=lambda n: known[n].value)[: 10 if len(known) <= 10 else 5]
-    shown = [(name.replace("_", " "), e) for name, e in metrics.items()]
+    shown = [(n.replace("_", " "), e) for n, e in metrics.items() if n not in IN_FULL]
     shown += [(f"recall {name}", e) for name, e in known.items() if name in lowest]
     for label, e in shown:
         style = "bold" if label in ("accuracy", "mean average precision") else ""
@@ -469,11 +470,11 @@ def show_metrics(
     out.print(table)
     if len(lowest) < len(known):
         out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
-    if labels:
-        _show_labels(labels)
+    if several:
+        _show_labels(per_class)
 
 
-def _show_labels(labels: "dict[str, LabelFigures]") -> None:
+def _show_labels(labels: "dict[str, ClassFigures]") -> None:
     """Show a row for each label, of many those with the lowest average precision."""
     present = {n: f for n, f in labels.items() if f.images}
     lowest = sorted(present, key=lambda n: present[n].average_precision.value)
@@ -509,6 +510,9 @@ def _show_labels(labels: "dict[str, LabelFigures]") -> None:
         )
 
 
+# Figures that are in metrics.json, --json and the report alone.
+IN_FULL = ("brier", "roc_auc", "average_precision")
+MULTI_LABEL = "multi-label"  # a key of `problem.PROBLEMS`, which are imported late
 BAR_WIDTH = 30
 LABELS_SHOWN = 40
 # Settings of a run that stay the same for the same data, whatever the strategy.
@@ -536,7 +540,7 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
     if data and "test" in dataset.splits:
         words = ["evaluate", folder, *data, *given(*READING)]
         steps.append((words, "measures on the test split"))
-    if run.measured_on and not run.labels:  # a report is of one label an image
+    if run.measured_on and run.problem != MULTI_LABEL:  # a report is of one label an image
         steps.append((["report", folder], "shows it as a page, with its mistakes"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts

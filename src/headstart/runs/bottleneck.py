@@ -44,7 +44,7 @@ from headstart.files import (
     translate_errors,
     write_atomically,
 )
-from headstart.metrics import Estimate
+from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.runs.calibrating import Calibrated, calibrate, find_measured
 from headstart.runs.classifier import Card, find_versions, read_card
@@ -289,11 +289,11 @@ def _measure(
 ) -> Run:
     """Measure the head; give the run, complete except for its history and time."""
     used, settings = task.dataset, task.settings
-    metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
+    metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
-        metrics = used.problem.measure(*predicted, seed=settings.seed)
-        recall = used.problem.measure_recall(*predicted)
+        metrics = used.problem.measure(*predicted, groups=measured.groups)
+        per_class = used.problem.measure_each(*predicted, groups=measured.groups)
     members = list_members(used, task.features)
     described = settings.describe(task.decisions)
     return Run(
@@ -303,7 +303,7 @@ def _measure(
         classes=used.classes,
         names=(),
         metrics=metrics,
-        recall=recall,
+        per_class=per_class,
         measured_on="" if measured is None else measured.part,
         images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": 0},
         settings={n: described[n] for n in _list_used(settings)},

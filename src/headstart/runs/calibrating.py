@@ -7,7 +7,7 @@ import numpy as np
 from headstart.arrays import FloatNC
 from headstart.problem import SINGLE_LABEL
 from headstart.runs.record import Measured
-from headstart.training.conformal import MAX_SCORES, Scores, draw_some, number_units, score_labels
+from headstart.training.conformal import MAX_SCORES, Scores, draw_some, score_labels
 from headstart.training.heads import Head, assign_folds, scale_head
 from headstart.training.novelty import MAX_KNOWN, Novelty, learn_novelty
 from headstart.training.probes import units_of
@@ -67,7 +67,7 @@ def calibrate(task: HeadTask, head: Head, measured: Measured | None) -> Calibrat
     )
     calibrated = dataclasses.replace(measured, probabilities=scaled)
     some = draw_some(measured.ids, MAX_SCORES, task.settings.seed)
-    sets = Scores(score_labels(labels, scaled)[some], number_units(units)[some])
+    sets = Scores.of(score_labels(labels, scaled)[some], [units[row] for row in some])
     return Calibrated(scale_head(head, temperature), temperature, calibrated, sets)
 
 
@@ -102,4 +102,5 @@ def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | N
         ids=tuple(used.ids[row] for row in rows),
         part=part,
         classes=used.classes,
+        groups=tuple(used.groups[row] for row in rows),
     )

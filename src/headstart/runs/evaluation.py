@@ -21,10 +21,9 @@ from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache
-from headstart.label_metrics import LabelFigures
-from headstart.metrics import Estimate
+from headstart.metrics import ClassFigures, Estimate, number_units
 from headstart.parallel import Progress, no_progress
-from headstart.problem import MULTI_LABEL, Classes
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
@@ -37,6 +36,7 @@ __all__ = ["EVALUATE_SETTINGS", "Evaluation", "evaluate"]
 
 # The settings that `evaluate` uses; the others concern training.
 EVALUATE_SETTINGS = (
+    "group",
     *READING,
     *"max_bad max_pixels engine precision device workers cache_dir rehash".split(),
 )
@@ -52,7 +52,7 @@ class Evaluation:
 
     Attributes:
         metrics: {name: Estimate}, named as in `metrics.measure` or `label_metrics.measure_labels`.
-        recall: {class: Estimate}, the fraction of its images that were predicted to be of it.
+        per_class: {class: its figures}.
         classes: the model's C classes; then the unknown ones, where those count as wrong.
         confusion: int64 (C, C), row true class, column predicted class; where an image may have several, on
             the diagonal those that were found, beside it one that was missed and one wrongly given.
@@ -64,13 +64,13 @@ class Evaluation:
         unreadable: (image id, reason) of each unreadable image.
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
-        labels: {class: its figures}, where an image may have several labels; else empty.
         sets: of the prediction sets whose coverage was asked for; None where none was.
         novel: the share of images that are called none of these; None where the classifier cannot tell.
+        problem: the name of the kind of problem, a key of `PROBLEMS`.
     """
 
     metrics: dict[str, Estimate]
-    recall: dict[str, Estimate]
+    per_class: dict[str, ClassFigures]
     classes: tuple[str, ...]
     confusion: IntCC
     split: str
@@ -81,9 +81,14 @@ class Evaluation:
     unreadable: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     unknown: int = 0
-    labels: dict[str, LabelFigures] = dataclasses.field(default_factory=dict)
+    problem: str = SINGLE_LABEL.name
     sets: SetFigures | None = None
     novel: Estimate | None = None
+
+    @property
+    def recall(self) -> dict[str, Estimate]:
+        """{class: the fraction of its images that were said to be of it}."""
+        return {name: figures.recall for name, figures in self.per_class.items()}
 
     def __repr__(self) -> str:
         name, figure = next(iter(self.metrics.items()))
@@ -156,32 +161,31 @@ def evaluate(
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
     values = features.select(rows).values
     probabilities = classifier.predict_proba(values)
-    sets = None
-    if coverage is not None:
-        sets = measure_sets(classifier.knowledge, probabilities, targets[rows], coverage)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows]
     if several:
         targets = targets[:, : len(classes)]
     ids = tuple(dataset.ids[row] for row in rows)
+    groups = tuple(dataset.groups[row] for row in rows)
+    knowledge, units = classifier.knowledge, number_units(groups)
     trained_on = _list_trained(record, members)
     warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), trained_on)
     return Evaluation(
-        metrics=problem.measure(targets, probabilities, classes),
-        recall=problem.measure_recall(targets, probabilities, classes),
+        metrics=problem.measure(targets, probabilities, classes, groups=groups),
+        per_class=problem.measure_each(targets, probabilities, classes, groups=groups),
         classes=classes,
         confusion=problem.confuse(targets, probabilities),
         split=chosen,
         images={"evaluated": len(rows), "unreadable": len(features.unreadable())},
-        measured=Measured(probabilities, targets, ids, chosen, classes),
+        measured=Measured(probabilities, targets, ids, chosen, classes, groups),
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
         warnings=tuple(warnings),
         unknown=int(is_unknown.sum()),
-        labels=problem.measure_each(targets, probabilities, classes),
-        sets=sets,
-        novel=measure_novel(classifier.knowledge, values),
+        problem=problem.name,
+        sets=measure_sets(knowledge, probabilities[:, :known], targets, coverage, units),
+        novel=measure_novel(knowledge, values, units),
     )
 
 

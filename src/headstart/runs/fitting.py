@@ -24,8 +24,8 @@ from headstart.features.extraction import Features, extract
 from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
-from headstart.label_metrics import THRESHOLD, LabelFigures
-from headstart.metrics import Estimate
+from headstart.label_metrics import THRESHOLD
+from headstart.metrics import ClassFigures, Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
 from headstart.problem import MULTI_LABEL, Problem, multi_label
@@ -473,20 +473,16 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     task.progress("measuring", 0, 0)
     calibrated = calibrate(task, trained.head, find_measured(task, trained.probabilities))
     measured = calibrated.measured
-    metrics, recall = dict[str, Estimate](), dict[str, Estimate]()
-    labels, thresholds = dict[str, LabelFigures](), tuple[float, ...]()
-    problem = used.problem
+    metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
+    problem, thresholds = used.problem, tuple[float, ...]()
     if problem.name == MULTI_LABEL.name:
         problem, thresholds = _settle_thresholds(task, measured)
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
-        metrics = problem.measure(*predicted, seed=settings.seed)
-        recall = problem.measure_recall(*predicted)
-        each = problem.measure_each(*predicted, seed=settings.seed)
-        labels = {
-            name: dataclasses.replace(figures, threshold=threshold)
-            for (name, figures), threshold in zip(each.items(), thresholds, strict=True)
-        }
+        metrics = problem.measure(*predicted, groups=measured.groups)
+        per_class = problem.measure_each(*predicted, groups=measured.groups)
+        for name, threshold in zip(used.classes, thresholds, strict=False):  # () of one label
+            per_class[name] = dataclasses.replace(per_class[name], threshold=threshold)
     engine, decisions = features.engine, task.decisions
     for name, value in (
         ("engine", engine.library),
@@ -513,7 +509,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         classes=used.classes,
         names=(),
         metrics=metrics,
-        recall=recall,
+        per_class=per_class,
         measured_on="" if measured is None else measured.part,
         images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": unreadable},
         settings=settings.describe(decisions),
@@ -527,7 +523,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         seconds=0.0,
         interrupted=trained.interrupted,
         parts=Parts(lambda: classifier, lambda: list_members(used, features), lambda: measured),
-        labels=labels,
+        problem=used.problem.name,
     )
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save as save_arrays
 from headstart.arrays import BoolNC, FloatNC, FloatND, IntN
 from headstart.errors import InputError, UsageError
 from headstart.files import read_bounded
-from headstart.metrics import Estimate, wilson_interval
+from headstart.metrics import Estimate, bound_share
 from headstart.training.conformal import MAX_SCORES, Scores, check_coverage, find_sets
 from headstart.training.novelty import COMPONENTS, MAX_KNOWN, NOVEL, Novelty
 
@@ -105,39 +105,52 @@ class SetFigures:
 
 
 def measure_sets(
-    knowledge: Knowledge, probabilities: FloatNC, labels: IntN, coverage: float
-) -> SetFigures:
-    """Measure prediction sets; an image of a class that the classifier does not know is not covered.
+    knowledge: Knowledge,
+    probabilities: FloatNC,
+    labels: IntN,
+    coverage: float | None,
+    units: IntN | None,
+) -> SetFigures | None:
+    """Measure prediction sets, where a coverage is asked for; an image of a class that the classifier does not know is not covered.
 
     Args:
         probabilities: float32 (N, C), N at least 1.
         labels: int (N,); those of unknown classes are C or more.
         coverage: as in `Knowledge.find_sets`.
+        units: as in `metrics.bound_share`.
     """
+    if coverage is None:
+        return None
     inside = knowledge.find_sets(probabilities, coverage)
     known = np.flatnonzero(labels < inside.shape[1])
+    covered = np.zeros(len(labels), dtype=bool)
+    covered[known] = inside[known, labels[known]]
     sizes = inside.sum(axis=1)
     values, counts = np.unique(sizes, return_counts=True)
     return SetFigures(
         coverage,
-        wilson_interval(int(inside[known, labels[known]].sum()), len(labels)),
+        bound_share(covered, units=units),
         float(sizes.mean()),
         dict(zip(values.tolist(), counts.tolist(), strict=True)),
     )
 
 
-def measure_novel(knowledge: Knowledge, features: Mapping[str, FloatND]) -> Estimate | None:
-    """Measure the share of images that are none of these; None where the classifier cannot tell, for lack of known images among
-    others.
+def measure_novel(
+    knowledge: Knowledge, features: Mapping[str, FloatND], units: IntN | None
+) -> Estimate | None:
+    """Measure the share of images that are none of these; None where the classifier cannot tell.
+
+    For a share of one in a hundred it takes 99 known images, or groups.
 
     Args:
         features: {cut point: float32 (N, D)}, N at least 1.
+        units: as in `metrics.bound_share`.
     """
     novelty = knowledge.novelty
     if novelty is None or 1 / (novelty.scores.count + 1) > NOVEL:
         return None
     shares = novelty.p_values(features[novelty.cut])
-    return wilson_interval(int((shares <= NOVEL).sum()), len(shares))
+    return bound_share(shares <= NOVEL, units=units)
 
 
 def read_knowledge(path: Path, sha256: str, cut: str, width: int) -> Knowledge:

@@ -29,9 +29,8 @@ from headstart.arrays import FloatNC, Targets
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
 from headstart.files import read_bounded, read_json, to_json_bytes
-from headstart.label_metrics import LabelFigures
-from headstart.metrics import Estimate
-from headstart.problem import MULTI_LABEL, PROBLEMS, Problem
+from headstart.metrics import UNDEFINED, ClassFigures, Estimate
+from headstart.problem import MULTI_LABEL, PROBLEMS, SINGLE_LABEL, Problem
 from headstart.runs.classifier import Classifier, read_card
 from headstart.runs.folder import (
     MEMBERS,
@@ -77,6 +76,7 @@ class Measured:
         part: what the images are: "val"; "cross-validation", for training images each of which was
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
         classes: C class names.
+        groups: of the N images, "" for one that is its own group; () where none have any.
     """
 
     probabilities: FloatNC
@@ -84,6 +84,7 @@ class Measured:
     ids: tuple[str, ...]
     part: str
     classes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -139,7 +140,7 @@ class Run:
         names: readable names of the classes, in their order; () where the classes are readable.
         metrics: {name: Estimate}, named as in `metrics.measure`, or `measure_labels` where an image may have
             several labels; empty when nothing could be measured.
-        recall: {class: Estimate}, the fraction of its images that were predicted to be of it; empty likewise.
+        per_class: {class: its figures}; empty likewise.
         measured_on: "val" or "cross-validation", or "" when nothing could be measured.
         images: {"train": n, "val": n, "unreadable": n}.
         settings: {name: {"value": …, "origin": "default" | "user" | "advised" | "measured"}}.
@@ -154,7 +155,7 @@ class Run:
         engine: the engine that ran the frozen network, and why.
         seconds: wall-clock time.
         interrupted: whether Ctrl-C ended it early, with the best classifier so far.
-        labels: {class: its figures}, where an image may have several labels; else empty.
+        problem: the name of the kind of problem, a key of `PROBLEMS`.
     """
 
     folder: Path
@@ -163,7 +164,7 @@ class Run:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     metrics: dict[str, Estimate]
-    recall: dict[str, Estimate]
+    per_class: dict[str, ClassFigures]
     measured_on: str
     images: dict[str, int]
     settings: dict[str, dict[str, Any]]
@@ -177,7 +178,12 @@ class Run:
     seconds: float
     interrupted: bool
     parts: Parts = dataclasses.field(repr=False)
-    labels: dict[str, LabelFigures] = dataclasses.field(default_factory=dict)
+    problem: str = SINGLE_LABEL.name
+
+    @property
+    def recall(self) -> dict[str, Estimate]:
+        """{class: the fraction of its images that were said to be of it}."""
+        return {name: figures.recall for name, figures in self.per_class.items()}
 
     def is_refitted(self) -> bool:
         """Whether it was trained on the validation images too, after they were measured on."""
@@ -254,7 +260,7 @@ class Run:
 
         return _make_run(
             path,
-            (card.strategy, card.backbone, classes, tuple(card.names)),
+            (card.strategy, card.backbone, card.problem, classes, tuple(card.names)),
             metrics,
             settings,
             _read_document(path / PROVENANCE, _Provenance),
@@ -285,11 +291,10 @@ def save_run(run: Run, *, keep: Collection[str], model: Mapping[str, bytes]) -> 
     metrics = {
         "measured_on": run.measured_on,
         "metrics": run.metrics,
-        "recall": run.recall,
+        "per_class": run.per_class,
         "images": run.images,
         "decisions": run.decisions.to_json(),
         "warnings": run.warnings,
-        **({"labels": run.labels} if run.labels else {}),
     }
     provenance = {
         "data": name_data(run.data),
@@ -313,7 +318,7 @@ def save_run(run: Run, *, keep: Collection[str], model: Mapping[str, bytes]) -> 
     replace_run(run.folder, {**files, **model}, keep=keep)
     return _make_run(
         run.folder,
-        (run.strategy, run.backbone, run.classes, run.names),
+        (run.strategy, run.backbone, run.problem, run.classes, run.names),
         _Metrics.model_validate(json.loads(files[METRICS])),
         json.loads(files[SETTINGS]),
         _Provenance.model_validate(json.loads(files[PROVENANCE])),
@@ -342,28 +347,52 @@ class _Estimate(_Document):
 _Count = Annotated[int, Field(ge=0)]
 
 
-class _Label(_Document):
+class _Class(_Document):
     images: _Count
-    threshold: float | None
-    average_precision: _Estimate
-    f1: _Estimate
     precision: _Estimate
     recall: _Estimate
+    f1: _Estimate
+    roc_auc: _Estimate | None = None  # missing in runs of before it was measured
+    average_precision: _Estimate
+    threshold: float | None
 
-    def read(self) -> LabelFigures:
-        names = ("average_precision", "f1", "precision", "recall")
-        threshold = math.nan if self.threshold is None else self.threshold
-        return LabelFigures(self.images, threshold, *(getattr(self, n).read() for n in names))
+    def read(self) -> ClassFigures:
+        return ClassFigures(
+            images=self.images,
+            precision=self.precision.read(),
+            recall=self.recall.read(),
+            f1=self.f1.read(),
+            roc_auc=UNDEFINED if self.roc_auc is None else self.roc_auc.read(),
+            average_precision=self.average_precision.read(),
+            threshold=math.nan if self.threshold is None else self.threshold,
+        )
 
 
 class _Metrics(_Document):
     measured_on: Literal["", "val", "cross-validation"]
     metrics: dict[str, _Estimate]
-    recall: dict[str, _Estimate]
+    per_class: dict[str, _Class] = {}
     images: dict[Literal["train", "val", "unreadable"], _Count]
     decisions: dict[str, Any]
     warnings: list[str]
-    labels: dict[str, _Label] = {}
+    # What the folders of earlier versions have in the place of `per_class`: of every run, and of those whose
+    # images may have several labels.
+    recall: dict[str, _Estimate] = {}
+    labels: dict[str, _Class] = {}
+
+    def read_classes(self) -> tuple[str, dict[str, ClassFigures]]:
+        """(the name of the field, the figures of each class); of figures of recall alone the others are NaN,
+        and the images not counted."""
+        if self.labels:
+            return "labels", {name: figures.read() for name, figures in self.labels.items()}
+        if self.per_class or not self.recall:
+            return "per_class", {name: figures.read() for name, figures in self.per_class.items()}
+        recalls = {name: figure.read() for name, figure in self.recall.items()}
+        none = UNDEFINED
+        return "recall", {
+            name: ClassFigures(0, none, recall, none, none, none)
+            for name, recall in recalls.items()
+        }
 
 
 class _Engine(_Document):
@@ -458,23 +487,24 @@ def _read_document(path: Path, model: type[Document]) -> Document:
 
 def _make_run(
     folder: Path,
-    card: tuple[str, str, tuple[str, ...], tuple[str, ...]],
+    card: tuple[str, str, str, tuple[str, ...], tuple[str, ...]],
     metrics: _Metrics,
     settings: dict[str, dict[str, Any]],
     provenance: _Provenance,
     history: tuple[dict[str, Any], ...],
     parts: Parts,
 ) -> Run:
-    strategy, backbone, classes, names = card
+    strategy, backbone, problem, classes, names = card
     where = folder / METRICS
     if bool(metrics.metrics) != bool(metrics.measured_on):
         raise InputError(
             f"{where}: damaged: field 'metrics' is not what 'measured_on' says; fit again"
         )
-    if metrics.labels and tuple(metrics.labels) != classes:
-        raise InputError(f"{where}: damaged: field 'labels' is not of the run's classes; fit again")
-    if tuple(metrics.recall) != (classes if metrics.metrics else ()):
-        raise InputError(f"{where}: damaged: field 'recall' is not of the run's classes; fit again")
+    field, per_class = metrics.read_classes()
+    if tuple(per_class) != (classes if metrics.metrics else ()):
+        raise InputError(
+            f"{where}: damaged: field '{field}' is not of the run's classes; fit again"
+        )
     try:
         decisions = Decisions.from_json(metrics.decisions)
     except ValueError as exc:
@@ -486,7 +516,7 @@ def _make_run(
         classes=classes,
         names=names,
         metrics={name: figure.read() for name, figure in metrics.metrics.items()},
-        recall={name: figure.read() for name, figure in metrics.recall.items()},
+        per_class=per_class,
         measured_on=metrics.measured_on,
         images={str(name): count for name, count in metrics.images.items()},
         settings=settings,
@@ -500,7 +530,7 @@ def _make_run(
         seconds=provenance.seconds,
         interrupted=provenance.interrupted,
         parts=parts,
-        labels={name: figures.read() for name, figures in metrics.labels.items()},
+        problem=problem,
     )
 
 
@@ -635,7 +665,8 @@ def _read_measured(
     ids = tuple(members.ids[row] for row in rows)
     if not outside:
         _check_inside(folder / MEMBERS, ids)
-    return Measured(probabilities, labels, ids, part, classes)
+    groups = tuple(members.groups[row] for row in rows)
+    return Measured(probabilities, labels, ids, part, classes, groups)
 
 
 def _check_arrays(
@@ -695,7 +726,7 @@ def _check_inside(path: Path, ids: tuple[str, ...]) -> None:
 
 def to_json(value: Any) -> Any:
     """Turn estimates into objects and NaN into null, for JSON that any program reads."""
-    if isinstance(value, Estimate | LabelFigures):
+    if isinstance(value, Estimate | ClassFigures):
         return {k: to_json(v) for k, v in dataclasses.asdict(value).items()}
     if isinstance(value, Mapping):
         return {k: to_json(v) for k, v in value.items()}

@@ -23,7 +23,6 @@ __all__ = [
     "check_coverage",
     "draw_some",
     "find_sets",
-    "number_units",
     "score_labels",
 ]
 
@@ -44,6 +43,12 @@ class Scores:
 
     values: FloatN
     units: IntN
+
+    @classmethod
+    def of(cls, values: FloatN, units: Sequence[str]) -> "Scores":
+        """Make them of values, (M,), and the names of the groups, M."""
+        numbers = np.unique(np.array(units, dtype=object), return_inverse=True)[1]
+        return cls(np.asarray(values, np.float32), np.asarray(numbers, np.int32))
 
     @functools.cached_property
     def count(self) -> int:
@@ -77,11 +82,6 @@ def draw_some(ids: Sequence[str], count: int, seed: int) -> IntN:
         return np.arange(len(ids))
     ranked = sorted(range(len(ids)), key=lambda row: (draw(seed, "known", ids[row]), ids[row]))
     return np.sort(np.array(ranked[:count]))
-
-
-def number_units(units: tuple[str, ...]) -> IntN:
-    """Number the groups of images by name, int32 (N,)."""
-    return np.asarray(np.unique(np.array(units, dtype=object), return_inverse=True)[1], np.int32)
 
 
 def score_labels(labels: IntN, probabilities: FloatNC) -> FloatN:

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.arrays import FloatCD, FloatD, FloatN, FloatND
 from headstart.features.neighbours import to_directions
-from headstart.training.conformal import Scores, number_units
+from headstart.training.conformal import Scores
 from headstart.training.heads import assign_folds
 
 __all__ = ["COMPONENTS", "FEWEST_IMAGES", "MAX_KNOWN", "NOVEL", "Novelty", "learn_novelty"]
@@ -71,7 +71,7 @@ def learn_novelty(features: FloatND, units: tuple[str, ...], cut: str, seed: int
     for fold in range(FOLDS):
         asked = folds == fold
         distances[asked] = _measure(features[asked], *_find_subspace(features[~asked], seed))
-    return Novelty(cut, *_find_subspace(features, seed), Scores(distances, number_units(units)))
+    return Novelty(cut, *_find_subspace(features, seed), Scores.of(distances, units))
 
 
 def _find_subspace(features: FloatND, seed: int) -> tuple[FloatD, FloatCD]:
