@@ -128,18 +128,12 @@ def evaluate(
     """
     _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
-    record, classifier = _read_model(run, options.get("cache_dir"))
-    if coverage is not None:
-        classifier.knowledge.check_coverage(coverage)
+    record, classifier = _read_model(run, options.get("cache_dir"), coverage)
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
     settings = make_settings({**_list_choices(record), **options})
     settings = _read_alike(settings, data, record, several)
-    if several and unknown_classes == "wrong":
-        raise UsageError(
-            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
-        )
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset, chosen = _choose_split(read_data(data, settings), split, members)
@@ -153,23 +147,20 @@ def evaluate(
     of_rows = problem.decode(targets[rows])
     is_unknown = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
     warnings = [*dataset.warnings, *features.warnings]
-    if is_unknown.any():
-        warnings.append(_tell_unknown(is_unknown, classes[known:], unknown_classes))
+    warnings += _tell_unknown(is_unknown, classes[known:], unknown_classes)
     if unknown_classes == "skip":
         rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
-    values = features.select(rows).values
-    probabilities = classifier.predict_proba(values)
+    found = features.select(rows)
+    probabilities = classifier.predict_proba(found.values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
-    targets = targets[rows]
-    if several:
-        targets = targets[:, : len(classes)]
+    targets = targets[rows, : len(classes)] if several else targets[rows]
     ids = tuple(dataset.ids[row] for row in rows)
     groups = tuple(dataset.groups[row] for row in rows)
     knowledge, units = classifier.knowledge, number_units(groups)
     trained_on = _list_trained(record, members)
-    warnings += _tell_flaws(problem.decode(targets), classes, features.select(rows), trained_on)
+    warnings += _tell_flaws(problem.decode(targets), classes, found, trained_on)
     return Evaluation(
         metrics=problem.measure(targets, probabilities, classes, groups=groups),
         per_class=problem.measure_each(targets, probabilities, classes, groups=groups),
@@ -185,7 +176,7 @@ def evaluate(
         unknown=int(is_unknown.sum()),
         problem=problem.name,
         sets=measure_sets(knowledge, probabilities[:, :known], targets, coverage, units),
-        novel=measure_novel(knowledge, values, units),
+        novel=measure_novel(knowledge, found.values, units),
     )
 
 
@@ -222,12 +213,14 @@ def _is_table(data: Data) -> bool:
 
 
 def _read_model(
-    model: ModelLike, cache_dir: str | os.PathLike[str] | None
+    model: ModelLike, cache_dir: str | os.PathLike[str] | None, coverage: float | None
 ) -> tuple[Run | None, Classifier]:
-    """Read the run, where there is one, and the classifier."""
+    """Read the run, where there is one, and the classifier, which has sets of the coverage asked for."""
     if isinstance(model, str | os.PathLike) and has_record(Path(model)):
         model = Run.load(model, cache_dir=cache_dir)
     classifier = read_classifier("run", model, cache_dir)
+    if coverage is not None:
+        classifier.knowledge.check_coverage(coverage)
     return (model if isinstance(model, Run) else None), classifier
 
 
@@ -235,6 +228,10 @@ def _match_targets(
     dataset: Dataset, known: tuple[str, ...], unknown_classes: str, advice: str
 ) -> tuple[Targets, tuple[str, ...]]:
     """Give (targets by class index, the model's classes and then those that it does not know)."""
+    if unknown_classes == "wrong" and dataset.problem.name == MULTI_LABEL.name:
+        raise UsageError(
+            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
+        )
     unknown = tuple[str, ...]()
     if unknown_classes != "refuse":
         used = sorted({k for row in dataset.classes_of_rows() for k in row})
@@ -253,12 +250,17 @@ def _advise_names(run: Run | None, settings: Settings) -> str:
     return f"give --class-names {named} as for the run, "
 
 
-def _tell_unknown(is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str) -> str:
+def _tell_unknown(
+    is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str
+) -> Iterator[str]:
+    if not is_unknown.any():
+        return
     images = f"{is_unknown.sum()} image{'s' if is_unknown.sum() > 1 else ''}"
     names = ", ".join(f"'{c}'" for c in classes[:3]) + (", …" if len(classes) > 3 else "")
     if unknown_classes == "skip":
-        return f"{images} of classes that the model does not know ({names}) left out"
-    return f"{images} of classes that the model does not know ({names}) counted as wrong"
+        yield f"{images} of classes that the model does not know ({names}) left out"
+    else:
+        yield f"{images} of classes that the model does not know ({names}) counted as wrong"
 
 
 def _tell_flaws(

@@ -111,7 +111,9 @@ def measure_sets(
     coverage: float | None,
     units: IntN | None,
 ) -> SetFigures | None:
-    """Measure prediction sets, where a coverage is asked for; an image of a class that the classifier does not know is not covered.
+    """Measure prediction sets, where a coverage is asked for.
+
+    An image of a class that the classifier does not know is not covered.
 
     Args:
         probabilities: float32 (N, C), N at least 1.

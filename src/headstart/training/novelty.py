@@ -19,8 +19,8 @@ __all__ = ["COMPONENTS", "FEWEST_IMAGES", "MAX_KNOWN", "NOVEL", "Novelty", "lear
 
 # An image is none of the known ones where at most this share of those are as unlike the others.
 NOVEL = 0.01
-# Components of the subspace; of 32, 64 and 128 it was no matter which (benchmarks/novelty.py). Fewer images
-# have half as many as there are images.
+# Components of the subspace; of 1,280 features it was no matter whether 16 or 160 (benchmarks/novelty.py). At
+# most a quarter of the features, which leaves directions for what is new, and half of the images.
 COMPONENTS = 64
 # With fewer images no subspace is found.
 FEWEST_IMAGES = 20
@@ -66,12 +66,16 @@ def learn_novelty(features: FloatND, units: tuple[str, ...], cut: str, seed: int
     """
     if len(set(units)) < FEWEST_IMAGES:
         return None
+    from threadpoolctl import threadpool_limits
+
     folds = assign_folds(np.zeros(len(units), dtype=np.int64), units, FOLDS, seed)
     distances = np.zeros(len(units), dtype=np.float32)
-    for fold in range(FOLDS):
-        asked = folds == fold
-        distances[asked] = _measure(features[asked], *_find_subspace(features[~asked], seed))
-    return Novelty(cut, *_find_subspace(features, seed), Scores.of(distances, units))
+    with threadpool_limits(1, user_api="blas"):  # small steps, between which threads would wait
+        for fold in range(FOLDS):
+            asked = folds == fold
+            distances[asked] = _measure(features[asked], *_find_subspace(features[~asked], seed))
+        subspace = _find_subspace(features, seed)
+    return Novelty(cut, *subspace, Scores.of(distances, units))
 
 
 def _find_subspace(features: FloatND, seed: int) -> tuple[FloatD, FloatCD]:
@@ -79,7 +83,7 @@ def _find_subspace(features: FloatND, seed: int) -> tuple[FloatD, FloatCD]:
     directions = to_directions(features)
     mean = directions.mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = directions - mean
-    count = max(1, min(COMPONENTS, len(features) // 2, features.shape[1] - 1))
+    count = max(1, min(COMPONENTS, len(features) // 2, features.shape[1] // 4))
     start = np.random.default_rng(seed).standard_normal((features.shape[1], count))
     basis = np.linalg.qr(start.astype(np.float32))[0]
     for _ in range(ROUNDS):
