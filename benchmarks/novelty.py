@@ -8,7 +8,7 @@ images, about those of every other folder, and about 100 generated ones: noise, 
 and mosaics. A row has the share of its own that is called none of these; and for each of the others the area
 under the ROC curve by novelty, and the share that is called none of these; the seconds are those of learning.
 With --scores, features of the pre-trained network at its last cut point are told apart by ten scores, each
-with a threshold from five folds of the training images; then with every second class unknown, which is harder.
+with a threshold from five folds of the training images; then with every second class unknown.
 """
 
 import argparse

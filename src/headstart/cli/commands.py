@@ -464,7 +464,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
                 "images": result.images,
                 "split": result.split,
                 "unknown": result.unknown,
-                **({"sets": result.sets} if result.sets else {}),
+                **({"sets": dataclasses.asdict(result.sets)} if result.sets else {}),
                 **({"none_of_these": result.novel} if result.novel else {}),
                 "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
                 "warnings": result.warnings,

@@ -156,7 +156,6 @@ def evaluate(
     probabilities = classifier.predict_proba(found.values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     targets = targets[rows, : len(classes)] if several else targets[rows]
-    ids = tuple(dataset.ids[row] for row in rows)
     groups = tuple(dataset.groups[row] for row in rows)
     knowledge, units = classifier.knowledge, number_units(groups)
     trained_on = _list_trained(record, members)
@@ -168,7 +167,7 @@ def evaluate(
         confusion=problem.confuse(targets, probabilities),
         split=chosen,
         images={"evaluated": len(rows), "unreadable": len(features.unreadable())},
-        measured=Measured(probabilities, targets, ids, chosen, classes, groups),
+        measured=Measured(probabilities, targets, found.ids, chosen, classes, groups),
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),

@@ -193,10 +193,10 @@ def read_knowledge(path: Path, sha256: str, cut: str, width: int) -> Knowledge:
 
 def _read_scores(arrays: Mapping[str, np.ndarray], name: str, most: int) -> Scores:
     values, units = (arrays[f"{name}.{part}"] for part in ("values", "units"))
-    if not 1 <= len(values) <= most:
-        raise ValueError(f"tensor '{name}.values' has {len(values)} values, of 1 to {most}")
-    _check(values, f"{name}.values", np.float32, (len(values),))
-    _check(units, f"{name}.units", np.int32, (len(values),))
+    if not 1 <= values.size <= most:
+        raise ValueError(f"tensor '{name}.values' has {values.size} values, of 1 to {most}")
+    _check(values, f"{name}.values", np.float32, (values.size,))
+    _check(units, f"{name}.units", np.int32, (values.size,))
     return Scores(values, units)
 
 
