@@ -1,24 +1,25 @@
 """How well a classifier tells what is none of its classes, and how often it is wrong about its own.
 
-    python benchmarks/novelty.py ../shared/data/*              # two folders of labelled images or more
-    python benchmarks/novelty.py ../shared/data/* --scores     # other scores of the same features
+    python benchmarks/novelty.py ../shared/data/* --cuts classifier,blocks.5,blocks.3
+    python benchmarks/novelty.py ../shared/data/* --scores          # other scores of the same features
 
-A classifier is trained on each folder (the train part, of those that have one) and asked about its own test
-images, about those of every other folder, and about 100 generated ones: noise, blurs, plain colours, gratings
-and mosaics. A row has the share of its own that is called none of these; and for each of the others the area
-under the ROC curve by novelty, and the share that is called none of these; the seconds are those of learning.
-With --scores, features of the pre-trained network at its last cut point are told apart by ten scores, each
-with a threshold from five folds of the training images; then with every second class unknown.
+What is known is the train part of a folder, of those that have one, else a half. Asked about are its own test
+images, those of every other folder, and 100 generated ones: noise, blurs, plain colours, gratings and mosaics.
+A row has the share of its own that is called none of these; and for each of the others the area under the ROC
+curve by novelty, and the share that is called none of these; the seconds are those of learning. Features are
+those of a frozen network, which a linear probe (the last cut point) and a partial fine-tune (an earlier one)
+both have: those to learn from as `fit` extracts them, those to ask about as `predict` does. With --scores,
+features at the last cut point are told apart by ten scores, each with a threshold from five folds of the
+training images; then with every second class unknown.
 """
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from calibration import WAYS, read_parts
+from calibration import read_parts
 from extract import describe
 from PIL import Image, ImageFilter
 from sklearn.covariance import ledoit_wolf
@@ -70,36 +71,27 @@ def area(own: np.ndarray, other: np.ndarray) -> float:
     return float(roc_auc_score(known, np.r_[own, other]))
 
 
-def run_fitted(
-    data: dict[str, tuple[headstart.Dataset, headstart.Dataset]], ways: list[str]
-) -> None:
-    generated = generate()
+def run_cuts(data: dict[str, tuple[headstart.Dataset, headstart.Dataset]], cuts: list[str]) -> None:
+    backbone, generated = headstart.load_backbone(), generate()
     names = [*data, "generated"]
-    print("| trained on | how | false alarms | " + " | ".join(names) + " | seconds |")
+    print("| known | features | false alarms | " + " | ".join(names) + " | seconds |")
     print("|---|---|---:|" + "---:|" * (len(names) + 1))
     for own, (train, test) in data.items():
-        for way in ways:
-            with tempfile.TemporaryDirectory() as out:
-                classifier = headstart.fit(train, Path(out) / "run", **WAYS[way]).classifier
-            known = classifier.knowledge.novelty
-            assert known is not None
-            features = features_of(train, classifier.backbone)[known.cut]
+        learned_from = headstart.extract(train, backbone).values
+        asked = {n: some(t) for n, (_, t) in data.items() if n != own} | {"generated": generated}
+        features = {n: features_of(d, backbone) for n, d in {own: test, **asked}.items()}
+        for cut in cuts or [backbone.cuts[-1].name]:
             began = time.perf_counter()
-            novelty.learn_novelty(features, tuple(train.units()), known.cut, 0)
+            known = novelty.learn_novelty(learned_from[cut], tuple(train.units()), cut, 0)
             seconds = time.perf_counter() - began
-            asked = {n: some(t) for n, (_, t) in data.items() if n != own} | {
-                "generated": generated
-            }
-            mine = known.p_values(features_of(test, classifier.backbone)[known.cut])
-            cells = []
+            assert known is not None
+            mine, cells = known.p_values(features[own][cut]), []
             for name in names:
-                if name == own:
-                    cells.append("")
-                    continue
-                theirs = known.p_values(features_of(asked[name], classifier.backbone)[known.cut])
-                cells.append(f"{area(-mine, -theirs):.3f}, {(theirs <= ALARM).mean():.2f}")
-            row = f"| {own} | {way}, {known.cut} | {(mine <= ALARM).mean():.3f} | "
-            print(row + " | ".join(cells) + f" | {seconds:.2f} |", flush=True)
+                theirs = known.p_values(features[name][cut])
+                found = f"{area(-mine, -theirs):.3f}, {(theirs <= ALARM).mean():.2f}"
+                cells.append("" if name == own else found)
+            row = f"| {own} | {cut} | {(mine <= ALARM).mean():.3f} | {' | '.join(cells)} |"
+            print(f"{row} {seconds:.2f} |", flush=True)
 
 
 # ---------------------------------------------------------------- other scores
@@ -239,7 +231,7 @@ def calibrate(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--strategies", default="linear-probe,partial-fine-tune")
+    parser.add_argument("--cuts", default="", help="Cut points; the last one by default.")
     parser.add_argument("--scores", action="store_true")
     args = parser.parse_args()
     data = {folder.name: read_parts(folder) for folder in args.folders}
@@ -247,7 +239,7 @@ def main() -> None:
     if args.scores:
         run_scores(data)
     else:
-        run_fitted(data, args.strategies.split(","))
+        run_cuts(data, [cut for cut in args.cuts.split(",") if cut])
 
 
 if __name__ == "__main__":
