@@ -4,7 +4,7 @@
     python benchmarks/novelty.py ../shared/data/* --scores          # other scores of the same features
 
 What is known is the train part of a folder, of those that have one, else a half. Asked about are its own test
-images, those of every other folder, and 100 generated ones: noise, blurs, plain colours, gratings and mosaics.
+images, those of other folders, and 100 generated ones: noise, blurs, plain colours, gratings and mosaics.
 A row has the share of its own that is called none of these; and for each of the others the area under the ROC
 curve by novelty, and the share that is called none of these; the seconds are those of learning. Features are
 those of a frozen network, which a linear probe (the last cut point) and a partial fine-tune (an earlier one)

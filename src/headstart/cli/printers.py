@@ -143,8 +143,7 @@ class _JsonPrinter:
             names["labels"] = prediction.labels
         if prediction.set is not None:
             names["set"] = prediction.set
-        if prediction.novelty is not None:
-            names |= {"known": prediction.is_known, "novelty": prediction.novelty}
+        told = prediction.novelty is not None
         print_json(
             {
                 "image": prediction.image,
@@ -152,6 +151,8 @@ class _JsonPrinter:
                 "probability": prediction.probability,
                 "top": prediction.top,
                 "error": prediction.error or None,
+                "known": prediction.is_known if told else None,
+                "novelty": prediction.novelty,
                 **names,
             }
         )
