@@ -13,7 +13,7 @@ from headstart.metrics import (
     Estimate,
     calibration_error,
     confusion_matrix,
-    log_loss,
+    mean_loss,
     measure,
     measure_each,
     wilson_interval,
@@ -141,15 +141,29 @@ def test_wilsons_interval(total):
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_log_loss_has_students_interval():
-    labels, probabilities = random_case(0, 40, 3)
-    losses = -np.log(probabilities[np.arange(40), labels].astype(float))
-    low, high = stats.t.interval(0.95, 39, losses.mean(), stats.sem(losses))
-    found = log_loss(labels, probabilities)
-    assert (found.value, found.low, found.high) == pytest.approx((losses.mean(), low, high))
-    sure = log_loss(np.array([0, 1]), np.array([[0, 1.0], [0, 1.0]]))
-    assert math.isfinite(sure.value)
-    assert sure.value > 10
+def test_losses_have_the_interval_of_counts():
+    """Wide above: as Student's about the mean for many images, as a count's for few."""
+    rng = np.random.default_rng(0)
+    losses = rng.gamma(2, 0.2, size=4000)
+    low, high = stats.t.interval(0.95, 3999, losses.mean(), stats.sem(losses))
+    found = mean_loss(losses)
+    assert (found.value, found.low, found.high) == pytest.approx((losses.mean(), low, high), 1e-3)
+    few = mean_loss(np.array([0.0] * 19 + [1.0]))
+    assert few.high - few.value > 2 * (few.value - few.low) > 0
+
+
+def test_losses_that_are_announced_and_not_seen_widen_the_interval():
+    """Nobody has seen the one in a hundred that the probabilities speak of."""
+    labels = np.zeros(50, dtype=int)
+    probabilities = np.tile([0.99, 0.01], (50, 1))
+    probabilities[0] = [0.98, 0.02]
+    found = measure(labels, probabilities, names(2))
+    p = probabilities.astype(float)
+    expected = -(p * np.log(p)).sum(axis=1).mean()
+    assert found["log_loss"].value < 0.011 < expected < found["log_loss"].high
+    assert found["brier"].value < 0.001 < 0.02 < found["brier"].high
+    sure = measure(np.array([0, 1]), np.array([[0, 1.0], [0, 1.0]]), names(2))["log_loss"]
+    assert 10 < sure.value < math.inf
 
 
 # True class counts, and the probability of each answer a class.

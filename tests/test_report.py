@@ -6,6 +6,7 @@ import hashlib
 import html
 import io
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -18,17 +19,17 @@ from PIL import Image
 
 import headstart
 from headstart.publish.findings import (
-    calibration_error,
     choose_classes,
+    judge,
     list_confusions,
     list_doubtful,
     list_right,
     list_worst,
     measure_bins,
-    measure_classes,
     project,
 )
 from headstart.publish.pictures import GRID, Album, find_evidence
+from headstart.publish.reporting import name_page
 from headstart.runs.record import Measured
 
 HOSTILE = (
@@ -89,36 +90,27 @@ def written(tiny_run, tmp_path_factory):
 
 
 def test_the_worst_are_those_whose_class_was_given_the_least(measured):
-    assert list_worst(measured, 9) == [4, 1]
-    assert list_worst(measured, 1) == [4]
+    assert list_worst(judge(measured), 9) == [4, 1]
+    assert list_worst(judge(measured), 1) == [4]
 
 
 def test_the_doubtful_are_those_with_two_classes_close(measured):
-    assert list_doubtful(measured, 2) == [2, 3]
+    assert list_doubtful(judge(measured), 2) == [2, 3]
 
 
 def test_each_class_has_its_turn_among_those_that_are_right(measured):
-    assert {int(measured.labels[row]) for row in list_right(measured, 2)} == {0, 2}
+    assert {int(measured.labels[row]) for row in list_right(judge(measured), 2)} == {0, 2}
 
 
-def test_confusions_and_classes_are_counted():
+def test_confusions_are_counted():
     confusion = np.array([[5, 1, 0], [3, 2, 0], [0, 0, 0]])
     assert [tuple(c) for c in list_confusions(confusion)] == [(1, 0, 3), (0, 1, 1)]
     assert choose_classes(confusion, 2).tolist() == [0, 1]
-    first, second, third = measure_classes(confusion, ("a", "b", "c"))
-    assert (first.images, first.predicted) == (6, 8)
-    assert first.precision == 5 / 8
-    assert second.recall.value == 2 / 5
-    assert first.f1 == 10 / 14
-    assert np.isnan(third.precision)
 
 
-def test_bins_hold_every_image_once_and_give_the_error(measured):
-    bins = measure_bins(measured)
+def test_bins_hold_every_image_once(measured):
+    bins = measure_bins(judge(measured))
     assert sum(b.images for b in bins) == len(measured)
-    sure = np.array([[0.8, 0.2]] * 5, dtype=np.float32)
-    half = Measured(sure, np.array([0, 0, 0, 0, 1]), tuple("abcde"), "val", ("x", "y"))
-    assert calibration_error(measure_bins(half)) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_projection_finds_the_widest_direction():
@@ -222,7 +214,7 @@ def test_pictures_are_drawn_again_from_the_pixels(written):
 def test_a_page_has_room_for_so_many_pictures(tiny_run, monkeypatch):
     monkeypatch.setattr("headstart.publish.pictures.MOST_BYTES", 5000)
     rows = {i: k for k, i in enumerate(tiny_run.measured.ids)}
-    from headstart.publish.reporting import _find_images
+    from headstart.publish.run_page import _find_images
 
     dataset = _find_images(tiny_run, tiny_run.measured, headstart.Settings())
     album = Album(lambda i: dataset.image(rows[i]), None)
@@ -321,6 +313,239 @@ def test_curves_are_shown_of_a_run_with_epochs(photos, network, tmp_path):
     assert {"report-loss.svg", "report-accuracy.svg"} <= {f.name for f in written.files}
 
 
+def options_of(tiny):
+    return [word for name, value in tiny.items() for word in (f"--{name}", value)]
+
+
+def test_fit_writes_the_report_of_its_run(photos, tiny, tmp_path, cli):
+    code, out, err = cli("fit", photos, "-o", tmp_path / "run", *options_of(tiny))
+    page = tmp_path / "run" / "report.html"
+    assert (code, page.is_file()) == (0, True), err
+    assert out.splitlines()[-1] == f"report: {page}"
+    assert "headstart report" not in err
+    assert Page(page).all("img")
+    code, out, _ = cli("fit", photos, "-o", tmp_path / "json", *options_of(tiny), "--json")
+    assert json.loads(out)["report"] == str(tmp_path / "json" / "report.html")
+
+
+def test_a_run_in_the_place_of_another_has_no_report_of_that(photos, tiny, tmp_path, cli):
+    words = ["fit", photos, "-o", tmp_path / "run", *options_of(tiny)]
+    assert cli(*words)[0] == 0
+    (tmp_path / "run" / "notes.html").write_text("mine")
+    assert cli(*words, "--overwrite", "--no-report")[0] == 0
+    assert [p.name for p in (tmp_path / "run").glob("*.html")] == ["notes.html"]
+    assert not list((tmp_path / "run").glob("report*"))
+
+
+@pytest.mark.parametrize("trouble", [headstart.ResourceError("disk full"), RuntimeError("a\nbug")])
+def test_a_report_that_fails_does_not_fail_the_run(
+    photos, tiny, tmp_path, cli, monkeypatch, trouble
+):
+    def fail(*args, **options):
+        raise trouble
+
+    monkeypatch.setattr(headstart, "report", fail)
+    code, out, err = cli("fit", photos, "-o", tmp_path / "run", *options_of(tiny))
+    assert code == 0
+    assert out.splitlines()[-1].startswith("saved to")
+    assert f"no report was written: {' '.join(str(trouble).split())}; the run is saved" in err
+    assert f"headstart report {tmp_path / 'run'} writes it" in err
+    assert headstart.Run.load(tmp_path / "run").metrics
+
+
+def test_an_interrupted_report_leaves_the_run(photos, tiny, tmp_path, cli, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(headstart, "report", interrupt)
+    monkeypatch.setattr("headstart.cli.reporting.leave", leave)
+    code, _, err = cli("fit", photos, "-o", tmp_path / "run", *options_of(tiny))
+    assert code == 130
+    assert "interrupted; the run is saved" in err
+    assert headstart.Run.load(tmp_path / "run").metrics
+
+
+def test_less_is_looked_at_where_there_is_no_time(tiny_run, tmp_path):
+    def looks(seconds):
+        page = headstart.report(tiny_run, None, tmp_path / "page.html", looking_s=seconds).page
+        return sum("look" in attrs["class"].split() for attrs in Page(page).all("figure"))
+
+    assert looks(0) == 0
+    assert looks(60) > 0
+
+
+@pytest.fixture(scope="module")
+def several(tiny, tmp_path_factory):
+    """A run on images of several labels, some of which it gets wrong, and its report."""
+    root, rng = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
+    rows = ["file,label"]
+    for number in range(60):
+        red, dark, odd = rng.random(3) < (0.5, 0.4, 0.5)  # the last of which nothing tells
+        pixels = rng.normal(120, 30, (40, 48, 3)) + red * np.array([110, 0, 0])
+        name = "=<b>{{7*7}}" if odd else "even"
+        labels = "|".join(filter(None, ("red" * int(red), "dark" * int(dark), name)))
+        picture = np.clip(pixels * (0.3 if dark else 1), 0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(root / f"{number:02}.png")
+        rows.append(f"{number:02}.png,{labels}")
+    (root / "labels.csv").write_text("\n".join(rows))
+    run = headstart.fit(root / "labels.csv", root / "run", **tiny)
+    return run, headstart.report(run)
+
+
+def test_images_of_several_labels_have_a_report(several):
+    run, written = several
+    text = " ".join(Page(written.page).text)
+    thresholds = [figures.threshold for figures in run.per_class.values()]
+    assert all(f"{t:.3f}" in text for t in thresholds)
+    assert "all labels of" in text
+    assert "missed" in text
+    assert "{{7*7}}" in text
+    rows = list(csv.DictReader(io.StringIO(written.files[2].read_text("utf-8"))))
+    given = run.measured.probabilities >= np.array(run.classifier.thresholds)
+    names = np.array(["'" + n if n[0] == "=" else n for n in run.classes])
+    assert [r["predicted"] for r in rows] == ["|".join(names[row]) for row in given]
+
+
+def test_cells_of_several_labels_open_images_with_that_mistake(several):
+    run, written = several
+    text = written.page.read_text("utf-8")
+    cells = json.loads(re.search(r'id="cells">(.*?)</script>', text).group(1))["cells"]
+    true, given = run.measured.labels > 0, run.measured.probabilities >= run.classifier.thresholds
+    assert any(i != j for i, j in (map(int, cell.split("-")) for cell in cells))
+    for cell, rows in cells.items():
+        i, j = map(int, cell.split("-"))
+        for row in rows:
+            assert true[row, i]
+            assert given[row, j]
+            assert i == j or not (given[row, i] or true[row, j])
+
+
+@pytest.fixture(scope="module")
+def shallow(photos, tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "shallow"
+    return headstart.fit(photos, folder, **{**tiny, "strategy": "shallow-probe"})
+
+
+def test_several_runs_are_compared_on_a_page(tiny_run, shallow, tmp_path, cli):
+    page = tmp_path / "both.html"
+    code, _, err = cli("report", tiny_run.folder, shallow.folder, "-o", page, "--figures")
+    assert code == 0, err
+    text = " ".join(Page(page).text)
+    assert "not distinguishable" in text
+    assert str(tiny_run.folder) in text
+    assert (tmp_path / "both-costs.svg").read_bytes().startswith(b"<svg")
+    found = json.loads((tmp_path / "both.json").read_text())
+    assert {c["strategy"] for c in found["contenders"]} == {"linear-probe", "shallow-probe"}
+
+
+def test_the_page_of_several_runs_is_called_after_them(tiny_run, shallow):
+    named = name_page([tiny_run, shallow.folder])
+    assert named.name == "tiny-and-shallow.html"
+    assert named.resolve().parent == tiny_run.folder.resolve().parent
+    assert len(name_page([tiny_run] * 50).name) < 120
+
+
+def test_learning_curves_of_several_runs_share_a_chart(photos, network, tiny_run, tmp_path):
+    trained = headstart.fit(photos, tmp_path / "run", strategy="fine-tune", epochs=2, **network)
+    written = headstart.report([tiny_run, trained], None, tmp_path / "page.html", figures=True)
+    chart = (tmp_path / "page-courses-accuracy.svg").read_text()
+    assert ("k0" in chart, "k1" in chart) == (True, True)
+    assert "page-courses-loss.svg" in {f.name for f in written.files}
+
+
+def test_advice_has_a_page(advice, tmp_path):
+    text = " ".join(Page(headstart.report(advice, None, tmp_path / "page.html").page).text)
+    assert advice.case.words in text
+    assert all(way.name in text for way in (advice.chosen, *advice.others))
+
+
+def test_an_advice_on_too_little_has_a_page(plant, network, tmp_path):
+    data = plant(tmp_path / "few", {"blobs": 1, "plain": 1})
+    page = headstart.report(headstart.advise(data, **network), None, tmp_path / "page.html").page
+    assert "too few images" in " ".join(Page(page).text)
+
+
+@pytest.fixture(scope="module")
+def flawed(plant, tmp_path_factory):
+    """Images with a copy in another split, one under another class, and one that cannot be read."""
+    root = tmp_path_factory.mktemp("flawed") / "flawed"
+    plant(root, {"train/blobs": 12, "train/plain": 12})
+    plant(root, {"test/blobs": 3, "test/plain": 3}, first=50)
+    shutil.copy(root / "train/blobs/00.png", root / "test/blobs/copy.png")
+    shutil.copy(root / "train/blobs/01.png", root / "train/plain/wrong.png")
+    (root / "train/plain/broken.png").write_bytes(b"not an image")
+    return root
+
+
+def test_an_audit_has_a_page_with_the_pictures(flawed, network, tmp_path):
+    audit = headstart.audit(flawed, **network)
+    written = headstart.report(audit, None, tmp_path / "page.html")
+    text = " ".join(Page(written.page).text)
+    for title in (
+        "Copies across splits",
+        "One picture under several classes",
+        "Odd and unreadable",
+    ):
+        assert title in text
+    assert written.pictures > 3
+    assert "no picture" in text  # of the broken one
+    assert json.loads(written.files[1].read_text())["leaks"]
+
+
+def test_what_was_measured_already_takes_no_options(advice, tmp_path):
+    with pytest.raises(headstart.UsageError, match="output is missing"):
+        headstart.report(advice)
+    with pytest.raises(headstart.UsageError, match="data has no effect"):
+        headstart.report(advice, "photos", tmp_path / "page.html")
+    for wrong in ([], 3):
+        with pytest.raises(headstart.UsageError, match="takes a run, a list of runs"):
+            headstart.report(wrong)
+    with pytest.raises(headstart.UsageError, match="a single run"):
+        headstart.report(advice, None, tmp_path / "page.html", split="test")
+
+
+@pytest.mark.parametrize("command", ["advise", "audit"])
+def test_commands_write_a_page_unless_told_otherwise(
+    loose, network, tmp_path, cli, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    words = [command, loose, *options_of(network)]
+    code, out, err = cli(*words)
+    page = Path("runs") / f"loose-{'advice' if command == 'advise' else 'audit'}.html"
+    assert (code, out.splitlines()[-1]) == (0, f"report: {page}"), err
+    assert page.is_file()
+    shutil.rmtree("runs")
+    assert cli(*words, "--no-report")[0] == 0
+    assert cli(*words, "--json")[0] == 0
+    assert not Path("runs").exists()
+    assert cli(*words, "--report", "here.html", "--json")[0] == 0
+    assert Path("here.html").is_file()
+    for wrong in (["--report", "here.txt"], ["--report", "a.html", "--no-report"]):
+        assert cli(*words, *wrong)[0] == 2
+
+
+def test_compare_writes_its_page_into_its_folder(tiny_run, shallow, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [tiny_run.folder, shallow.folder]
+    code, out, err = cli("compare", *runs, "-o", "folder")
+    assert (code, out.splitlines()[-1]) == (0, "report: folder/comparison.html"), err
+    assert Path("folder/comparison.html").is_file()
+    assert cli("compare", *runs, "--no-report")[0] == 0
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_the_templates_are_in_the_package():
     folder = Path(headstart.__file__).parent / "publish" / "templates"
-    assert {p.name for p in folder.iterdir()} == {"report.html", "report.css", "report.js"}
+    assert {p.name for p in folder.iterdir()} == {
+        "advice.html",
+        "audit.html",
+        "base.html",
+        "comparison.html",
+        "pieces.html",
+        "report.html",
+        "report.css",
+        "report.js",
+    }

@@ -46,8 +46,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def pages(tiny, tiny_run, tmp_path_factory, paint):
-    """{name: page} of reports: of generated pictures, and of 60 hostile names."""
+def pages(tiny, tiny_run, network, advice, tmp_path_factory, paint):
+    """{name: page} of reports: of generated pictures, and of 60 hostile names in each kind of page."""
     root = tmp_path_factory.mktemp("browser")
     for number in range(12):
         place = root / "data" / f"{NAMES[5 * number]}"
@@ -56,7 +56,12 @@ def pages(tiny, tiny_run, tmp_path_factory, paint):
             picture = paint(("plain", "blobs", "stripes")[number % 3], 100 * number + k)
             Image.fromarray(picture).save(place / f"{NAMES[5 * number + k]}.png")
     hostile = headstart.fit(root / "data", root / "run", **tiny)
+    other = headstart.fit(root / "data", root / NAMES[0], **{**tiny, "strategy": "shallow-probe"})
+    audited = headstart.audit(root / "data", **network)
     return {
+        "comparison": headstart.report([hostile, other], None, root / "comparison.html").page,
+        "audit": headstart.report(audited, None, root / "audit.html").page,
+        "advice": headstart.report(advice, None, root / "advice.html").page,
         "hostile": headstart.report(hostile, None, root / "hostile.html").page,
         "tiny": headstart.report(tiny_run, None, root / "tiny.html").page,
     }
@@ -150,7 +155,10 @@ def test_the_theme_is_the_system_s_until_it_is_switched(opened, theme):
     assert is_dark() != (theme == "dark")
 
 
-@pytest.mark.parametrize("name", ["tiny", "hostile"])
+PAGES = ("tiny", "hostile", "comparison", "audit", "advice")
+
+
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_never_wider_than_the_screen(opened, name, width):
     page = opened(name, width)
@@ -172,8 +180,44 @@ def test_hostile_names_are_shown_as_text(opened):
     assert page.locator("main script, main iframe, main [onerror], main [onfocus]").count() == 0
 
 
+@pytest.mark.parametrize("name", ["comparison", "audit"])
+def test_hostile_names_are_text_on_the_other_pages(opened, name):
+    page = opened(name)
+    assert page.evaluate("window.hit") is None
+    assert NAMES[0] in page.inner_text("main")
+    for forbidden in ("\x1b", "\u202e", "\u2066"):
+        assert forbidden not in page.content()
+    assert page.locator("main script, main iframe, main [onerror], main [onfocus]").count() == 0
+
+
+def test_tables_are_sorted_by_a_column(opened):
+    page = opened()
+    heads = page.locator("#class-table thead th")
+    names = [head.inner_text() for head in heads.all()]
+    column = next(k for k, name in enumerate(names) if name.startswith("recall"))
+    for order, sign in (("ascending", 1), ("descending", -1)):
+        heads.nth(column).locator("button").press("Enter")
+        assert heads.nth(column).get_attribute("aria-sort") == order
+        cells = page.locator(f"#class-table tbody tr > :nth-child({column + 1})").all()
+        figures = [float(cell.inner_text().split()[0]) for cell in cells]
+        assert figures == sorted(figures, key=lambda v: sign * v)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_prints_whole(opened, name):
+    """Nothing that scrolls on a screen is cut off on paper, and what only a screen has is left out."""
+    page = opened(name, 718)  # as A4 between its margins
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    assert not page.locator("#theme").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    heights = "all => all.map(e => getComputedStyle(e).maxHeight)"
+    assert set(page.locator(".tall").evaluate_all(heights)) <= {"none"}
+    assert page.pdf(format="A4")[:5] == b"%PDF-"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["tiny", "hostile"])
+@pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_serious(opened, name, theme):
     page = opened(name, theme=theme)
     # The policy lets no script in; axe is run by the browser itself.

@@ -202,9 +202,9 @@ def test_fit_ends_with_what_may_come_next(cli, photos, tiny, tmp_path, monkeypat
         shlex.split(line, comments=True) for line in err.splitlines() if "  headstart" in line
     ]
     assert "headstart" not in out
-    evaluate, report, predict, fit = (words[1:] for words in commands)
+    assert out.endswith("saved to a run\nreport: a run/report.html\n")
+    evaluate, predict, fit = (words[1:] for words in commands)
     assert evaluate == ["evaluate", "a run", "my photos"]
-    assert report == ["report", "a run"]
     assert predict == ["predict", "a run", "PHOTOS"]
     assert fit[:4] == ["fit", "my photos", "--strategy", "partial-fine-tune"]
     network = options({name: tiny[name] for name in ("backbone", "weights")})

@@ -146,14 +146,15 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder knowledge prediction classifier record predictor sources checks budget sampling grouping "
-        "advising refitting calibrating remarks fitting bottleneck evaluation grid comparison comparing "
-        "auditing corrections thumbnails"
+        "folder knowledge readings prediction classifier record predictor sources checks budget sampling "
+        "grouping advising refitting calibrating remarks fitting bottleneck evaluation grid comparison "
+        "comparing auditing corrections thumbnails"
     ),
     "publish": (
-        "charts comparisons drawings findings pictures report_charts report_words reporting"
+        "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
+        "run_page comparison_page advice_page audit_page reporting"
     ),
-    "cli": "demo terminal printers options reference listings commands extraction comparing app",
+    "cli": "demo terminal printers options listings reporting commands extraction comparing app reference",
 }
 
 _HOMES = {

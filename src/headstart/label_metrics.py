@@ -14,6 +14,7 @@ import numpy as np
 from headstart.arrays import FloatC, FloatN, FloatNC, IntCC, Targets
 from headstart.metrics import (
     SMALLEST_PROBABILITY,
+    UNDEFINED,
     ClassFigures,
     Detection,
     Estimate,
@@ -92,7 +93,7 @@ def measure_labels(
     return {
         "mean_average_precision": means["average_precision"],
         "macro_f1": means["macro_f1"],
-        "micro_f1": Estimate(*micro),
+        "micro_f1": Estimate(*micro) if true.any() else UNDEFINED,
         "log_loss": mean_loss(label_losses(targets, probabilities), units),
         "calibration_error": calibration_error(
             probabilities.ravel(), true.ravel(), np.repeat(each, targets.shape[1])

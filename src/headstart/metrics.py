@@ -32,7 +32,6 @@ __all__ = [
     "calibration_error",
     "confusion_matrix",
     "image_losses",
-    "log_loss",
     "mean_loss",
     "measure",
     "measure_class",
@@ -46,7 +45,8 @@ Z95 = 1.959963984540054
 STUDENT95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
 SMALLEST_PROBABILITY = 1e-12
 BINS = 15  # of the calibration error, as in Guo et al. 2017, but of equal mass
-PSEUDO_UNITS, PRIOR_UNITS = 1.0, 2.0
+# No unit tells more than so many images would of a proportion.
+MOST_WORTH = 8.0
 BISECTIONS, LARGEST_STRETCH = 30, 2.0**20
 
 
@@ -135,9 +135,9 @@ def measure(
         near = _rank_true(labels, probabilities) < most
         result[f"top_{most}_accuracy"] = bound_share(near, units=units)
     return result | {
-        "log_loss": mean_loss(image_losses(labels, probabilities), units),
+        "log_loss": _bound_log_loss(labels, probabilities, units),
         "calibration_error": calibration_error(probabilities.max(axis=1), right, units),
-        "brier": mean_loss(_square_errors(labels, probabilities), units, most=2.0),
+        "brier": _bound_brier(labels, probabilities, units),
         "roc_auc": means["roc_auc"],
         "average_precision": means["average_precision"],
     }
@@ -193,7 +193,7 @@ def measure_means(
         if not images:
             continue
         both = true & given
-        f1 = 2 * both.sum() / (images + said)
+        f1 = 2 * int(both.sum()) / (images + said)
         moved = (2 * both - f1 * true - f1 * given) / (images + said)
         means["macro_f1"].add(f1, moved, true / images)
         ranking = _rank(detection)
@@ -285,20 +285,34 @@ def image_losses(labels: IntN, probabilities: FloatNC) -> FloatN:
     return np.asarray(-np.log(np.maximum(true, SMALLEST_PROBABILITY)))
 
 
-def log_loss(labels: IntN, probabilities: FloatNC) -> Estimate:
-    """Mean of `image_losses`."""
-    return mean_loss(image_losses(labels, probabilities))
+def mean_loss(
+    losses: FloatN,
+    units: IntN | None = None,
+    *,
+    expected: tuple[FloatN, FloatN] | None = None,
+    most: float = math.inf,
+) -> Estimate:
+    """Mean of the losses of N images, each from 0 to `most`; `units` as in `bound_share`.
 
-
-def mean_loss(losses: FloatN, units: IntN | None = None, most: float = math.inf) -> Estimate:
-    """Mean of the losses of N images, each from 0 to `most`; `units` as in `bound_share`."""
+    Args:
+        expected: the mean of each image's loss, and of its square, float (N,), if the classifier's
+            probabilities are true. A sample without one of the rare large losses that these announce shows
+            too little variance.
+    """
     mean = float(losses.mean())
     count = len(losses)
     of = _sum_units((losses - mean) / count, np.full(count, 1 / count), units)
     if of.count < 1.5:
         return Estimate(mean, math.nan, math.nan)
-    half = _student_quantile(of.count - 1) * math.sqrt(of.variance)
-    return Estimate(mean, max(0.0, mean - half), min(most, mean + half))
+    stretch = 1 + of.largest
+    if expected is not None and of.variance > 0:
+        announced = float(expected[1].mean() - expected[0].mean() ** 2)
+        stretch = max(stretch, announced / float(losses.var()))
+    # As the score interval of a count, whose variance grows with it.
+    square = _student_quantile(of.count - 1) ** 2 * of.variance * stretch
+    shift = square / (2 * mean) if mean > 0 else 0.0
+    half = math.sqrt(square + shift**2)
+    return Estimate(mean, max(0.0, min(mean + shift - half, mean)), min(most, mean + shift + half))
 
 
 def calibration_error(confidence: FloatN, right: BoolN, units: IntN | None = None) -> Estimate:
@@ -458,11 +472,23 @@ def _rank_true(labels: IntN, probabilities: FloatNC) -> IntN:
     return np.asarray(((probabilities > own) | ((probabilities == own) & earlier)).sum(axis=1))
 
 
-def _square_errors(labels: IntN, probabilities: FloatNC) -> FloatN:
-    """Sum over classes of (probability - 1 where it is the true class, else 0)^2, float64 (N,)."""
-    squares = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64)
-    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return np.asarray(np.maximum(squares - 2 * true + 1, 0))
+def _bound_log_loss(labels: IntN, probabilities: FloatNC, units: IntN | None) -> Estimate:
+    each = -np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
+    first = np.einsum("nc,nc->n", probabilities, each, dtype=np.float64)
+    second = np.einsum("nc,nc,nc->n", probabilities, each, each, dtype=np.float64)
+    return mean_loss(image_losses(labels, probabilities), units, expected=(first, second))
+
+
+def _bound_brier(labels: IntN, probabilities: FloatNC, units: IntN | None) -> Estimate:
+    """The sum over classes of (probability - 1 where it is the true class, else 0)^2."""
+    p = probabilities
+    squares = np.einsum("nc,nc->n", p, p, dtype=np.float64)
+    cubes = np.einsum("nc,nc,nc->n", p, p, p, dtype=np.float64)
+    losses = squares - 2 * p[np.arange(len(labels)), labels].astype(np.float64) + 1
+    # If class c is the true one it is squares + 1 - 2 p_c.
+    second = (squares + 1) ** 2 - 4 * (squares + 1) * squares + 4 * cubes
+    expected = (1 - squares, second)
+    return mean_loss(np.maximum(losses, 0), units, expected=expected, most=2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -479,6 +505,12 @@ class _Units:
     def count(self) -> float:
         """As many units of equal weight would weigh what these do."""
         return float(self.share.sum() ** 2 / max((self.share**2).sum(), 1e-300))
+
+    @property
+    def largest(self) -> float:
+        """The share of one of the units that make up the variance in it, from 1 / U to 1."""
+        squares = self.influence**2
+        return float((squares**2).sum()) / max(float(squares.sum()) ** 2, 1e-300)
 
     @property
     def variance(self) -> float:
@@ -508,15 +540,13 @@ def _bound(value: float, influence: FloatN, share: FloatN, units: IntN | None) -
     of = _sum_units(influence, share, units)
     if of.count < 1.5:
         return Estimate(value, 0.0, 1.0)
-    chance = max(0.0, value * (1 - value))
-    # A class of few units, all of them right, shows no variance. Its own is taken together with that of a
-    # proportion of the figure's size, as if that had been seen on so many units more.
-    known = 1 / (1 + PRIOR_UNITS * of.share)
-    prior = chance * float((of.share**2 * (1 - known)).sum()) / of.share.sum() ** 2
-    seen = dataclasses.replace(of, influence=of.influence * np.sqrt(known)).variance
-    variance = (seen + prior) * (_student_quantile(of.count - 1) / Z95) ** 2
-    pseudo = PSEUDO_UNITS / of.count
-    effective = (chance + pseudo) / (variance + pseudo / of.count)
+    chance, variance = max(0.0, value * (1 - value)), of.variance
+    effective = of.count
+    if variance > 0:
+        # Of few groups, or few images that move the figure, the variance is not well known.
+        grouped = units is not None
+        variance *= (_student_quantile(of.count - 1) / Z95) ** 2 if grouped else 1 + of.largest
+        effective = min(chance / variance, MOST_WORTH * of.count)
     return wilson_interval(value * effective, effective)
 
 

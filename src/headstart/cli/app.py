@@ -17,7 +17,6 @@ from headstart.cli.commands import (
     evaluate_command,
     fit_command,
     predict_command,
-    report_command,
 )
 from headstart.cli.comparing import compare_command
 from headstart.cli.extraction import extract_command
@@ -28,6 +27,7 @@ from headstart.cli.listings import (
     layers_command,
 )
 from headstart.cli.options import SettingsCommand
+from headstart.cli.reporting import report_command
 from headstart.cli.terminal import State, err, out
 from headstart.errors import HeadstartError, printable
 from headstart.process import find_shortage, give_up_output, run_process
@@ -76,7 +76,7 @@ app.add_typer(cache_app, name="cache")
 
 
 def main() -> NoReturn:
-    """Run a command and end with the exit code that README lists for its outcome."""
+    """Run a command and end with the exit code that docs/outputs.md lists for its outcome."""
     run_process(_run)
 
 

@@ -20,6 +20,16 @@ from rich.text import Text
 import headstart
 from headstart.cli.options import flag_of, takes
 from headstart.cli.printers import PRINTERS
+from headstart.cli.reporting import (
+    DATA_HELP,
+    NO_PAGE,
+    PAGE,
+    RUNTIME,
+    TALKS,
+    choose_page,
+    find_runs,
+    write_beside,
+)
 from headstart.cli.terminal import (
     State,
     count,
@@ -37,7 +47,6 @@ from headstart.cli.terminal import (
     show_progress,
     show_run,
     show_scan,
-    warn,
 )
 from headstart.errors import InputError, UsageError, printable
 from headstart.process import leave
@@ -55,23 +64,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA",
-    "DATA_HELP",
     "MAX_BAD",
-    "RUNTIME",
-    "TALKS",
     "advise_command",
     "audit_command",
+    "choose_looking_s",
     "demo_command",
     "evaluate_command",
     "fit_command",
     "predict_command",
-    "report_command",
 ]
 
-TALKS = ("json", "quiet", "verbose")
-DATA_HELP = "Folder, archives, table or arrays of images."
 DATA = tuple(n for n, field in FIELDS.items() if field.part == "data")
-RUNTIME = tuple(n for n, field in FIELDS.items() if field.part == "runtime")
 MAX_BAD = FIELDS["max_bad"].info.default
 DATA_PANEL = FIELDS["val"].option.panel
 
@@ -108,9 +111,12 @@ def fit_command(
             rich_help_panel=DATA_PANEL,
         ),
     ] = None,
+    no_page: Annotated[
+        bool, typer.Option("--no-report", help="Write no report.html.", hidden=True)
+    ] = False,
     **options: Any,
 ) -> None:
-    """Train a classifier and write it to a folder.
+    """Train a classifier and write it, with a report, to a folder.
 
     \b
     [bold]Examples[/bold]
@@ -137,7 +143,12 @@ def fit_command(
     words = data or []
     with _new_folder(words) if given is None else contextlib.nullcontext(given) as folder:
         dataset, run = _fit(
-            words or None, folder, overwrite=overwrite, resume=resume is not None, **options
+            words or None,
+            folder,
+            overwrite=overwrite,
+            resume=resume is not None,
+            no_page=no_page,
+            **options,
         )
     if dataset is not None:
         show_next(run, words, dataset)
@@ -167,16 +178,8 @@ def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **opt
 
 @contextlib.contextmanager
 def _new_folder(data: list[str]) -> Iterator[Path]:
-    """runs/NAME-1, or the next number that is free, made at once so that no other run takes it.
-
-    Beside the data where `runs` would lie in them, as a class would. Several archives give their names.
-    """
-    from headstart.runs.sources import name_files
-
-    source, name = Path(os.path.realpath(data[0])), name_files(data)
-    runs = Path("runs")
-    if source.is_dir() and Path(os.path.realpath(runs)).is_relative_to(source):
-        runs = source.parent / "runs"
+    """runs/NAME-1, or the next number that is free, made at once so that no other run takes it."""
+    runs, name = find_runs(data)
     runs.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = runs / f"{name}-{number}"
@@ -192,9 +195,9 @@ def _new_folder(data: list[str]) -> Iterator[Path]:
 
 
 def _fit(
-    data: list[str] | str | Path | None, output: Path, **options: Any
+    data: list[str] | str | Path | None, output: Path, *, no_page: bool = False, **options: Any
 ) -> "tuple[Dataset | None, Run]":
-    """Fit and show; the data set as it was read, where people are told of it."""
+    """Fit, report and show; the data set as it was read, where people are told of it."""
     resume = f"headstart fit --resume {printable(shlex.quote(str(output)))} goes on"
     read: list[Dataset] = []
 
@@ -225,14 +228,29 @@ def _fit(
             raise
         err.print(Text(f"interrupted; {resume}"))
         leave(130)
-    if State.json:
-        print_json(_to_json(run))
-    else:
+    if not State.json:
         show_run(run)
+    written = None if no_page or run.interrupted else _report(run, options)
+    if State.json:
+        print_json({**_to_json(run), "report": written and str(written)})
     if run.interrupted:
         err.print(Text(f"interrupted; the best model so far is kept. {resume}"))
         raise typer.Exit(130)
     return (read[0] if read else None), run
+
+
+def _report(run: "Run", options: dict[str, Any]) -> Path | None:
+    """Write the report of a new run, where there is something to report; its place."""
+    if not run.measured_on:
+        return None
+    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME) and n != "rehash"}
+    make = functools.partial(headstart.report, run, looking_s=choose_looking_s(run), **own)
+    return write_beside(make, ["report", str(run.folder)], "the run is saved")
+
+
+def choose_looking_s(run: "Run") -> float:
+    """Seconds for where it looks: a twentieth of the run's, a second at least and three at most."""
+    return min(3.0, max(1.1, 0.05 * run.seconds))
 
 
 def _to_json(run: "Run") -> dict[str, Any]:
@@ -268,13 +286,16 @@ def advise_command(
             "-o", "--output", help="Also write advice.json and its pictures to this folder."
         ),
     ] = None,
+    page: PAGE = None,
+    no_page: NO_PAGE = False,
     **options: Any,
 ) -> None:
     """Say how best to train on these images, what that will bring and cost, and why.
 
     Probes on features of at most 2,000 images tell how like the network's own
     training data they are and what more images would bring; the machine is
-    measured too. Nothing is trained. headstart fit follows the advice.
+    measured too. Nothing is trained. headstart fit follows the advice. The
+    report is runs/NAME-advice.html, or in the folder that -o names.
 
     \b
     [bold]Examples[/bold]
@@ -287,6 +308,9 @@ def advise_command(
         from headstart.files import check_writable
 
         check_writable(output, advice="choose another folder")
+    place = choose_page(
+        page, no_page, lambda: output / "advice.html" if output else _name_page(data, "advice")
+    )
     with show_progress() as progress:
         advice = headstart.advise(
             data,
@@ -307,6 +331,17 @@ def advise_command(
         show_advice(advice, data, options)
         for file in files:
             note(f"written: {printable(str(file))}")
+    if place is not None:
+        from headstart.publish.advice_page import write_advice_page
+
+        make = functools.partial(write_advice_page, advice, place, data=data)
+        again = ["advise", *data, *option_words(options), "--report", "advice.html"]
+        write_beside(make, again, "the advice is above")
+
+
+def _name_page(data: list[str], kind: str) -> Path:
+    runs, name = find_runs(data)
+    return runs / f"{name}-{kind}.html"
 
 
 @takes(
@@ -334,6 +369,8 @@ def audit_command(
             help="Also write a sheet of thumbnails of each kind of finding to this folder."
         ),
     ] = None,
+    page: PAGE = None,
+    no_page: NO_PAGE = False,
     **options: Any,
 ) -> None:
     """Say what is wrong with labelled images, before anyone trusts a figure.
@@ -341,7 +378,8 @@ def audit_command(
     Lists labels that are likely wrong, the same picture twice, in two splits
     or under two classes, images unlike all others, odd and unreadable files,
     and classes that are small or that the background gives away. To act on
-    it, fill in the column action of the CSV and apply it.
+    it, fill in the column action of the CSV and apply it. The report, with
+    the pictures, is runs/NAME-audit.html.
 
     \b
     [bold]Examples[/bold]
@@ -355,12 +393,15 @@ def audit_command(
     if corrections is not None:
         if thumbnails is not None:
             raise UsageError("--thumbnails has no effect with --apply; leave it out")
+        if page is not None or no_page:
+            raise UsageError("--report and --no-report have no effect with --apply; leave them out")
         _apply(data, corrections, output, options)
         return
     if output is not None:
         check_new_file(output, (".csv",))
     if thumbnails is not None:
         check_new_folder(thumbnails)
+    place = choose_page(page, no_page, lambda: _name_page(data, "audit"))
     sheets = list[Path]()
     with show_progress() as progress:
         found = headstart.audit(
@@ -386,6 +427,10 @@ def audit_command(
         words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv"]
         words += option_words({n: options[n] for n in ("group", *READING) if n in options})
         note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
+    if place is not None:
+        make = functools.partial(headstart.report, found, output=place)
+        again = ["audit", *data, *option_words(options), "--report", "audit.html"]
+        write_beside(make, again, "the findings are above")
 
 
 def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:
@@ -463,6 +508,7 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
                 "confusion": result.confusion,
                 "images": result.images,
                 "split": result.split,
+                "times_measured": result.readings.times,
                 "unknown": result.unknown,
                 **({"sets": dataclasses.asdict(result.sets)} if result.sets else {}),
                 **({"none_of_these": result.novel} if result.novel else {}),
@@ -472,59 +518,6 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
         )
     else:
         show_evaluation(result)
-
-
-@takes((*READING, "max_bad", *RUNTIME), talks=TALKS)
-def report_command(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    data: Annotated[
-        list[str] | None,
-        typer.Argument(help="Images to evaluate it on; by default, what the run measured."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="The page; report.html in the run's folder by default."
-        ),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Of the data: train, val, test or all, as in evaluate.")
-    ] = None,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Also write each chart as an SVG file.")
-    ] = False,
-    **options: Any,
-) -> None:
-    """Write what a run found as one page to read, share and print.
-
-    The page says in plain words how good the classifier is, and shows the
-    pictures behind each kind of mistake, where it looks, what it was trained
-    on and why it was trained so. It needs no network and no other file. The
-    same figures are written beside it as CSV and JSON.
-
-    \b
-    [bold]Examples[/bold]
-    headstart report run
-    headstart report run photos --split test -o test.html
-    """
-    with show_progress() as progress:
-        written = headstart.report(
-            run, data or None, output, split=split, figures=figures, progress=progress, **options
-        )
-    if State.json:
-        print_json(
-            {
-                "page": str(written.page),
-                "files": [str(file) for file in written.files],
-                "pictures": written.pictures,
-                "warnings": written.warnings,
-            }
-        )
-        return
-    for warning in written.warnings:
-        warn(warning)
-    shown = count(written.pictures, "picture")
-    out.print(Text(f"{printable(str(written.page))}: {shown}, and the figures as CSV and JSON"))
 
 
 @takes(

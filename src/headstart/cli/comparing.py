@@ -3,6 +3,7 @@
 Nothing here imports torch before the command needs it.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from rich.text import Text
 
 import headstart
 from headstart.cli.options import takes
+from headstart.cli.reporting import NO_PAGE, PAGE, choose_page, write_beside
 from headstart.cli.terminal import (
     State,
     Table,
@@ -70,6 +72,8 @@ def compare_command(
             help="Folder for pictures, tables and what is trained; comparisons/NAME by default.",
         ),
     ] = None,
+    page: PAGE = None,
+    no_page: NO_PAGE = False,
     **options: Any,
 ) -> None:
     """Compare ways of training, or runs, on the same test images.
@@ -77,7 +81,8 @@ def compare_command(
     Says which can be told apart and how many more images would tell, with
     intervals, McNemar's test and Holm's correction, and what each costs. Of
     data, trains what is missing; the same command goes on after an
-    interruption. Several seeds count what a seed changes.
+    interruption. Several seeds count what a seed changes. The report is
+    comparison.html in that folder, or beside the first of the runs.
 
     \b
     [bold]Examples[/bold]
@@ -90,6 +95,9 @@ def compare_command(
 
     has_runs = any(map(is_run, words))
     output = _choose_folder(words, output, has_runs=has_runs)
+    place = choose_page(
+        page, no_page, lambda: output / "comparison.html" if output else _name_page(words)
+    )
     with show_progress() as progress:
         found = headstart.compare(
             words,
@@ -107,10 +115,20 @@ def compare_command(
             files = write_comparison(found, output)
     if State.json:
         print_json(found.to_json())
-        return
-    _show(found)
+    else:
+        _show(found)
     for file in files:
         note(f"written: {printable(str(file))}")
+    if place is not None:
+        make = functools.partial(headstart.report, found, output=place)
+        again = ["compare", *words, "--report", "comparison.html"]
+        write_beside(make, again, "the comparison is above")
+
+
+def _name_page(runs: list[str]) -> Path:
+    from headstart.publish.reporting import name_page
+
+    return name_page(runs)
 
 
 def _choose_folder(words: list[str], output: Path | None, *, has_runs: bool) -> Path | None:

@@ -13,8 +13,9 @@ import typer
 from rich.text import Text
 
 import headstart
-from headstart.cli.commands import DATA, DATA_HELP, MAX_BAD, RUNTIME, TALKS
+from headstart.cli.commands import DATA, MAX_BAD
 from headstart.cli.options import flag_of, takes
+from headstart.cli.reporting import DATA_HELP, RUNTIME, TALKS
 from headstart.cli.terminal import (
     State,
     count,

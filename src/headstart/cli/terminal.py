@@ -415,6 +415,8 @@ def show_evaluation(result: "Evaluation") -> None:
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
     show_metrics(result.metrics, result.per_class, result.problem)
+    if told := str(result.readings):
+        out.print(Text(told, style="dim"))
     confused = [
         (int(n), result.classes[i], result.classes[j])
         for i, row in enumerate(result.confusion)
@@ -540,8 +542,6 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
     if data and "test" in dataset.splits:
         words = ["evaluate", folder, *data, *given(*READING)]
         steps.append((words, "measures on the test split"))
-    if run.measured_on and run.problem != MULTI_LABEL:  # a report is of one label an image
-        steps.append((["report", folder], "shows it as a page, with its mistakes"))
     steps.append((["predict", folder, "PHOTOS"], "says what is in new images"))
     tried = "against_probe" in run.decisions.facts
     if data and strategy.better is not None and not tried:

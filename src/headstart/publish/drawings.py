@@ -12,16 +12,22 @@ from markupsafe import Markup
 
 from headstart.errors import printable
 
-__all__ = ["Chart", "Frame", "draw_frame", "list_ticks", "to_file"]
+__all__ = ["Chart", "Frame", "Labels", "draw_frame", "floor_accuracy", "list_ticks", "to_file"]
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 32, 44
+WIDER = (
+    12  # more on the left and below where a drawing is wide, whose letters are larger on a phone
+)
 TICKS = 5
+LABEL_PX = (18, 13)  # width and height of a number beside a point
 
 # The style of a chart that is a file of its own.
 FILE_STYLE = (
     "svg{background:#fff;color:#1f2328;font:13px system-ui,sans-serif}text{fill:#59616b}"
     ".grid{stroke:#e4e7eb}.axis{stroke:#8b949e}.a{--c:#2a5bd7}.b{--c:#b8500b}.c{--c:#767d86}"
+    ".k0{--c:#2a5bd7}.k1{--c:#b8500b}.k2{--c:#0f7a5a}.k3{--c:#9b3f86}.k4{--c:#6b5b00}"
+    ".k5{--c:#00708a}.k6{--c:#4b5563}.dots{stroke-dasharray:1 4}"
     ".line{fill:none;stroke:var(--c);stroke-width:2}.dash{stroke-dasharray:4 4}"
     ".dot{fill:var(--c)}.bar{fill:var(--c);opacity:.8}.band{fill:var(--c);opacity:.15}"
     ".whisker{stroke:var(--c)}.key{fill:var(--c);font-weight:600}.ring{fill:none;stroke:var(--c);stroke-width:1.5}"
@@ -39,6 +45,7 @@ class Chart:
         svg: the drawing.
         columns: the heads of the table.
         rows: its cells.
+        is_wide: whether it takes the width of the page.
     """
 
     name: str
@@ -47,6 +54,21 @@ class Chart:
     svg: Markup
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    is_wide: bool = False
+
+
+class Labels:
+    """Numbers beside points, none upon another."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[float, float]] = []
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Give the free place at or below this one, in px."""
+        while any(abs(x - u) < LABEL_PX[0] and abs(y - v) < LABEL_PX[1] for u, v in self._taken):
+            y += 1
+        self._taken.append((x, y))
+        return x, y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +89,28 @@ class Frame:
     width: int = WIDTH
     height: int = HEIGHT
 
+    @property
+    def left(self) -> int:
+        """Where the axis across begins, in px."""
+        return LEFT + WIDER * (self.width > WIDTH)
+
+    @property
+    def base(self) -> int:
+        """Where the axis upwards begins, in px."""
+        return self.height - BOTTOM - WIDER * (self.width > WIDTH)
+
     def x(self, value: float) -> float:
         """Place a value on the axis across."""
         low, high, at = self.low, self.high, value
         if self.is_log:
             low, high, at = math.log(low), math.log(high), math.log(value)
         share = (at - low) / ((high - low) or 1)
-        return round(LEFT + share * (self.width - LEFT - RIGHT), 1)
+        return round(self.left + share * (self.width - self.left - RIGHT), 1)
 
     def y(self, value: float) -> float:
         """Place a value on the axis upwards."""
         share = (value - self.bottom) / ((self.top - self.bottom) or 1)
-        return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
+        return round(self.base - share * (self.base - TOP), 1)
 
     def line(self, points: Iterable[tuple[float, float]], kind: str) -> Markup:
         """Join points by a line."""
@@ -138,15 +170,17 @@ def draw_frame(
     for value in _choose_values(frame.bottom, frame.top) if axes[1] else ():
         y = frame.y(value)
         form = '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-        parts.append(Markup(form).format(LEFT, frame.width - RIGHT, y, y))
-        parts.append(frame.word(LEFT - 8, y + 4, f"{value:g}", anchor="end"))
-    base = frame.height - BOTTOM
+        parts.append(Markup(form).format(frame.left, frame.width - RIGHT, y, y))
+        parts.append(frame.word(frame.left - 8, y + 4, f"{value:g}", anchor="end"))
+    base = frame.base
     for value, text in ticks:
         parts.append(frame.word(frame.x(value), base + 18, text, anchor="middle"))
     form = '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-    parts.append(Markup(form).format(LEFT, frame.width - RIGHT, base, base))
+    parts.append(Markup(form).format(frame.left, frame.width - RIGHT, base, base))
     parts += content
-    parts.append(frame.word((LEFT + frame.width) / 2, frame.height - 6, axes[0], anchor="middle"))
+    parts.append(
+        frame.word((frame.left + frame.width) / 2, frame.height - 6, axes[0], anchor="middle")
+    )
     parts.append(frame.word(4, 16, axes[1]))
     form = (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {} {}">'
@@ -178,3 +212,8 @@ def list_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]
     """Choose whole numbers between two."""
     step = max(1, math.ceil((high - low) / most))
     return [(float(v), f"{v:,}") for v in range(math.ceil(low), math.floor(high) + 1, step)]
+
+
+def floor_accuracy(value: float) -> float:
+    """Where an axis of accuracies begins: the tenth below, at most 0.9."""
+    return min(0.9, max(0.0, math.floor(10 * value - 0.01) / 10))

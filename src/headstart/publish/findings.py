@@ -8,23 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headstart.arrays import FloatND, IntCC, IntN
+from headstart.arrays import BoolN, BoolNC, FloatN, FloatND, IntCC, IntN
 from headstart.draws import draw
-from headstart.metrics import Estimate, wilson_interval
+from headstart.label_metrics import give_labels, label_losses
+from headstart.metrics import Estimate, image_losses, wilson_interval
 from headstart.runs.record import Measured
 
 __all__ = [
     "Bin",
-    "ClassFigures",
     "Confusion",
-    "calibration_error",
+    "Verdicts",
     "choose_classes",
+    "judge",
     "list_confusions",
     "list_doubtful",
     "list_right",
     "list_worst",
     "measure_bins",
-    "measure_classes",
     "project",
 ]
 
@@ -33,7 +33,7 @@ BLOCK, ITERATIONS = 8, 20  # of the projection
 
 
 class Bin(NamedTuple):
-    """The images whose highest probability is in the tenth from `low` on: its mean, how many are right."""
+    """Images, or labels, whose probability is in the tenth from `low` on: its mean, how many are right."""
 
     low: float
     images: int
@@ -49,49 +49,76 @@ class Confusion(NamedTuple):
     images: int
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassFigures:
-    """The figures of a class; NaN where they are not defined.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What was said of each image, in one form for images of one label and of several.
 
     Attributes:
-        name: of the class.
-        images: that are of it.
-        predicted: images that were predicted to be of it.
-        precision: the fraction of those that are of it.
-        recall: the fraction of its images that were predicted to be of it.
-        f1: the harmonic mean of both.
+        ids: N image ids.
+        true, given: bool (N, C), the classes of each image, and those that it was said to be of.
+        losses: float (N,), by which the worst are told.
+        margins: float (N,), how near another verdict was: between the two most probable classes, or from a
+            label's probability to its threshold.
+        stated: float (M,), the probabilities that can come true: of the class that was named, or of every
+            label.
+        came: bool (M,), which did.
     """
 
-    name: str
-    images: int
-    predicted: int
-    precision: float
-    recall: Estimate
-    f1: float
+    ids: tuple[str, ...]
+    true: BoolNC
+    given: BoolNC
+    losses: FloatN
+    margins: FloatN
+    stated: FloatN
+    came: BoolN
+
+    @property
+    def right(self) -> BoolN:
+        """Which images were said to be of their classes and of no others, bool (N,)."""
+        return np.asarray((self.true == self.given).all(axis=1))
 
 
-def list_worst(measured: Measured, most: int) -> list[int]:
-    """List rows that were predicted wrongly, the least probable true class first."""
-    wrong = np.flatnonzero(measured.probabilities.argmax(axis=1) != measured.labels)
-    true = measured.probabilities[wrong, measured.labels[wrong]]
-    highest = measured.probabilities[wrong].max(axis=1)
-    return [int(row) for row in wrong[np.lexsort((-highest, true))[:most]]]
+def judge(measured: Measured, thresholds: tuple[float, ...] = ()) -> Verdicts:
+    """Say what was said of each image.
+
+    Args:
+        thresholds: of the C labels, where an image may have several.
+    """
+    labels, probabilities = measured.labels, measured.probabilities
+    if labels.ndim > 1:
+        chosen = np.array(thresholds, dtype=np.float32)
+        true, given = labels > 0, give_labels(probabilities, chosen)
+        margins = abs(probabilities - chosen).min(axis=1)
+        losses, stated, came = label_losses(labels, probabilities), probabilities, true
+    else:
+        best = np.partition(probabilities, -2, axis=1)[:, -2:]
+        margins, predicted = best[:, 1] - best[:, 0], probabilities.argmax(axis=1)
+        classes = np.arange(probabilities.shape[1])
+        true, given = labels[:, None] == classes, predicted[:, None] == classes
+        losses, stated = image_losses(labels, probabilities), probabilities.max(axis=1)
+        came = predicted == labels
+    return Verdicts(measured.ids, true, given, losses, margins, stated.ravel(), came.ravel())
 
 
-def list_doubtful(measured: Measured, most: int) -> list[int]:
-    """List the rows whose two most probable classes are closest, whether or not they are right."""
-    best = np.partition(measured.probabilities, -2, axis=1)[:, -2:]
-    return [int(row) for row in np.argsort(best[:, 1] - best[:, 0], kind="stable")[:most]]
+def list_worst(verdicts: Verdicts, most: int) -> list[int]:
+    """List rows that are wrong, those first whose classes were given the least probability."""
+    wrong = np.flatnonzero(~verdicts.right)
+    return [int(row) for row in wrong[np.argsort(-verdicts.losses[wrong], kind="stable")[:most]]]
 
 
-def list_right(measured: Measured, most: int) -> list[int]:
-    """List some rows that were predicted rightly, drawn so that each class has its turn."""
-    right = np.flatnonzero(measured.probabilities.argmax(axis=1) == measured.labels)
-    drawn = sorted(right.tolist(), key=lambda row: draw(0, "report", measured.ids[row]))
+def list_doubtful(verdicts: Verdicts, most: int) -> list[int]:
+    """List the rows that were nearest to another verdict, whether or not they are right."""
+    return [int(row) for row in np.argsort(verdicts.margins, kind="stable")[:most]]
+
+
+def list_right(verdicts: Verdicts, most: int) -> list[int]:
+    """List some rows that are right, drawn so that each class has its turn."""
+    right = np.flatnonzero(verdicts.right)
+    drawn = sorted(right.tolist(), key=lambda row: draw(0, "report", verdicts.ids[row]))
     seen: dict[int, int] = {}
     turns: list[tuple[int, int, int]] = []
     for row in drawn:
-        label = int(measured.labels[row])
+        label = int(verdicts.true[row].argmax())
         seen[label] = seen.get(label, -1) + 1
         turns.append((seen[label], len(turns), row))
     return [row for _, _, row in sorted(turns)[:most]]
@@ -116,24 +143,9 @@ def choose_classes(confusion: IntCC, most: int) -> IntN:
     return np.sort(np.argsort(-errors, kind="stable")[:most])
 
 
-def measure_classes(confusion: IntCC, classes: tuple[str, ...]) -> list[ClassFigures]:
-    """Measure each class."""
-    found = []
-    for k, name in enumerate(classes):
-        hit, images, predicted = (
-            int(v) for v in (confusion[k, k], confusion[k].sum(), confusion[:, k].sum())
-        )
-        precision = hit / predicted if predicted else float("nan")
-        f1 = 2 * hit / (images + predicted) if images + predicted else float("nan")
-        recall = wilson_interval(hit, images)
-        found.append(ClassFigures(name, images, predicted, precision, recall, f1))
-    return found
-
-
-def measure_bins(measured: Measured) -> list[Bin]:
-    """Compare the highest probability of each image with how often such images are right, by tenths."""
-    confidence = measured.probabilities.max(axis=1)
-    right = measured.probabilities.argmax(axis=1) == measured.labels
+def measure_bins(verdicts: Verdicts) -> list[Bin]:
+    """Compare the probabilities that were stated with how often they came true, by tenths."""
+    confidence, right = verdicts.stated, verdicts.came
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     found = []
     for number in range(BINS):
@@ -143,12 +155,6 @@ def measure_bins(measured: Measured) -> list[Bin]:
             mean = float(confidence[own].mean(dtype=np.float64))
             found.append(Bin(number / BINS, int(own.sum()), mean, accuracy))
     return found
-
-
-def calibration_error(bins: list[Bin]) -> float:
-    """The expected calibration error (Guo et al., On Calibration of Modern Neural Networks, 2017)."""
-    total = sum(b.images for b in bins)
-    return sum(b.images * abs(b.confidence - b.accuracy.value) for b in bins) / total
 
 
 def project(features: FloatND) -> FloatND:

@@ -8,8 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from headstart.arrays import BoolN, FloatND
-from headstart.publish.drawings import Chart, Frame, draw_frame, list_ticks
-from headstart.publish.findings import Bin, calibration_error
+from headstart.metrics import Estimate
+from headstart.publish.drawings import Chart, Frame, draw_frame, floor_accuracy, list_ticks
+from headstart.publish.findings import Bin
 from headstart.training.facts import Facts, fit_power_law
 
 __all__ = ["draw_curves", "draw_depths", "draw_images", "draw_map", "draw_reliability"]
@@ -34,7 +35,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
         if not values or last < 1:
             continue
         top = 1.0 if name == "accuracy" else max(values) * 1.05
-        bottom = _floor(min(values)) if name == "accuracy" else 0.0
+        bottom = floor_accuracy(min(values)) if name == "accuracy" else 0.0
         frame = Frame(0, last, bottom, top or 1)
         content = [
             frame.line([(best, bottom), (best, frame.top)], "c dash") if best else Markup("")
@@ -67,23 +68,34 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
     return charts
 
 
-def draw_reliability(bins: Sequence[Bin]) -> Chart:
-    """Draw how often the classifier is right, by the probability that it gives."""
+def draw_reliability(bins: Sequence[Bin], error: Estimate, *, several: bool = False) -> Chart:
+    """Draw how often the classifier is right, by the probability that it gives.
+
+    Args:
+        error: the calibration error, as `metrics.calibration_error` gives it.
+        several: whether an image may have several labels, each of which has a probability.
+    """
     frame = Frame(0, 1, 0, 1)
     content = [frame.line([(0, 0), (1, 1)], "c dash")]
     for b in bins:
         content.append(frame.bar(b.low + 0.015, 0.07, b.accuracy.value, "a"))
         content.append(frame.whisker(b.confidence, b.accuracy.low, b.accuracy.high, "b"))
-        told = f"{b.images:,} images: said {b.confidence:.2f}, right {b.accuracy.value:.2f}"
+        counted = f"{b.images:,} {'labels' if several else 'images'}"
+        told = f"{counted}: said {b.confidence:.2f}, right {b.accuracy.value:.2f}"
         content.append(frame.dot(b.confidence, b.accuracy.value, "dot b", title=told))
-    error = calibration_error(list(bins))
+    what = (
+        "How often an image has a label, by the probability that was given. On "
+        if several
+        else "How often the prediction is right, for images by the probability that it was given with. On "
+    )
     words = (
-        "How often the prediction is right, for images by the probability that it was given with. On "
-        f"the dashed line both are equal; they are {100 * error:.1f} points apart on average. The "
-        "thin lines are 95 % intervals."
+        f"{what}the dashed line both are equal; they are {100 * error.value:.1f} points apart on average "
+        f"({100 * error.low:.1f} to {100 * error.high:.1f}: the expected calibration error, of bins of "
+        "as many images each). The thin lines are 95 % intervals."
     )
     ticks = [(v / 10, f"{v / 10:g}") for v in range(0, 11, 2)]
-    axes = ("probability of the predicted class", "fraction that is right")
+    stated = "probability of a label" if several else "probability of the predicted class"
+    axes = (stated, "fraction that is right")
     svg = draw_frame(frame, content, title="Reliability", words=words, axes=axes, ticks=ticks)
     rows = tuple(
         (
@@ -92,7 +104,9 @@ def draw_reliability(bins: Sequence[Bin]) -> Chart:
         )
         for b in bins
     )  # fmt: skip
-    columns = ("probability", "images", "mean probability", "right", "95 % interval")
+    columns = (
+        "probability", "labels" if several else "images", "mean probability", "right", "95 % interval",
+    )  # fmt: skip
     return Chart("reliability", "Can the probabilities be believed?", words, svg, columns, rows)
 
 
@@ -102,7 +116,7 @@ def draw_depths(facts: Facts) -> Chart | None:
     if len(depths) < 2:
         return None
     frame = Frame(
-        -0.4, len(depths) - 0.6, _floor(min(d.accuracy - 1.96 * d.error for d in depths)), 1
+        -0.4, len(depths) - 0.6, floor_accuracy(min(d.accuracy - 1.96 * d.error for d in depths)), 1
     )
     best = max(range(len(depths)), key=lambda k: depths[k].accuracy)
     content = [frame.line([(k, d.accuracy) for k, d in enumerate(depths)], "a")]
@@ -132,11 +146,6 @@ def draw_depths(facts: Facts) -> Chart | None:
     return Chart("depth", "How deep to read the network", words, svg, columns, rows)
 
 
-def _floor(value: float) -> float:
-    """Where an axis of accuracies begins: the tenth below."""
-    return max(0.0, math.floor(10 * value - 0.01) / 10)
-
-
 def _shorten(text: str) -> str:
     return text if len(text) <= 11 else "…" + text[-10:]
 
@@ -150,7 +159,7 @@ def draw_images(facts: Facts) -> Chart | None:
     first, last = points[0].images, 4 * facts.images
     xs = [first * (last / first) ** (k / 40) for k in range(41)]
     lowest = min(*(law.interval(x)[0] for x in xs), *(p.accuracy - 1.96 * p.error for p in points))
-    frame = Frame(first / 1.15, last * 1.15, _floor(lowest), 1, is_log=True)
+    frame = Frame(first / 1.15, last * 1.15, floor_accuracy(lowest), 1, is_log=True)
     content = [
         frame.band([(x, *law.interval(x)) for x in xs], "b"),
         frame.line([(x, law.accuracy(x)) for x in xs], "b dash"),
@@ -211,4 +220,4 @@ def draw_map(places: FloatND, right: BoolN, far: BoolN, names: Sequence[str]) ->
         frame, content, title="Images in feature space", words=words,
         axes=("first principal component across, second upwards", ""),
     )  # fmt: skip
-    return Chart("map", "A map of the images", words, svg, (), ())
+    return Chart("map", "A map of the images", words, svg, (), (), is_wide=True)

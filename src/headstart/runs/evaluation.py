@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import BoolN, IntCC, Targets
+from headstart.arrays import BoolN, FloatNC, IntCC, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes, with_problem
 from headstart.data.loading import list_paths
@@ -21,13 +21,14 @@ from headstart.features.engine import EngineChoice
 from headstart.features.extraction import Features
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache
-from headstart.metrics import ClassFigures, Estimate, number_units
+from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
-from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes, Problem
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
 from headstart.runs.predictor import ModelLike, read_classifier
+from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
 from headstart.runs.record import Measured, Members, Run, has_record
 from headstart.runs.sources import Data, read_data
 from headstart.training.settings import READING, Settings, make_settings
@@ -67,6 +68,7 @@ class Evaluation:
         sets: of the prediction sets whose coverage was asked for; None where none was.
         novel: the share of images that are called none of these; None where the classifier cannot tell.
         problem: the name of the kind of problem, a key of `PROBLEMS`.
+        readings: how often these images were measured with this run, where they are not its own.
     """
 
     metrics: dict[str, Estimate]
@@ -82,6 +84,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     unknown: int = 0
     problem: str = SINGLE_LABEL.name
+    readings: Readings = NOT_COUNTED
     sets: SetFigures | None = None
     novel: Estimate | None = None
 
@@ -129,53 +132,55 @@ def evaluate(
     _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"), coverage)
+    _check_problem(unknown_classes, classifier)
     members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
-    settings = make_settings({**_list_choices(record), **options})
-    settings = _read_alike(settings, data, record, several)
+    settings = _make_settings(options, data, record, several)
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
-    dataset, chosen = _choose_split(read_data(data, settings), split, members)
+    dataset = read_data(data, settings)
+    own = members if _was_trained_on(dataset, members) else Members()
+    dataset, chosen = _choose_split(dataset, split, own)
     known, advice = len(classifier.classes), _advise_names(record, settings)
     dataset = with_problem(dataset, problem)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
-    rows = np.flatnonzero(features.good() & problem.known(targets))
-    of_rows = problem.decode(targets[rows])
-    is_unknown = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
+    rows, is_unknown = _find_rows(features.good(), targets, problem, known)
     warnings = [*dataset.warnings, *features.warnings]
     warnings += _tell_unknown(is_unknown, classes[known:], unknown_classes)
     if unknown_classes == "skip":
         rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
         raise InputError(f"{dataset.name}: no readable labelled images to evaluate")
-    found = features.select(rows)
-    probabilities = classifier.predict_proba(found.values)
+    used, targets = features.select(rows), targets[rows]
+    probabilities = classifier.predict_proba(used.values)
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
-    targets = targets[rows, : len(classes)] if several else targets[rows]
-    groups = tuple(dataset.groups[row] for row in rows)
-    knowledge, units = classifier.knowledge, number_units(groups)
-    trained_on = _list_trained(record, members)
-    warnings += _tell_flaws(problem.decode(targets), classes, found, trained_on)
+    figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
+    measured = _gather(dataset.select(rows), *figures, chosen, own)
+    warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
+    groups, knowledge = measured.groups, classifier.knowledge
+    metrics = problem.measure(*figures, groups=groups)
+    readings = _count(record, chosen, used.sha256, metrics)
     return Evaluation(
-        metrics=problem.measure(targets, probabilities, classes, groups=groups),
-        per_class=problem.measure_each(targets, probabilities, classes, groups=groups),
+        metrics=metrics,
+        per_class=problem.measure_each(*figures, groups=groups),
         classes=classes,
-        confusion=problem.confuse(targets, probabilities),
+        confusion=problem.confuse(*figures[:2]),
         split=chosen,
         images={"evaluated": len(rows), "unreadable": len(features.unreadable())},
-        measured=Measured(probabilities, targets, found.ids, chosen, classes, groups),
+        measured=measured,
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *filter(None, [readings.problem])),
         unknown=int(is_unknown.sum()),
         problem=problem.name,
-        sets=measure_sets(knowledge, probabilities[:, :known], targets, coverage, units),
-        novel=measure_novel(knowledge, found.values, units),
+        sets=measure_sets(knowledge, probabilities[:, :known], figures[0], coverage, groups),
+        novel=measure_novel(knowledge, used.values, groups),
+        readings=readings,
     )
 
 
@@ -189,12 +194,22 @@ def _check_options(unknown_classes: str, options: dict[str, Any]) -> None:
         )
 
 
-def _read_alike(settings: Settings, data: Data, record: Run | None, several: bool) -> Settings:
+def _check_problem(unknown_classes: str, classifier: Classifier) -> None:
+    if unknown_classes == "wrong" and classifier.problem.name == MULTI_LABEL.name:
+        raise UsageError(
+            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
+        )
+
+
+def _make_settings(
+    options: dict[str, Any], data: Data, record: Run | None, several: bool
+) -> Settings:
     """Have the data read as of the classifier's kind of problem, and as the run's own were.
 
     Raises:
         UsageError: the user says that they are of another kind.
     """
+    settings = make_settings({**_list_choices(record), **options})
     if settings.data.multi_label not in (None, several):
         kind = "any number of labels" if several else "one label"
         raise UsageError(f"multi_label has no effect: the classifier gives an image {kind}")
@@ -227,10 +242,6 @@ def _match_targets(
     dataset: Dataset, known: tuple[str, ...], unknown_classes: str, advice: str
 ) -> tuple[Targets, tuple[str, ...]]:
     """Give (targets by class index, the model's classes and then those that it does not know)."""
-    if unknown_classes == "wrong" and dataset.problem.name == MULTI_LABEL.name:
-        raise UsageError(
-            "unknown_classes 'wrong' has no meaning with several labels; refuse or skip"
-        )
     unknown = tuple[str, ...]()
     if unknown_classes != "refuse":
         used = sorted({k for row in dataset.classes_of_rows() for k in row})
@@ -247,6 +258,13 @@ def _advise_names(run: Run | None, settings: Settings) -> str:
     if named is None or settings.data.class_names is not None:
         return ""
     return f"give --class-names {named} as for the run, "
+
+
+def _find_rows(good: BoolN, targets: Targets, problem: Problem, known: int) -> tuple[IntN, BoolN]:
+    """Give (the rows of readable labelled images, which of them are of a class that the model does not know)."""
+    rows = np.flatnonzero(good & problem.known(targets))
+    of_rows = problem.decode(targets[rows])
+    return rows, np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
 
 
 def _tell_unknown(
@@ -266,8 +284,9 @@ def _tell_flaws(
     of_rows: list[Classes],
     classes: tuple[str, ...],
     features: Features,
-    trained_on: set[str],
+    run: Run | None,
 ) -> Iterator[str]:
+    trained_on = set[str]() if run is None else _list_trained(run)
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
@@ -280,10 +299,10 @@ def _tell_flaws(
         yield f"no image of class '{absent[0]}'{more} here"
 
 
-def _list_trained(run: Run | None, members: Members) -> set[str]:
+def _list_trained(run: Run) -> set[str]:
     """List the hashes of the images that a classifier was trained on, in the end also those held out."""
-    parts = ("train", "val") if run is not None and run.is_refitted() else ("train",)
-    used = zip(members.sha256, members.splits, strict=True)
+    parts = ("train", "val") if run.is_refitted() else ("train",)
+    used = zip(run.members.sha256, run.members.splits, strict=True)
     return {digest for digest, part in used if part in parts and digest}
 
 
@@ -305,11 +324,38 @@ def _was_trained_on(dataset: Dataset, members: Members) -> bool:
     return False
 
 
+def _gather(
+    dataset: Dataset,
+    targets: Targets,
+    probabilities: FloatNC,
+    classes: tuple[str, ...],
+    split: str,
+    members: Members,
+) -> Measured:
+    """Gather what was predicted; images of the run have the groups that they had in it."""
+    own = dict(zip(members.ids, members.groups, strict=True))
+    pairs = zip(dataset.ids, dataset.groups, strict=True)
+    groups = tuple(own.get(i) or group for i, group in pairs)
+    return Measured(probabilities, targets, dataset.ids, split, classes, groups)
+
+
+def _count(
+    run: Run | None, split: str, contents: tuple[str, ...], metrics: dict[str, Estimate]
+) -> Readings:
+    """Note in the folder of a run that it was measured, on other images than its own."""
+    if run is None or not has_record(run.folder) or set(contents) <= set(run.members.sha256):
+        return NOT_COUNTED
+    figure, estimate = next(iter(metrics.items()))
+    return note_reading(run.folder, split, contents, figure, estimate.value)
+
+
 def _choose_split(dataset: Dataset, split: str | None, members: Members) -> tuple[Dataset, str]:
-    """Choose the rows to evaluate; give them and the name of their split."""
+    """Choose the rows to evaluate; give them and the name of their split.
+
+    Args:
+        members: the images of the run, where these data are its own.
+    """
     own = dict(zip(members.ids, members.splits, strict=True))
-    if not _was_trained_on(dataset, members):
-        own = {}
     splits = [own.get(i, part) for part, i in zip(dataset.splits, dataset.ids, strict=True)]
     present = {s for s in splits if s}
     chosen = split or next((s for s in ("test", "val") if s in present), "all")

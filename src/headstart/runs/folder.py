@@ -30,6 +30,7 @@ __all__ = [
     "NEXT",
     "PREDICTIONS",
     "PROVENANCE",
+    "READINGS",
     "SETTINGS",
     "check_folder",
     "clear_training",
@@ -52,6 +53,13 @@ SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
 # What a classifier knows of its own limits.
 KNOWLEDGE = "knowledge.safetensors"
+# How often it was measured on other images than its own; no new run has any.
+READINGS = "evaluations.jsonl"
+
+# The report of a run: not of its record, and gone with the run that it is of.
+REPORT = tuple(
+    f"report{end}" for end in (".html", ".json", "-images.csv", "-classes.csv", "-confusions.csv")
+)
 
 # In the order in which they are moved: a folder is read by its card, so the card comes last.
 NAMES = (
@@ -64,6 +72,8 @@ NAMES = (
     PREDICTIONS,
     PROVENANCE,
     KNOWLEDGE,
+    READINGS,
+    *REPORT,
     *TRAINING,
     CARD,
 )

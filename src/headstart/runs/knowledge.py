@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from safetensors.numpy import save as save_arrays
 from headstart.arrays import BoolNC, FloatNC, FloatND, IntN
 from headstart.errors import InputError, UsageError
 from headstart.files import read_bounded
-from headstart.metrics import Estimate, bound_share
+from headstart.metrics import Estimate, bound_share, number_units
 from headstart.training.conformal import MAX_SCORES, Scores, check_coverage, find_sets
 from headstart.training.novelty import COMPONENTS, MAX_KNOWN, NOVEL, Novelty
 
@@ -109,7 +109,7 @@ def measure_sets(
     probabilities: FloatNC,
     labels: IntN,
     coverage: float | None,
-    units: IntN | None,
+    groups: Sequence[str],
 ) -> SetFigures | None:
     """Measure prediction sets, where a coverage is asked for.
 
@@ -119,7 +119,7 @@ def measure_sets(
         probabilities: float32 (N, C), N at least 1.
         labels: int (N,); those of unknown classes are C or more.
         coverage: as in `Knowledge.find_sets`.
-        units: as in `metrics.bound_share`.
+        groups: as in `metrics.number_units`.
     """
     if coverage is None:
         return None
@@ -131,14 +131,14 @@ def measure_sets(
     values, counts = np.unique(sizes, return_counts=True)
     return SetFigures(
         coverage,
-        bound_share(covered, units=units),
+        bound_share(covered, units=number_units(groups)),
         float(sizes.mean()),
         dict(zip(values.tolist(), counts.tolist(), strict=True)),
     )
 
 
 def measure_novel(
-    knowledge: Knowledge, features: Mapping[str, FloatND], units: IntN | None
+    knowledge: Knowledge, features: Mapping[str, FloatND], groups: Sequence[str]
 ) -> Estimate | None:
     """Measure the share of images that are none of these; None where the classifier cannot tell.
 
@@ -146,13 +146,13 @@ def measure_novel(
 
     Args:
         features: {cut point: float32 (N, D)}, N at least 1.
-        units: as in `metrics.bound_share`.
+        groups: as in `metrics.number_units`.
     """
     novelty = knowledge.novelty
     if novelty is None or 1 / (novelty.scores.count + 1) > NOVEL:
         return None
     shares = novelty.p_values(features[novelty.cut])
-    return bound_share(shares <= NOVEL, units=units)
+    return bound_share(shares <= NOVEL, units=number_units(groups))
 
 
 def read_knowledge(path: Path, sha256: str, cut: str, width: int) -> Knowledge:

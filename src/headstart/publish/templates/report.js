@@ -1,7 +1,6 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
-  const data = JSON.parse($("cells").textContent);
 
   // The theme: as the system has it until it is switched.
   const button = $("theme"), root = document.documentElement;
@@ -20,11 +19,13 @@
     if (kind) element.className = kind;
     return parent.appendChild(element);
   };
+  const block = $("cells"), data = block && JSON.parse(block.textContent);
   const dialog = $("cell"), pictures = $("cell-pictures");
   const open = (cell) => {
     const [i, j] = cell.split("-").map(Number), rows = data.cells[cell] || [];
     const count = data.counts[cell];
-    $("cell-title").textContent = i === j ? `${data.names[i]}, rightly predicted` : `${data.names[i]}, taken for ${data.names[j]}`;
+    const [is, said] = [data.names[i], data.names[j]];
+    $("cell-title").textContent = i === j ? `${is}, rightly predicted` : data.several ? `${is} missed, ${said} given` : `${is}, taken for ${said}`;
     $("cell-words").textContent = count === rows.length ? `${count} image${count > 1 ? "s" : ""}` : `${rows.length} of ${count} images, the surest first`;
     pictures.replaceChildren();
     for (const row of rows) {
@@ -34,7 +35,7 @@
       if (source) Object.assign(add(figure, "img"), { src: source, alt: image.name });
       else add(figure, "div", "no picture", "empty");
       const caption = add(figure, "figcaption");
-      add(caption, "b", data.names[j]);
+      add(caption, "b", image.given || said);
       caption.append(` ${image.probability}`);
       add(caption, "span", image.name, "line file").title = image.name;
     }
@@ -43,7 +44,7 @@
   document.addEventListener("click", (event) => {
     const cell = event.target.closest("[data-cell]");
     if (cell) open(cell.dataset.cell);
-    if (event.target === dialog || event.target === $("close")) dialog.close();
+    if (dialog && (event.target === dialog || event.target === $("close"))) dialog.close();
   });
 
   // The matrix is one stop of the tab key; arrows move in it.
@@ -51,7 +52,7 @@
   const place = (b) => [b.closest("tr").rowIndex, b.closest("td").cellIndex];
   cells.forEach((b, k) => { b.tabIndex = k ? -1 : 0; });
   const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
-  $("confusion").addEventListener("keydown", (event) => {
+  if (block) $("confusion").addEventListener("keydown", (event) => {
     const step = steps[event.key], from = event.target.closest("button");
     if (!step || !from) return;
     event.preventDefault();
@@ -76,6 +77,35 @@
       let shown = 0;
       items.forEach((item, k) => { item.hidden = !words[k].includes(sought); shown += !item.hidden; });
       input.parentElement.querySelector("output").textContent = sought ? `${shown} of ${items.length}` : "";
+    });
+  }
+
+  // Tables by a column: once upwards, once downwards; what is no number comes last.
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.querySelectorAll("thead th")], body = table.tBodies[0], rows = [...body.rows];
+    if (rows.length < 3) continue;
+    heads.forEach((head, column) => {
+      const sort = document.createElement("button");
+      sort.type = "button";
+      sort.className = "sort";
+      sort.append(...head.childNodes);
+      head.append(sort);
+      const numeric = head.classList.contains("n");
+      const value = (row) => {
+        const text = row.cells[column].textContent.trim();
+        return numeric ? parseFloat(text.replaceAll(",", "")) : text.toLowerCase();
+      };
+      sort.addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending", sign = up ? 1 : -1;
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const order = (a, b) => {
+          const x = value(a), y = value(b);
+          if (!numeric) return sign * x.localeCompare(y);
+          return Number.isNaN(x) || Number.isNaN(y) ? Number.isNaN(x) - Number.isNaN(y) : sign * (x - y);
+        };
+        body.append(...[...rows].sort(order));
+      });
     });
   }
 })();
