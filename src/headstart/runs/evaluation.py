@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import BoolN, FloatNC, IntCC, Targets
+from headstart.arrays import BoolN, FloatNC, IntCC, IntN, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes, with_problem
 from headstart.data.loading import list_paths
@@ -133,14 +133,13 @@ def evaluate(
     progress("loading the run", 0, 0)
     record, classifier = _read_model(run, options.get("cache_dir"), coverage)
     _check_problem(unknown_classes, classifier)
-    members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
     settings = _make_settings(options, data, record, several)
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = read_data(data, settings)
-    own = members if _was_trained_on(dataset, members) else Members()
+    own = _find_own(record, dataset)
     dataset, chosen = _choose_split(dataset, split, own)
     known, advice = len(classifier.classes), _advise_names(record, settings)
     dataset = with_problem(dataset, problem)
@@ -260,8 +259,14 @@ def _advise_names(run: Run | None, settings: Settings) -> str:
     return f"give --class-names {named} as for the run, "
 
 
+def _find_own(record: Run | None, dataset: Dataset) -> Members:
+    """Give the run's images, where these are its own data; else none."""
+    members = Members() if record is None else record.members
+    return members if _was_trained_on(dataset, members) else Members()
+
+
 def _find_rows(good: BoolN, targets: Targets, problem: Problem, known: int) -> tuple[IntN, BoolN]:
-    """Give (the rows of readable labelled images, which of them are of a class that the model does not know)."""
+    """Give (the rows of readable labelled images, which of them are of a class unknown to the model)."""
     rows = np.flatnonzero(good & problem.known(targets))
     of_rows = problem.decode(targets[rows])
     return rows, np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
