@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import json
 import re
+import runpy
 import shlex
 import shutil
 import zipfile
@@ -179,6 +180,31 @@ def test_the_pages_are_read():
         assert len([b for b in BLOCKS[page] if not b.reason]) >= 2
     run = sum(not block.reason for block in EVERY_BLOCK)
     assert run > len(EVERY_BLOCK) / 3, f"{run} of {len(EVERY_BLOCK)} blocks are run"
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    """On the repository host, which knows nothing of the site."""
+    assert len(README.splitlines()) < 120
+    assert README.count("![") == 1
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", README):
+        assert (ROOT / link).is_file(), link
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    page = """<h2 id="here">a</h2> <a href="b.html#there">1</a> <a href="#here">2</a> <img src="{}">
+    <a href="c.html">3</a> <a href="b.html#gone">4</a> <a href="https://example.org/">5</a>"""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.html").write_text(page.format("data:image/png;base64,"))
+    (tmp_path / "b.html").write_text('<h2 id="there"><script src="//example.org/x.js"></script>')
+    (tmp_path / "deep/c.html").write_text('<a href="../b.html">1</a> <a href="b.html">2</a>')
+    (tmp_path / "s.css").write_text("@font-face { src: url('https://example.org/font'); }")
+    assert runpy.run_path(str(DOCS / "check_links.py"))["find_faults"](tmp_path) == [
+        "a.html: c.html leads nowhere",
+        "a.html: b.html#gone has no such place",
+        "b.html: loads //example.org/x.js",
+        "deep/c.html: b.html leads nowhere",
+        "s.css: loads from elsewhere",
+    ]
 
 
 @pytest.mark.slow

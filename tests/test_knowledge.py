@@ -130,7 +130,8 @@ def test_nine_images_support_nine_tenths():
 def test_unknown_classes_are_not_covered():
     labels, probabilities = draw(50)
     known = Knowledge(scores_of(labels, probabilities))
-    figures = measure_sets(known, probabilities[:10], np.array([*labels[:5], *[7] * 5]), 0.9, ())
+    asked = np.pad(probabilities[:10], ((0, 0), (0, 3)))
+    figures = measure_sets(known, np.array([*labels[:5], *[7] * 5]), asked, 0.9, ())
     assert figures.covered.value <= 0.5
     assert sum(figures.sizes.values()) == 10
     assert figures.size == sum(size * n for size, n in figures.sizes.items()) / 10

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 import headstart
+from headstart.mistakes import list_confusions
 from headstart.publish.findings import (
     choose_classes,
     judge,
-    list_confusions,
     list_doubtful,
     list_right,
     list_worst,

@@ -33,6 +33,7 @@ from headstart.cli.reporting import (
 from headstart.cli.terminal import (
     State,
     count,
+    epoch_printer,
     err,
     note,
     option_words,
@@ -40,7 +41,6 @@ from headstart.cli.terminal import (
     print_json,
     show_advice,
     show_audit,
-    show_epoch,
     show_evaluation,
     show_followed,
     show_next,
@@ -164,7 +164,7 @@ def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **opt
             folder,
             overwrite=overwrite,
             progress=progress,
-            on_epoch=show_epoch,
+            on_epoch=epoch_printer(),
             **options,
         )
     if State.json:
@@ -217,7 +217,7 @@ def _fit(
                 output,
                 progress=progress,
                 report=None if State.quiet or State.json else report,
-                on_epoch=show_epoch,
+                on_epoch=epoch_printer(),
                 **options,
             )
     except KeyboardInterrupt:
@@ -254,6 +254,7 @@ def choose_looking_s(run: "Run") -> float:
 
 
 def _to_json(run: "Run") -> dict[str, Any]:
+    facts = run.decisions.facts
     return {
         "run": str(run.folder),
         "strategy": run.strategy,
@@ -261,6 +262,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "metrics": run.metrics,
         "per_class": run.per_class,
         "measured_on": run.measured_on,
+        **({"folds": facts["folds"]} if "folds" in facts else {}),
         "images": run.images,
         "computed": run.computed,
         "engine": str(run.engine),
@@ -401,8 +403,7 @@ def audit_command(
         check_new_file(output, (".csv",))
     if thumbnails is not None:
         check_new_folder(thumbnails)
-    place = choose_page(page, no_page, lambda: _name_page(data, "audit"))
-    sheets = list[Path]()
+    place, sheets = choose_page(page, no_page, lambda: _name_page(data, "audit")), list[Path]()
     with show_progress() as progress:
         found = headstart.audit(
             data,
@@ -419,18 +420,16 @@ def audit_command(
         print_json(found.to_json())
     else:
         show_audit(found)
-    for sheet in sheets:
-        note(f"written: {printable(str(sheet))}")
-    if output is not None:
-        note(f"written: {printable(str(output))}")
+    for file in (*sheets, *([output] if output else [])):
+        note(f"written: {printable(str(file))}")
     if output is not None and found.dataset.reader is None:
-        words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv"]
-        words += option_words({n: options[n] for n in ("group", *READING) if n in options})
+        reading = option_words({n: options[n] for n in ("group", *READING) if n in options})
+        words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv", *reading]
         note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
     if place is not None:
-        make = functools.partial(headstart.report, found, output=place)
         again = ["audit", *data, *option_words(options), "--report", "audit.html"]
-        write_beside(make, again, "the findings are above")
+        write = functools.partial(headstart.report, found, output=place)
+        write_beside(write, again, "the findings are above")
 
 
 def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:

@@ -5,10 +5,15 @@ from typing import Any
 
 from headstart.parallel import Progress, no_progress
 from headstart.publish.pages import Report, to_json_file, write_page
-from headstart.publish.report_words import say_part, say_percent, tell_value, write_command
+from headstart.publish.report_words import (
+    name_data,
+    say_part,
+    say_percent,
+    tell_value,
+    write_command,
+)
 from headstart.publish.way_charts import Way, draw_costs, draw_courses
 from headstart.runs.comparison import Comparison, Contender, Pair
-from headstart.runs.record import Run
 from headstart.training.advice import say_time
 
 __all__ = ["write_comparison_page"]
@@ -64,15 +69,10 @@ def write_comparison_page(
 
 def _name_data(comparison: Comparison) -> str:
     """The data that the runs were trained on, where all say the same."""
-    named = {_find_data(run) for c in comparison.contenders for run in c.runs}
+    named = {name_data(run) or run.root.name for c in comparison.contenders for run in c.runs}
     count = len(comparison.contenders)
     [name] = named if len(named) == 1 else [""]
     return f"{count:,} ways on {name}" if name else f"{count:,} ways"
-
-
-def _find_data(run: Run) -> str:
-    data = run.data[0] if isinstance(run.data, tuple) else run.data
-    return data.name if data is not None else run.root.name
 
 
 def _say_images(comparison: Comparison) -> str:

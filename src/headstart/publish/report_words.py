@@ -14,6 +14,7 @@ from headstart.training.settings import FIELDS
 
 __all__ = [
     "find_best_epoch",
+    "name_data",
     "read_advice",
     "read_facts",
     "say_metric",
@@ -55,6 +56,12 @@ def say_metric(name: str) -> str:
     return NAMES.get(name) or (words.replace("top ", "top-") if name.startswith("top_") else words)
 
 
+def name_data(run: Run) -> str:
+    """Name what a run was trained on; "" for data in memory."""
+    data = run.data[0] if isinstance(run.data, tuple) else run.data
+    return "" if data is None else data.name
+
+
 def shorten(name: str, most: int = SHORT) -> str:
     """Leave out the middle of a long name: those that begin alike end differently."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
@@ -87,7 +94,7 @@ def tell_value(value: Any) -> str:
         return " ".join(f"{str(n).replace('_', ' ')} {tell_value(v)}" for n, v in value.items())
     if isinstance(value, list):
         return ", ".join(tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value)
-    return str(value)
+    return str(value)[:EVIDENCE_LENGTH]
 
 
 def _tell_pair(value: list[Any]) -> str:

@@ -12,7 +12,7 @@ from headstart.training.heads import Head, assign_folds, scale_head
 from headstart.training.novelty import MAX_KNOWN, Novelty, learn_novelty
 from headstart.training.probes import units_of
 from headstart.training.rules import MAX_FOLDS
-from headstart.training.task import HeadTask, Trained
+from headstart.training.task import Folds, HeadTask, Trained
 from headstart.training.temperature import (
     choose_temperature,
     choose_temperatures_apart,
@@ -86,11 +86,13 @@ def know_images(task: HeadTask, trained: Trained) -> Novelty | None:
     return learn_novelty(features, units_of(task, some), trained.frozen, task.settings.seed)
 
 
-def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | None:
+def find_measured(
+    task: HeadTask, probabilities: FloatNC | None, folds: Folds | None = None
+) -> Measured | None:
     """Give the predictions on the validation images, else those out of fold on the training images.
 
     Args:
-        probabilities: as in `Trained`.
+        probabilities, folds: as in `Trained`.
     """
     if probabilities is None:
         return None
@@ -103,4 +105,5 @@ def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | N
         part=part,
         classes=used.classes,
         groups=tuple(used.groups[row] for row in rows),
+        folds=() if folds is None else tuple(folds.numbers.tolist()),
     )

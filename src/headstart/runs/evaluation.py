@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,8 +30,19 @@ from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
 from headstart.runs.record import Measured, Members, Run, has_record
+from headstart.runs.showing import (
+    check_one_label,
+    frame_measured,
+    plot_measured,
+    plot_wrong,
+    show_measured,
+)
 from headstart.runs.sources import Data, read_data
 from headstart.training.settings import READING, Settings, make_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["EVALUATE_SETTINGS", "Evaluation", "evaluate"]
 
@@ -68,6 +79,7 @@ class Evaluation:
         sets: of the prediction sets whose coverage was asked for; None where none was.
         novel: the share of images that are called none of these; None where the classifier cannot tell.
         problem: the name of the kind of problem, a key of `PROBLEMS`.
+        dataset: of the images that were evaluated, to look at them again.
         readings: how often these images were measured with this run, where they are not its own.
     """
 
@@ -84,6 +96,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     unknown: int = 0
     problem: str = SINGLE_LABEL.name
+    dataset: Dataset | None = dataclasses.field(default=None, repr=False)
     readings: Readings = NOT_COUNTED
     sets: SetFigures | None = None
     novel: Estimate | None = None
@@ -99,6 +112,41 @@ class Evaluation:
             f"Evaluation({self.images['evaluated']:,} images of {self.split}, {name} "
             f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}))"
         )
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        where = "all images" if self.split == "all" else f"the split {self.split}"
+        title = f"{self.images['evaluated']:,} images, {where}, 95 % intervals"
+        warnings = [f"warning: {warning}" for warning in self.warnings]
+        confusion = None if self.problem == MULTI_LABEL.name else self.confusion
+        figures = (self.metrics, self.per_class, self.problem, confusion)
+        return show_measured(title, warnings, *figures)
+
+    def plot_confusion(self) -> "Figure":
+        """Draw the confusion matrix, as a matplotlib figure.
+
+        Raises:
+            UsageError: an image may have several labels.
+        """
+        return plot_measured(self.measured, self.problem)
+
+    def plot_mistakes(self, most: int = 16) -> "Figure":
+        """Draw the images that it was most wrong on, as a matplotlib figure; they are read again.
+
+        Raises:
+            InputError: nothing was wrong, or the images are gone.
+            UsageError: an image may have several labels, or `most` is less than 1.
+        """
+        check_one_label(self.problem, "plot_mistakes")
+        return plot_wrong(self.measured, self.dataset, None, most)
+
+    def to_frame(self) -> "DataFrame":
+        """Give a table with a row for each evaluated image, as `frame_measured` makes it.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frame_measured(self.measured, self.per_class, self.problem)
 
 
 def evaluate(
@@ -160,12 +208,11 @@ def evaluate(
     figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
     measured = _gather(dataset.select(rows), *figures, chosen, own)
     warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
-    groups, knowledge = measured.groups, classifier.knowledge
-    metrics = problem.measure(*figures, groups=groups)
+    metrics = problem.measure(*figures, groups=measured.groups)
     readings = _count(record, chosen, used.sha256, metrics)
     return Evaluation(
         metrics=metrics,
-        per_class=problem.measure_each(*figures, groups=groups),
+        per_class=problem.measure_each(*figures, groups=measured.groups),
         classes=classes,
         confusion=problem.confuse(*figures[:2]),
         split=chosen,
@@ -177,8 +224,9 @@ def evaluate(
         warnings=(*warnings, *filter(None, [readings.problem])),
         unknown=int(is_unknown.sum()),
         problem=problem.name,
-        sets=measure_sets(knowledge, probabilities[:, :known], figures[0], coverage, groups),
-        novel=measure_novel(knowledge, used.values, groups),
+        dataset=dataset.select(rows),
+        sets=measure_sets(classifier.knowledge, *figures[:2], coverage, measured.groups),
+        novel=measure_novel(classifier.knowledge, used.values, measured.groups),
         readings=readings,
     )
 

@@ -106,27 +106,23 @@ class SetFigures:
 
 def measure_sets(
     knowledge: Knowledge,
-    probabilities: FloatNC,
     labels: IntN,
+    probabilities: FloatNC,
     coverage: float | None,
     groups: Sequence[str],
 ) -> SetFigures | None:
     """Measure prediction sets, where a coverage is asked for.
 
-    An image of a class that the classifier does not know is not covered.
-
     Args:
-        probabilities: float32 (N, C), N at least 1.
-        labels: int (N,); those of unknown classes are C or more.
+        labels: int (N,), N at least 1.
+        probabilities: float32 (N, C); 0 for classes that the classifier does not know, which no set has.
         coverage: as in `Knowledge.find_sets`.
         groups: as in `metrics.number_units`.
     """
     if coverage is None:
         return None
     inside = knowledge.find_sets(probabilities, coverage)
-    known = np.flatnonzero(labels < inside.shape[1])
-    covered = np.zeros(len(labels), dtype=bool)
-    covered[known] = inside[known, labels[known]]
+    covered = inside[np.arange(len(labels)), labels]
     sizes = inside.sum(axis=1)
     values, counts = np.unique(sizes, return_counts=True)
     return SetFigures(
