@@ -432,6 +432,22 @@ def show_evaluation(result: "Evaluation") -> None:
         say(told, style="dim")
     if State.verbose:
         note(_where_from(result.computed, result.engine))
+    if result.sets is not None:
+        sets = result.sets
+        sizes = ", ".join(f"{n:,} of {size}" for size, n in list(sets.sizes.items())[:6])
+        more = ", …" if len(sets.sizes) > 6 else ""
+        out.print(
+            Text(
+                f"sets for a coverage of {sets.coverage:g}: {_with_interval(sets.covered)} have their class, "
+                f"{sets.size:.2f} classes a set ({sizes}{more})"
+            )
+        )
+    if result.novel is not None:
+        out.print(Text(f"none of these: {_with_interval(result.novel)} of these images"))
+
+
+def _with_interval(e: "Estimate") -> str:
+    return f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
 
 
 def show_figures(
