@@ -405,7 +405,7 @@ def test_an_interruption_keeps_the_best_head_so_far(files, tmp_path, cli, monkey
     )
     assert run.interrupted
     assert headstart.load_head(tmp_path / "run")[0].width == 24
-    monkeypatch.setattr("headstart.cli.commands.show_epoch", stop)
+    monkeypatch.setattr("headstart.cli.commands.epoch_printer", lambda: stop)
     words = ("fit", "--features", files[0], "--validation", files[1], "--head", "8")
     code, out, err = cli(*words, "-o", tmp_path / "b")
     assert code == 130
@@ -617,7 +617,7 @@ def test_another_folder_is_the_validation_part(plant, tiny, tmp_path, cli):
     code, out, err = cli(*shlex.split(command)[1:], "-o", tmp_path / "run")
     assert code == 0, err
     assert "measured on 9 validation images" in out
-    assert "recall stripes" in out
+    assert "balanced accuracy" in out
     assert f"saved to {tmp_path / 'run'}" in out
     code, _, err = cli("predict", tmp_path / "run", train)
     assert (code, err.count("\n")) == (3, 1)

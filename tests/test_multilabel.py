@@ -185,7 +185,7 @@ def test_the_commands(train, test, pictures, tiny, tmp_path, cli):
     assert "headstart predict" in err
     assert f"report: {tmp_path / 'run' / 'report.html'}" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert rows["label"][:4] == ["label", "images", "avg.", "precision"]
+    assert rows["label"][:4] == ["label", "images", "avg.", "prec."]
     assert int(rows["red"][1]) == sum("red" in labels_of(n) for n in range(54))
     assert "recall red" not in out
     code, out, err = cli("evaluate", tmp_path / "run", test)

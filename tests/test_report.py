@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 import headstart
+from headstart.mistakes import list_confusions
 from headstart.publish.findings import (
     choose_classes,
     judge,
-    list_confusions,
     list_doubtful,
     list_right,
     list_worst,
@@ -378,6 +378,52 @@ def test_less_is_looked_at_where_there_is_no_time(tiny_run, tmp_path):
 
 
 @pytest.fixture(scope="module")
+def several(tiny, tmp_path_factory):
+    """A run on images of several labels, some of which it gets wrong, and its report."""
+    root, rng = tmp_path_factory.mktemp("several"), np.random.default_rng(0)
+    rows = ["file,label"]
+    for number in range(60):
+        red, dark, odd = rng.random(3) < (0.5, 0.4, 0.5)  # the last of which nothing tells
+        pixels = rng.normal(120, 30, (40, 48, 3)) + red * np.array([110, 0, 0])
+        name = "=<b>{{7*7}}" if odd else "even"
+        labels = "|".join(filter(None, ("red" * int(red), "dark" * int(dark), name)))
+        picture = np.clip(pixels * (0.3 if dark else 1), 0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(root / f"{number:02}.png")
+        rows.append(f"{number:02}.png,{labels}")
+    (root / "labels.csv").write_text("\n".join(rows))
+    run = headstart.fit(root / "labels.csv", root / "run", **tiny)
+    return run, headstart.report(run)
+
+
+def test_images_of_several_labels_have_a_report(several):
+    run, written = several
+    text = " ".join(Page(written.page).text)
+    thresholds = [figures.threshold for figures in run.per_class.values()]
+    assert all(f"{t:.3f}" in text for t in thresholds)
+    assert "all labels of" in text
+    assert "missed" in text
+    assert "{{7*7}}" in text
+    rows = list(csv.DictReader(io.StringIO(written.files[2].read_text("utf-8"))))
+    given = run.measured.probabilities >= np.array(run.classifier.thresholds)
+    names = np.array(["'" + n if n[0] == "=" else n for n in run.classes])
+    assert [r["predicted"] for r in rows] == ["|".join(names[row]) for row in given]
+
+
+def test_cells_of_several_labels_open_images_with_that_mistake(several):
+    run, written = several
+    text = written.page.read_text("utf-8")
+    cells = json.loads(re.search(r'id="cells">(.*?)</script>', text).group(1))["cells"]
+    true, given = run.measured.labels > 0, run.measured.probabilities >= run.classifier.thresholds
+    assert any(i != j for i, j in (map(int, cell.split("-")) for cell in cells))
+    for cell, rows in cells.items():
+        i, j = map(int, cell.split("-"))
+        for row in rows:
+            assert true[row, i]
+            assert given[row, j]
+            assert i == j or not (given[row, i] or true[row, j])
+
+
+@pytest.fixture(scope="module")
 def shallow(photos, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "shallow"
     return headstart.fit(photos, folder, **{**tiny, "strategy": "shallow-probe"})
@@ -454,6 +500,9 @@ def test_what_was_measured_already_takes_no_options(advice, tmp_path):
         headstart.report(advice)
     with pytest.raises(headstart.UsageError, match="data has no effect"):
         headstart.report(advice, "photos", tmp_path / "page.html")
+    for wrong in ([], 3):
+        with pytest.raises(headstart.UsageError, match="takes a run, a list of runs"):
+            headstart.report(wrong)
     with pytest.raises(headstart.UsageError, match="a single run"):
         headstart.report(advice, None, tmp_path / "page.html", split="test")
 

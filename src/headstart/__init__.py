@@ -126,7 +126,7 @@ __all__ = [
 ORDER = {
     "": (
         "errors process choices options draws files parallel arrays metrics label_metrics contrasts "
-        "problem"
+        "problem mistakes frames cards canvas"
     ),
     "data": (
         "images bounds decoding groups dataset form trees streams members paths parquet tables "
@@ -146,15 +146,18 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder readings prediction classifier record predictor sources checks budget sampling grouping "
-        "advising refitting remarks fitting bottleneck evaluation grid comparison comparing auditing "
-        "corrections thumbnails"
+        "folder readings sources showing prediction classifier record predictor checks budget sampling "
+        "grouping advising refitting folding remarks fitting bottleneck evaluation grid comparison comparing "
+        "auditing corrections thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words way_charts pages "
         "run_page comparison_page advice_page audit_page reporting"
     ),
-    "cli": "demo terminal printers options reference listings reporting commands extraction comparing app",
+    "cli": (
+        "demo words hints terminal printers options listings reporting commands extraction comparing "
+        "app reference"
+    ),
 }
 
 _HOMES = {

@@ -76,7 +76,7 @@ app.add_typer(cache_app, name="cache")
 
 
 def main() -> NoReturn:
-    """Run a command and end with the exit code that README lists for its outcome."""
+    """Run a command and end with the exit code that docs/outputs.md lists for its outcome."""
     run_process(_run)
 
 

@@ -33,6 +33,7 @@ from headstart.cli.reporting import (
 from headstart.cli.terminal import (
     State,
     count,
+    epoch_printer,
     err,
     note,
     option_words,
@@ -40,7 +41,6 @@ from headstart.cli.terminal import (
     print_json,
     show_advice,
     show_audit,
-    show_epoch,
     show_evaluation,
     show_followed,
     show_next,
@@ -67,6 +67,7 @@ __all__ = [
     "MAX_BAD",
     "advise_command",
     "audit_command",
+    "choose_looking_s",
     "demo_command",
     "evaluate_command",
     "fit_command",
@@ -163,7 +164,7 @@ def _fit_features(features: Path, output: Path | None, *, overwrite: bool, **opt
             folder,
             overwrite=overwrite,
             progress=progress,
-            on_epoch=show_epoch,
+            on_epoch=epoch_printer(),
             **options,
         )
     if State.json:
@@ -216,7 +217,7 @@ def _fit(
                 output,
                 progress=progress,
                 report=None if State.quiet or State.json else report,
-                on_epoch=show_epoch,
+                on_epoch=epoch_printer(),
                 **options,
             )
     except KeyboardInterrupt:
@@ -242,14 +243,18 @@ def _report(run: "Run", options: dict[str, Any]) -> Path | None:
     """Write the report of a new run, where there is something to report; its place."""
     if not run.measured_on:
         return None
-    # A few per cent of the time of the run, and where that was short a second or so.
-    looking_s = min(3.0, max(1.1, 0.05 * run.seconds))
-    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME)}
-    make = functools.partial(headstart.report, run, looking_s=looking_s, **own)
+    own = {n: v for n, v in options.items() if n in (*READING, *RUNTIME) and n != "rehash"}
+    make = functools.partial(headstart.report, run, looking_s=choose_looking_s(run), **own)
     return write_beside(make, ["report", str(run.folder)], "the run is saved")
 
 
+def choose_looking_s(run: "Run") -> float:
+    """Seconds for where it looks: a twentieth of the run's, a second at least and three at most."""
+    return min(3.0, max(1.1, 0.05 * run.seconds))
+
+
 def _to_json(run: "Run") -> dict[str, Any]:
+    facts = run.decisions.facts
     return {
         "run": str(run.folder),
         "strategy": run.strategy,
@@ -257,6 +262,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "metrics": run.metrics,
         "per_class": run.per_class,
         "measured_on": run.measured_on,
+        **({"folds": facts["folds"]} if "folds" in facts else {}),
         "images": run.images,
         "computed": run.computed,
         "engine": str(run.engine),
@@ -397,8 +403,7 @@ def audit_command(
         check_new_file(output, (".csv",))
     if thumbnails is not None:
         check_new_folder(thumbnails)
-    place = choose_page(page, no_page, lambda: _name_page(data, "audit"))
-    sheets = list[Path]()
+    place, sheets = choose_page(page, no_page, lambda: _name_page(data, "audit")), list[Path]()
     with show_progress() as progress:
         found = headstart.audit(
             data,
@@ -415,18 +420,16 @@ def audit_command(
         print_json(found.to_json())
     else:
         show_audit(found)
-    for sheet in sheets:
-        note(f"written: {printable(str(sheet))}")
-    if output is not None:
-        note(f"written: {printable(str(output))}")
+    for file in (*sheets, *([output] if output else [])):
+        note(f"written: {printable(str(file))}")
     if output is not None and found.dataset.reader is None:
-        words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv"]
-        words += option_words({n: options[n] for n in ("group", *READING) if n in options})
+        reading = option_words({n: options[n] for n in ("group", *READING) if n in options})
+        words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv", *reading]
         note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
     if place is not None:
-        make = functools.partial(headstart.report, found, output=place)
         again = ["audit", *data, *option_words(options), "--report", "audit.html"]
-        write_beside(make, again, "the findings are above")
+        write = functools.partial(headstart.report, found, output=place)
+        write_beside(write, again, "the findings are above")
 
 
 def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:

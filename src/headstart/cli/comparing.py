@@ -20,6 +20,7 @@ from headstart.cli.terminal import (
     note,
     out,
     print_json,
+    say,
     show_progress,
     warn,
 )
@@ -90,15 +91,15 @@ def compare_command(
     headstart compare photos --strategies linear-probe,fine-tune --seeds 3
     headstart compare photos --backbones resnet50,vgg16 -o comparison
     """
-    from headstart.publish.comparisons import write_comparison
-    from headstart.runs.comparing import is_run
-
-    has_runs = any(map(is_run, words))
-    output = _choose_folder(words, output, has_runs=has_runs)
-    place = choose_page(
-        page, no_page, lambda: output / "comparison.html" if output else _name_page(words)
-    )
     with show_progress() as progress:
+        from headstart.publish.comparisons import write_comparison
+        from headstart.runs.comparing import is_run
+
+        has_runs = any(map(is_run, words))
+        output = _choose_folder(words, output, has_runs=has_runs)
+        place = choose_page(
+            page, no_page, lambda: output / "comparison.html" if output else _name_page(words)
+        )
         found = headstart.compare(
             words,
             None if has_runs else output,
@@ -113,6 +114,11 @@ def compare_command(
         if output is not None:
             progress("drawing", 0, 0)
             files = write_comparison(found, output)
+    _finish(found, files, words, place)
+
+
+def _finish(found: "Comparison", files: list[Path], words: list[str], place: Path | None) -> None:
+    """Show what was found, say what was written, and write the page."""
     if State.json:
         print_json(found.to_json())
     else:
@@ -120,8 +126,8 @@ def compare_command(
     for file in files:
         note(f"written: {printable(str(file))}")
     if place is not None:
-        make = functools.partial(headstart.report, found, output=place)
         again = ["compare", *words, "--report", "comparison.html"]
+        make = functools.partial(headstart.report, found, output=place)
         write_beside(make, again, "the comparison is above")
 
 
@@ -161,52 +167,47 @@ def _show(found: "Comparison") -> None:
     for warning in found.warnings:
         warn(warning)
     groups = f" in {found.units:,} groups" if found.units < found.images else ""
-    out.print(Text(f"{found.images:,} images of {found.part}{groups}, 95 % intervals", style="dim"))
-    table = Table()
-    for name in ("rank", "", "seeds", "accuracy", "95 % interval", "log loss", "min", "MB"):
-        table.add_column(name, justify="left" if name in ("", "95 % interval") else "right")
-    table.add_column("images/s", justify="right")
+    say(f"{found.images:,} images of {found.part}{groups}, 95 % intervals", style="dim")
+    # What is seldom asked for stands in the JSON and in contenders.csv.
+    has_seeds = State.verbose or any(len(c.runs) > 1 for c in found.contenders)
+    heads = ["rank", "", *(["seeds"] if has_seeds else []), "accuracy", "95 % interval"]
+    heads += [*(["log loss"] if State.verbose else []), "min", "MB", "images/s"]
+    table = Table(*heads)
+    for name, column in zip(heads, table.columns, strict=True):
+        column.justify = "left" if name in ("", "95 % interval") else "right"
     for c in found.contenders:
         e = c.accuracy
         table.add_row(
             str(c.rank),
             Text(printable(c.name), style="bold" if c.rank == 1 else ""),
-            str(len(c.runs)),
+            *([str(len(c.runs))] if has_seeds else []),
             f"{e.value:.3f}",
             f"{e.low:.3f} to {e.high:.3f}",
-            f"{c.log_loss:.3f}",
+            *([f"{c.log_loss:.3f}"] if State.verbose else []),
             f"{c.minutes:.{1 if c.minutes >= 1 else 2}f}",
             f"{c.megabytes:.1f}",
             f"{c.images_per_s:,.0f}{' *' if c.undominated else '  '}",
         )
     out.print(table)
-    out.print(
-        Text(
-            "* no other is as good in accuracy, time, size and speed (of one thread) alike",
-            style="dim",
-        )
+    say(
+        "* no other is as good in accuracy, time, size and speed (of one thread) alike", style="dim"
     )
     _show_pairs(found)
     out.print()
-    out.print(Text(printable(found.conclude()), style="bold green"))
+    say(printable(found.conclude()), style="bold green")
 
 
 def _show_pairs(found: "Comparison") -> None:
+    """Show the differences, and what each says."""
     best = found.contenders[0].name
     shown = [p for p in found.pairs if len(found.pairs) <= PAIRS_SHOWN or p.first == best]
-    table = Table("first", "second", "difference", "95 % interval", "p (Holm)", "")
     for pair in shown:
         d = pair.contrast.difference
-        table.add_row(
-            Text(printable(pair.first)),
-            Text(printable(pair.second)),
-            f"{d.value:+.3f}",
-            f"{d.low:+.3f} to {d.high:+.3f}",
-            "< 0.001" if pair.adjusted < 0.001 else f"{pair.adjusted:.3f}",
-            Text(printable(pair.verdict)),
-        )
-    out.print()
-    out.print(table)
+        p = "p < 0.001" if pair.adjusted < 0.001 else f"p {pair.adjusted:.3f}"
+        out.print()
+        say(f"{printable(pair.first)} against {printable(pair.second)}")
+        say(f"  {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), {p} by Holm's correction")
+        say(f"  {printable(pair.verdict)}")
     if len(shown) < len(found.pairs):
         more = len(found.pairs) - len(shown)
-        out.print(Text(f"{more:,} more pairs are in the JSON and in pairs.csv", style="dim"))
+        say(f"{more:,} more pairs are in the JSON and in pairs.csv", style="dim")

@@ -22,6 +22,7 @@ from headstart.cli.terminal import (
     note,
     out,
     print_json,
+    say,
     show_progress,
     show_scan,
     warn,
@@ -175,11 +176,9 @@ def _extract_bottleneck(data: list[str], folder: Path, **options: Any) -> None:
     for warning in found.warnings:
         warn(warning)
     images = found.images
-    out.print(
-        Text(
-            f"{images['train'] + images['val']:,} images through {printable(found.backbone)}: "
-            f"{found.computed:,} computed in {seconds:.1f} s, the others from the store"
-        )
+    say(
+        f"{images['train'] + images['val']:,} images through {printable(found.backbone)}: "
+        f"{found.computed:,} computed in {seconds:.1f} s, the others from the store"
     )
     out.print(Text(f"engine {found.engine} ({found.engine.reason})", style="dim"))
     for split, file in (("train", found.train), ("val", found.validation)):

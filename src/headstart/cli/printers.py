@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.text import Text
 
-from headstart.cli.terminal import Table, out, print_json
+from headstart.cli.terminal import Table, out, print_json, say
 from headstart.errors import csv_cell, printable
 
 if TYPE_CHECKING:
@@ -98,12 +98,10 @@ class _TablePrinter:
             out.print()
             out.print(table)
         if doubtful:
-            out.print(
-                Text(
-                    "? doubtful: probability below a half, or the next class more than a third as "
-                    "probable",
-                    style="dim",
-                )
+            say(
+                "? doubtful: probability below a half, or the next class more than a third as "
+                "probable",
+                style="dim",
             )
 
 

@@ -108,8 +108,8 @@ def report_command(
         return
     for warning in written.warnings:
         warn(warning)
-    shown = count(written.pictures, "picture")
-    out.print(Text(f"{printable(str(written.page))}: {shown}, and the figures as CSV and JSON"))
+    shown = f": {count(written.pictures, 'picture')}" if written.pictures else ""
+    out.print(Text(f"{printable(str(written.page))}{shown}; its figures are beside it"))
 
 
 def write_beside(make: "Callable[..., Report]", again: list[str], kept: str) -> Path | None:

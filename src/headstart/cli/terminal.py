@@ -10,23 +10,27 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rich.table
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import Progress as RichProgress
-from rich.progress import ProgressColumn, SpinnerColumn, TextColumn
+from rich.progress import ProgressColumn, SpinnerColumn
 from rich.progress import Task as RichTask
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
+from headstart.cli.hints import list_hints
+from headstart.cli.words import WIDTH, EpochLines, fold, shorten
 from headstart.errors import printable
 from headstart.training.settings import READING
 
 if TYPE_CHECKING:
+    from headstart.arrays import IntCC
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
     from headstart.features.engine import EngineChoice
@@ -42,17 +46,17 @@ __all__ = [
     "State",
     "Table",
     "count",
+    "epoch_printer",
     "err",
     "note",
     "option_words",
     "out",
     "print_json",
+    "say",
     "show_advice",
     "show_audit",
-    "show_epoch",
     "show_evaluation",
     "show_followed",
-    "show_metrics",
     "show_next",
     "show_progress",
     "show_run",
@@ -103,11 +107,14 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
         return
     classes = len(dataset.classes)
     low, middle, high = zip(scan.width_px, scan.height_px, strict=True)
-    sizes = f", {low[0]} x {low[1]} to {high[0]} x {high[1]} px, median {middle[0]} x {middle[1]}"
-    note(
-        f"{scan.images:,} images in {classes} classes at {printable(dataset.name)}"
-        f"{sizes if scan.probed else ''}"
-    )
+    sizes = [
+        f"{low[0]} x {low[1]} to {high[0]} x {high[1]} px",
+        f"median {middle[0]} x {middle[1]}",
+    ]
+    if low == high:
+        sizes = [f"all {low[0]} x {low[1]} px"]
+    head = f"{scan.images:,} images in {classes} classes at {printable(dataset.name)}"
+    _say_items("", [head, *(sizes if scan.probed else ())], err)
     table = Table()
     splits = [s for s in ("all", "train", "val", "test") if s in scan.counts]
     table.add_column("class")
@@ -141,28 +148,37 @@ def show_run(run: "Run") -> None:
             chosen = ", which were trained on too after that"
         elif run.history and run.settings["monitor"]["value"] != "last":
             chosen = ", by which the best epoch was chosen too"
+        folds = run.decisions.facts.get("folds", {})
+        within = f" in {folds['count']} folds" if folds else ""
+        measured = sum(folds["images"]) if folds else images["train"]
         how = {
             "val": f"on {images['val']:,} validation images{chosen}",
-            "cross-validation": f"by cross-validation on {images['train']:,} training images",
+            "cross-validation": f"by cross-validation{within} on {measured:,} training images",
         }[run.measured_on]
-        out.print(Text(f"measured {how}, 95 % intervals", style="dim"))
-        show_metrics(run.metrics, run.per_class, run.problem)
+        say(f"measured {how}, 95 % intervals", style="dim")
+        show_figures(run.metrics, run.per_class, run.problem)
+        values = [value for value in folds.get("values", ()) if value is not None]
+        if len(values) > 1:
+            told = f"{folds['figure'].replace('_', ' ')} by fold {min(values):.3f} to {max(values):.3f}"
+            spread = f"mean {folds['mean']:.3f}, standard deviation {folds['deviation']:.3f}"
+            say(f"{told}, {spread}", style="dim")
+        from headstart.runs.showing import confuse
+
+        matrix = confuse(run.measured, run.problem)
+        show_mistakes(run.metrics, run.per_class, run.problem, matrix)
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
     if State.verbose:
         table = Table("setting", "value", "origin")
         for name, entry in run.settings.items():
             table.add_row(name, Text(printable(str(entry["value"]))), entry["origin"])
         err.print(table)
-    out.print(
-        Text(
-            f"{run.strategy} on {printable(run.backbone or _name_features(run))}"
-            f"{_decisions(run)}, {trained:,} training images, {run.seconds:.1f} s"
-        )
-    )
+    name = f"{run.strategy} on {printable(run.backbone or _name_features(run))}"
+    figures = [f"{trained:,} training images", f"{run.seconds:.1f} s"]
+    _say_items("", [name, *_decisions(run), *figures], out)
     reads_features = _strategy_of(run).reads == "features"
     where = _where_from(run.computed, run.engine)
     if run.backbone:
-        out.print(Text(where if reads_features else f"trained on {run.engine.device}", style="dim"))
+        say(where if reads_features else f"trained on {run.engine.device}", style="dim")
     out.print(Text(f"saved to {printable(str(run.folder))}"))
 
 
@@ -172,8 +188,8 @@ def _name_features(run: "Run") -> str:
     return f"the features of {file.name}" if file is not None else "features"
 
 
-def _decisions(run: "Run") -> str:
-    """Describe the decisions in a few words."""
+def _decisions(run: "Run") -> list[str]:
+    """Describe the decisions in a few words each."""
     settings = run.settings
     words = []
     if "cut" in settings and settings["cut"]["value"] not in (None, "last"):
@@ -194,7 +210,7 @@ def _decisions(run: "Run") -> str:
             f"{shallow['megabytes']:g} of {whole['megabytes']:g} MB, "
             f"{shallow['images_per_s'] / whole['images_per_s']:.1f} times as fast"
         )
-    return "".join(f", {printable(w)}" for w in words)
+    return [printable(w) for w in words]
 
 
 def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> None:
@@ -205,37 +221,20 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
     number = f"case {case.number}: " if case.number else ""
     out.print(Text(f"{number}{case.words}", style="bold"))
     for line in case.evidence:
-        out.print(Text(f"  {printable(line)}"))
+        say(f"  {printable(line)}")
     for name, candidate in advice.networks:
-        out.print(Text(f"  {printable(name)}: {_expected(candidate)} by {candidate.name}"))
+        say(f"  {printable(name)}: {_expected(candidate)} by {candidate.name}")
     network = f" on {printable(advice.backbone)}" if advice.networks else ""
     out.print(Text(f"\nadvice: {printable(chosen.name)}{network}", style="bold green"))
     seconds = say_time(chosen.bill.seconds)
-    out.print(Text(f"  {_expected(chosen)}, {seconds}: {printable(chosen.reason)}"))
+    say(f"  {_expected(chosen)}, {seconds}: {printable(chosen.reason)}")
     if advice.others:
-        out.print(
-            Text(
-                f"  the probability that no other way in that time is clearly better: {advice.sure:.2f}"
-            )
+        say(
+            f"  the probability that no other way in that time is clearly better: {advice.sure:.2f}"
         )
     for line in advice.changes:
-        out.print(Text(f"  {line}"))
-    table = Table("", "what", "expected", "95 % interval", "time", "memory", "disk", "")
-    sentences = ("", *advice.sentences)
-    for candidate, sentence in zip((chosen, *advice.others), sentences, strict=True):
-        bill = candidate.bill
-        table.add_row(
-            Text("*" if candidate is chosen else ""),
-            Text(printable(candidate.name)),
-            "" if math.isnan(candidate.accuracy) else f"{candidate.accuracy:.3f}",
-            f"{candidate.low:.3f} to {candidate.high:.3f}",
-            say_time(bill.seconds),
-            f"{bill.memory_mb / 1000:.1f} GB",
-            f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else "",
-            Text(sentence),
-        )
-    out.print()
-    out.print(table)
+        say(f"  {line}")
+    _show_candidates(advice)
     _show_depths(advice)
     words = ["headstart", "fit", *data]
     if advice.networks:
@@ -243,6 +242,31 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
     words += option_words(options)
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
+
+
+def _show_candidates(advice: "Advice") -> None:
+    """Show a row for each way of training; why it was not chosen with --verbose."""
+    from headstart.training.advice import say_time
+
+    ways = (advice.chosen, *advice.others)
+    has_disk = any(way.bill.disk_mb for way in ways)
+    heads = ("", "what", "expected", "95 % interval", "time", "memory")
+    table = Table(*heads, *(["disk"] if has_disk else []), *([""] if State.verbose else []))
+    for way, sentence in zip(ways, ("", *advice.sentences), strict=True):
+        bill = way.bill
+        disk = f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else ""
+        table.add_row(
+            Text("*" if way is advice.chosen else ""),
+            Text(printable(way.name)),
+            "" if math.isnan(way.accuracy) else f"{way.accuracy:.3f}",
+            f"{way.low:.3f} to {way.high:.3f}",
+            say_time(bill.seconds),
+            f"{bill.memory_mb / 1000:.1f} GB",
+            *([disk] if has_disk else []),
+            *([Text(sentence)] if State.verbose else []),
+        )
+    out.print()
+    out.print(table)
 
 
 def option_words(options: dict[str, Any]) -> list[str]:
@@ -264,12 +288,10 @@ def show_audit(audit: "Audit") -> None:
         warn(warning)
     if audit.probe is not None:
         e = audit.probe.accuracy
-        out.print(
-            Text(
-                f"labels judged by a probe at {printable(', '.join(audit.probe.cuts))} that is right on "
-                f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}) of the images it has not seen",
-                style="dim",
-            )
+        say(
+            f"labels judged by a probe at {printable(', '.join(audit.probe.cuts))} that is right on "
+            f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}) of the images it has not seen",
+            style="dim",
         )
     copies = [(f"{len(images)} images", *images) for images in audit.duplicates]
     leaks = [
@@ -292,11 +314,9 @@ def show_audit(audit: "Audit") -> None:
     _show_findings("the same picture under several classes", conflicts)
     _show_findings("the same picture in two splits", leaks)
     for held in audit.held:
-        out.print(
-            Text(
-                f"  a probe is right on {held.accuracy.value:.3f} of {held.split}, and on "
-                f"{held.without.value:.3f} without those {held.leaked:,}"
-            )
+        say(
+            f"  a probe is right on {held.accuracy.value:.3f} of {held.split}, and on "
+            f"{held.without.value:.3f} without those {held.leaked:,}"
         )
     _show_findings("the same picture more than once", copies)
     _show_findings(
@@ -348,15 +368,15 @@ def show_followed(advice: "Advice") -> None:
     if case.number:
         note(f"case {case.number}: {case.words}")
     for name, candidate in advice.networks:
-        note(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
+        _tell(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
     network = f" on {printable(advice.backbone)}" if advice.networks else ""
-    note(
+    _tell(
         f"following the advice: {printable(chosen.name)}{network}, {_expected(chosen)}, "
         f"{say_time(chosen.bill.seconds)} of the {say_time(advice.budget_s)} that are left"
     )
     better = [c for c in advice.others if c.accuracy > chosen.accuracy + MATTERS]
     if better:
-        note(
+        _tell(
             f"  with more time: {printable(better[0].name)}, {_expected(better[0])}, "
             f"{say_time(better[0].bill.seconds)}; --budget says how much there is"
         )
@@ -383,21 +403,13 @@ def _show_depths(advice: "Advice") -> None:
     out.print(table)
     if advice.facts.curve:
         points = ", ".join(f"{p.accuracy:.3f} with {p.images:,}" for p in advice.facts.curve)
-        out.print(Text(f"learning curve on the last features: {points} images"))
+        say(f"learning curve on the last features: {points} images")
 
 
-def show_epoch(entry: dict[str, Any]) -> None:
-    """Show a line an epoch on stderr."""
-    parts = [f"epoch {entry['epoch']:>3}" if entry["epoch"] else "start    "]
-    for name in ("train", "val"):
-        if f"{name}_loss" in entry:
-            text = f"{name} loss {entry[f'{name}_loss']:.3f}"
-            if f"{name}_log_loss" in entry:
-                text += f" log loss {entry[f'{name}_log_loss']:.3f}"
-            parts.append(f"{text} accuracy {entry[f'{name}_accuracy']:.3f}")
-    if "images_per_s" in entry:
-        parts.append(f"{entry['images_per_s']:,.0f} images/s")
-    note("  ".join(parts))
+def epoch_printer() -> Callable[[dict[str, Any]], None]:
+    """Give what shows a line an epoch of one training, on stderr."""
+    lines = EpochLines(err.encoding)
+    return lambda entry: note(lines.write(entry))
 
 
 def _where_from(computed: int, engine: "EngineChoice") -> str:
@@ -414,86 +426,107 @@ def show_evaluation(result: "Evaluation") -> None:
         warn(f"unreadable: {image}: {reason}")
     where = "all images" if result.split == "all" else f"the split {result.split}"
     out.print(Text(f"{result.images['evaluated']:,} images, {where}, 95 % intervals", style="dim"))
-    show_metrics(result.metrics, result.per_class, result.problem)
+    show_figures(result.metrics, result.per_class, result.problem)
+    show_mistakes(result.metrics, result.per_class, result.problem, result.confusion)
     if told := str(result.readings):
-        out.print(Text(told, style="dim"))
-    confused = [
-        (int(n), result.classes[i], result.classes[j])
-        for i, row in enumerate(result.confusion)
-        for j, n in enumerate(row)
-        if i != j and n > 0
-    ]
+        say(told, style="dim")
     if State.verbose:
         note(_where_from(result.computed, result.engine))
-    for n, true, predicted in sorted(confused, reverse=True)[:5]:
-        out.print(Text(f"  {n} x {printable(true)} taken for {printable(predicted)}"))
 
 
-def show_metrics(
+def show_figures(
     metrics: "dict[str, Estimate]",
     per_class: "dict[str, ClassFigures]",
     problem: str,
 ) -> None:
-    """Show the main figures with intervals; of many classes the five with the lowest recall, or average
-    precision."""
-    several = problem == MULTI_LABEL
-    recall = {} if several else {name: figures.recall for name, figures in per_class.items()}
+    """Show the main figures with intervals; those of every class with --verbose."""
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    known = {n: e for n, e in recall.items() if e.value == e.value}
-    lowest = sorted(known, key=lambda n: known[n].value)[: 10 if len(known) <= 10 else 5]
-    shown = [(n.replace("_", " "), e) for n, e in metrics.items() if n not in IN_FULL]
-    shown += [(f"recall {name}", e) for name, e in known.items() if name in lowest]
-    for label, e in shown:
-        style = "bold" if label in ("accuracy", "mean average precision") else ""
-        table.add_row(
-            Text(printable(label), style=style),
-            Text(f"{e.value:.3f}", style=style),
-            "" if e.low != e.low else f"{e.low:.3f} to {e.high:.3f}",
-        )
+    for number, (name, e) in enumerate(metrics.items()):
+        if name not in IN_FULL:
+            style = "bold" if number == 0 else ""
+            table.add_row(
+                Text(name.replace("_", " "), style=style),
+                Text(f"{e.value:.3f}", style=style),
+                "" if e.low != e.low else f"{e.low:.3f} to {e.high:.3f}",
+            )
     out.print(table)
-    if len(lowest) < len(known):
-        out.print(Text(f"  the 5 lowest recalls of {len(known)} classes", style="dim"))
+    if State.verbose or problem == MULTI_LABEL:
+        _show_classes(per_class, problem)
+
+
+def _show_classes(per_class: "dict[str, ClassFigures]", problem: str) -> None:
+    """Show a row for each class; of many labels those with the lowest average precision, unless --verbose."""
+    several = problem == MULTI_LABEL
+    present = {n: f for n, f in per_class.items() if f.images or f.recall.value == f.recall.value}
+
+    def area(name: str) -> "Estimate":
+        return present[name].average_precision if several else present[name].recall
+
+    shown = sorted(present, key=lambda n: area(n).value)
+    if not State.verbose and len(shown) > LABELS_SHOWN:
+        shown = shown[: LABELS_SHOWN // 2]
+    table = Table(
+        "label" if several else "class", "images", "avg. prec." if several else "recall",
+        "95 % interval", "F1", "precision", "recall" if several else "avg. prec.",
+    )  # fmt: skip
     if several:
-        _show_labels(per_class)
-
-
-def _show_labels(labels: "dict[str, ClassFigures]") -> None:
-    """Show a row for each label, of many those with the lowest average precision."""
-    present = {n: f for n, f in labels.items() if f.images}
-    lowest = sorted(present, key=lambda n: present[n].average_precision.value)
-    shown = lowest[: len(lowest) if len(lowest) <= LABELS_SHOWN else LABELS_SHOWN // 2]
-    table = Table("label", "images", "avg. precision", "95 % interval", "F1", "precision", "recall")
-    table.add_column("from")
+        table.add_column("from")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, f in present.items():
         if name in shown:
-            area = f.average_precision
-            figures = (f.f1.value, f.precision.value, f.recall.value)
+            e = area(name)
+            figures = (f.f1, f.precision, f.recall if several else f.average_precision)
             table.add_row(
                 Text(printable(name)),
-                f"{f.images:,}",
-                f"{area.value:.3f}",
-                f"{area.low:.3f} to {area.high:.3f}",
-                *("" if math.isnan(value) else f"{value:.3f}" for value in figures),
-                f"{f.threshold:.2f}",
+                f"{f.images:,}" if f.images else "",
+                f"{e.value:.3f}",
+                f"{e.low:.3f} to {e.high:.3f}",
+                *("" if math.isnan(x.value) else f"{x.value:.3f}" for x in figures),
+                *([f"{f.threshold:.2f}"] if several else []),
             )
     out.print()
     out.print(table)
     if len(shown) < len(present):
-        told = f"  the {len(shown)} lowest of {len(present)} labels"
-        out.print(Text(told, style="dim"))
-    absent = [n for n in labels if n not in present]
+        say(f"  the {len(shown)} lowest of {len(present)}; --verbose shows all", style="dim")
+    absent = [n for n in per_class if n not in present]
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        out.print(
-            Text(
-                f"  not measured, since no image has it: {printable(absent[0])}{more}", style="dim"
-            )
-        )
+        say(f"  not measured, since no image has it: {printable(absent[0])}{more}", style="dim")
+
+
+def show_mistakes(
+    metrics: "dict[str, Estimate]",
+    per_class: "dict[str, ClassFigures]",
+    problem: str,
+    confusion: "IntCC | None",
+) -> None:
+    """Show the weakest classes and the most frequent confusions, a few of each."""
+    from headstart.mistakes import SHOWN, list_confusions, list_weak
+
+    several = problem == MULTI_LABEL
+    weak = list_weak(metrics, per_class, problem)
+    items = []
+    for name, figure, images, _ in weak:
+        counts = f"{images:,}" if several else f"{figure.value * images:.0f} of {images:,}"
+        text = f"{shorten(name, NAME_WIDTH)} {figure.value:.2f}"
+        items.append(f"{text} ({counts})" if images else text)
+    if items:
+        head = "worst:" if weak[0].is_clear else "lowest, none clearly below the whole:"
+        _say_items(head, items, out)
+    if several or confusion is None:  # beside the diagonal are not images taken for others
+        return
+    names = tuple(per_class)
+    pairs = [
+        f"{pair.images:,} x {shorten(names[pair.true], NAME_WIDTH)} taken for "
+        f"{shorten(names[pair.predicted], NAME_WIDTH)}"
+        for pair in list_confusions(confusion)
+    ]
+    if pairs:
+        _say_items("confused:", pairs[:SHOWN], out)
 
 
 # Figures that are in metrics.json, --json and the report alone.
@@ -501,8 +534,9 @@ IN_FULL = ("brier", "roc_auc", "average_precision")
 MULTI_LABEL = "multi-label"  # a key of `problem.PROBLEMS`, which are imported late
 BAR_WIDTH = 30
 LABELS_SHOWN = 40
+NAME_WIDTH = 28  # of a class in a sentence: two of them and their words fit a line
 # Settings of a run that stay the same for the same data, whatever the strategy.
-KEPT = (*READING, "group", "val", "per_class", "max_bad", "device", "workers", "cache_dir")
+KEPT = (*READING, "group", "val", "folds", "per_class", "max_bad", "device", "workers", "cache_dir")
 NETWORK = ("backbone", "weights", "input_px", "head")
 
 
@@ -533,12 +567,21 @@ def show_next(run: "Run", data: list[str], dataset: "Dataset") -> None:
         network = () if strategy.random_weights else NETWORK
         words = ["fit", *data, "--strategy", better, *given(*KEPT, *network)]
         steps.append((words, why))
+    hints = list_hints(run)
+    for hint in hints if data else ():
+        if hint.changes:
+            words = ["fit", *data, "--strategy", run.strategy]
+            others = [name for name in run.settings if name not in ("strategy", *hint.changes)]
+            steps.append(([*words, *given(*others), *option_words(hint.changes)], hint.why))
     lines = [printable(shlex.join(["headstart", *words])) for words, _ in steps]
     width = max(len(line) for line in lines)
     short = all(2 + width + 4 + len(why) <= 80 for _, why in steps)
     note("next:")
     for line, (_, why) in zip(lines, steps, strict=True):
         note(f"  {line:<{width}}  # {why}" if short else f"  # {why}:\n  {line}")
+    for hint in hints:
+        if not hint.changes:
+            note(f"  {hint.why}")
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -554,16 +597,39 @@ def print_json(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def say(text: str, style: str = "", console: _Console | None = None) -> None:
+    """Show a sentence, on a terminal broken between words; a file gets lines whole."""
+    shown = console or out
+    shown.print(Text(text, style=style), soft_wrap=not shown.is_terminal)
+
+
+def _say_items(head: str, items: Sequence[str], console: _Console) -> None:
+    """Show a list, on a terminal broken between its items."""
+    for line in fold(head, items, max(WIDTH, console.width) if console.is_terminal else None):
+        console.print(Text(line))
+
+
+def _tell(text: str) -> None:
+    """Show a sentence on stderr."""
+    if not (State.quiet or State.json):
+        say(text, console=err)
+
+
 def note(text: str) -> None:
+    """Show a line whole, on stderr: a command can be copied."""
     if not (State.quiet or State.json):
         err.print(Text(text))
 
 
 def warn(text: str) -> None:
     if not (State.quiet or State.json):
-        err.print(Text.assemble(("warning: ", "yellow"), printable(text)))
+        line = Text.assemble(("warning: ", "yellow"), printable(text))
+        err.print(line, soft_wrap=not err.is_terminal)
 
 
+# Stages that count images, by how their names end.
+OF_IMAGES = ("images", "training", "validating", "data", "pictures")
+EDGES, SHORTEST_BAR, LONGEST_BAR = 5, 4, 20  # of a line: the spinner and what is between columns
 # Seconds between lines about progress where there is no terminal to show it on.
 LINE_SECONDS = 60.0
 
@@ -578,10 +644,10 @@ def show_progress() -> Iterator["Progress"]:
         yield _LineAMinute()
         return
     bar = RichProgress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        _Spinner(),
+        _Stage(table_column=Column(no_wrap=True)),
         _Bar(),
-        _Figures(),
+        _Figures(table_column=Column(no_wrap=True)),
         console=err,
         transient=True,
         # Else rich sends what is written to stdout to the bar's console, which is stderr.
@@ -604,27 +670,48 @@ def show_progress() -> Iterator["Progress"]:
         yield show
 
 
-class _Bar(ProgressColumn):
-    """A bar where there is something to count."""
+class _Spinner(SpinnerColumn):
+    """It turns until the next stage begins: at the end of a count there is work left."""
 
     def render(self, task: RichTask) -> RenderableType:
-        if task.total is None:
+        return self.spinner.render(task.get_time())
+
+
+class _Stage(ProgressColumn):
+    """What is going on, without its middle where that leaves no room for the figures."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text(shorten(task.description, err.width - EDGES - len(_tell_figures(task))))
+
+
+class _Bar(ProgressColumn):
+    """A bar where there is something to count, and room."""
+
+    def render(self, task: RichTask) -> RenderableType:
+        room = err.width - EDGES - 1 - cell_len(task.description) - len(_tell_figures(task))
+        if task.total is None or room < SHORTEST_BAR:
             return Text()
-        return ProgressBar(total=max(1, task.total), completed=task.completed, width=20)
+        width = min(room, LONGEST_BAR)
+        return ProgressBar(total=max(1, task.total), completed=task.completed, width=width)
 
 
 class _Figures(ProgressColumn):
     """How much is done, how fast, and the time left; else the time since the stage began."""
 
     def render(self, task: RichTask) -> Text:
-        if task.total is None:
-            return Text(_minutes(task.elapsed or 0), style="dim")
-        words = [f"{task.completed:,.0f} of {task.total:,.0f}"]
-        # The first images come in a burst.
-        if task.speed and not task.finished and (task.elapsed or 0) > 1:
-            rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
-            words += [f"{rate}/s", f"{_minutes(task.time_remaining or 0)} left"]
-        return Text("  ".join(words), style="dim")
+        return Text(_tell_figures(task), style="dim")
+
+
+def _tell_figures(task: RichTask) -> str:
+    if task.total is None:
+        return _minutes(task.elapsed or 0)
+    words = [f"{min(task.completed, task.total):,.0f} of {task.total:,.0f}"]
+    # The first images come in a burst.
+    if task.speed and not task.finished and (task.elapsed or 0) > 1:
+        rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
+        of = " images" if task.description.endswith(OF_IMAGES) else ""
+        words += [f"{rate}{of}/s", f"{_minutes(task.time_remaining or 0)} left"]
+    return "  ".join(words)
 
 
 class _LineAMinute:

@@ -68,7 +68,7 @@ def download(
         progress: called with megabytes (10^6 bytes) that have come, and how many there are.
 
     Returns:
-        What to load: the one file, or the folder of several.
+        The file to load, or the folder of several.
 
     Raises:
         UsageError: an unknown name.

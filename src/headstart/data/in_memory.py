@@ -61,7 +61,7 @@ def from_arrays(
         splits: "train", "val", "test" or "" (not assigned) of each image, or of all.
 
     Returns:
-        A data set with ids such as "train/00012": the split, and the row among all of them.
+        A data set with ids such as "train/00012", of the split and the row among all of them.
 
     Raises:
         InputError: an array of a shape, type or range that no images have; labels that are none, or are

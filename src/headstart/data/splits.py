@@ -17,7 +17,7 @@ from headstart.data.dataset import Dataset
 from headstart.draws import draw
 from headstart.errors import BadImageError, ResourceError, UsageError
 
-__all__ = ["find_identical", "join_units", "split_dataset"]
+__all__ = ["find_identical", "hold_out", "join_units", "split_dataset"]
 
 # The beginning of a file, enough to tell it from nearly all others of its size.
 FIRST_BYTES = 2**16
@@ -53,7 +53,7 @@ def split_dataset(dataset: Dataset, *, val: float = 0.2, seed: int = 0) -> Datas
         pool = np.array([i for i, s in enumerate(splits) if s == "train"], dtype=np.int64)
         training = dataset.select(pool)
         units = join_units(training.units(), find_identical(training))
-        held = _hold_out(training, units, val, seed)
+        held = hold_out(training, units, val, seed)
         for row, unit in zip(pool.tolist(), units, strict=True):
             if unit in held:
                 splits[row] = "val"
@@ -132,12 +132,18 @@ def join_units(units: Sequence[str], contents: Sequence[str]) -> tuple[str, ...]
     return tuple(find(unit) for unit in units)
 
 
-def _hold_out(dataset: Dataset, units: Sequence[str], val: float, seed: int) -> set[str]:
+def hold_out(dataset: Dataset, units: Sequence[str], val: float, seed: int) -> set[str]:
     """Choose the units to hold out.
 
     Units are visited in the order of their draws, and a unit changes sides where that brings the
     held-out fractions of its classes nearer to `val`, until none does. Where all images are units of
     their own, that holds out those with the lowest draws.
+
+    Args:
+        dataset: N images.
+        units: N names; images of one unit stay together.
+        val: the fraction, in (0, 1).
+        seed: changes the draw.
     """
     draws = {unit: draw(seed, "split", unit) for unit in units}
     images: dict[str, Counter[int]] = {unit: Counter() for unit in units}

@@ -47,7 +47,7 @@ def write_advice_page(
         "kind": "advice",
         "title": f"Advice on {name or told}",
         "data": name or told,
-        "about": f"{told} · {advice.backbone}",
+        "about": f"{told} · {advice.backbone}" if name else advice.backbone,
         "words": _tell(advice),
         "advice": advice,
         "ways": [

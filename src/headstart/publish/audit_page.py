@@ -167,6 +167,11 @@ def _list_kinds(audit: Audit) -> Iterable[_Kind]:
             for leak in audit.leaks[:GROUPS]
         ],
     )  # fmt: skip
+    yield from _list_others(audit)
+
+
+def _list_others(audit: Audit) -> Iterable[_Kind]:
+    """The kinds that no two images contradict each other in."""
     labels = dict(zip(audit.dataset.ids, audit.dataset.label_names(), strict=True))
     yield _Kind(
         "copies",

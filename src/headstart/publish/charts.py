@@ -3,16 +3,13 @@
 matplotlib draws them, without a screen; the text in them stays text.
 """
 
-import contextlib
 import io
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from headstart.canvas import CHOSEN, PLAIN, SIZE_INCHES, new_figure, styled
 from headstart.files import (
-    default_cache_dir,
     to_json_bytes,
     translate_errors,
     write_atomically,
@@ -26,29 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHARTS",
-    "CHOSEN",
-    "PLAIN",
-    "SIZE_INCHES",
     "draw_chart",
     "scale_log",
-    "styled",
     "write_advice",
     "write_charts",
 ]
 
-# Two colours that people who cannot tell red from green can tell, and a grey.
-CHOSEN, PLAIN, FAINT = "#d55e00", "#0072b2", "#767676"
-SIZE_INCHES = (7.2, 4.0)
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "headstart",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-}
+FAINT = "#767676"
 
 
 def _draw_depth(axes: "Axes", advice: Advice) -> None:
@@ -154,24 +135,9 @@ CHARTS: dict[str, Callable[["Axes", Advice], None]] = {
 def draw_chart(name: str, advice: Advice) -> "Figure":
     """Draw a chart of `CHARTS`, as a matplotlib figure."""
     with styled():
-        from matplotlib.figure import Figure
-
-        figure = Figure(SIZE_INCHES, layout="constrained")
+        figure = new_figure(*SIZE_INCHES)
         CHARTS[name](figure.subplots(), advice)
     return figure
-
-
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """Load matplotlib, and draw and write as `STYLE` says."""
-    # Where it keeps its list of fonts, which is nothing for the user's home.
-    os.environ.setdefault("MPLCONFIGDIR", str(default_cache_dir() / "matplotlib"))
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # The text stays text, so what shows it has the letters that are missing here.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        yield
 
 
 def write_advice(advice: Advice, folder: Path) -> list[Path]:

@@ -5,15 +5,19 @@ from typing import Any
 
 from headstart.parallel import Progress, no_progress
 from headstart.publish.pages import Report, to_json_file, write_page
-from headstart.publish.report_words import say_part, say_percent, write_command
+from headstart.publish.report_words import (
+    name_data,
+    say_part,
+    say_percent,
+    tell_value,
+    write_command,
+)
 from headstart.publish.way_charts import Way, draw_costs, draw_courses
 from headstart.runs.comparison import Comparison, Contender, Pair
-from headstart.runs.record import Run
 from headstart.training.advice import say_time
 
 __all__ = ["write_comparison_page"]
 
-NONE = "–"  # for a value that a setting does not have
 PAIRS = 60  # that are shown; all are in the JSON
 SETTINGS = 40
 CONTENDERS = 12  # whose settings stand side by side
@@ -65,15 +69,10 @@ def write_comparison_page(
 
 def _name_data(comparison: Comparison) -> str:
     """The data that the runs were trained on, where all say the same."""
-    named = {_find_data(run) for c in comparison.contenders for run in c.runs}
+    named = {name_data(run) or run.root.name for c in comparison.contenders for run in c.runs}
     count = len(comparison.contenders)
     [name] = named if len(named) == 1 else [""]
     return f"{count:,} ways on {name}" if name else f"{count:,} ways"
-
-
-def _find_data(run: Run) -> str:
-    data = run.data[0] if isinstance(run.data, tuple) else run.data
-    return data.name if data is not None else run.root.name
 
 
 def _say_images(comparison: Comparison) -> str:
@@ -135,15 +134,13 @@ def _list_differing(contenders: tuple[Contender, ...]) -> list[tuple[str, list[s
     names = dict.fromkeys(name for run in firsts for name in run.settings)
     for name in names:
         entries = [run.settings.get(name, {}) for run in firsts]
-        values = [_say(entry.get("value")) for entry in entries]
+        values = [tell_value(entry.get("value")) for entry in entries]
         chosen = any(entry.get("origin") in ("user", "advised") for entry in entries)
-        if name not in ("strategy", "backbone", "seed") and (chosen or len({*values, NONE}) > 2):
+        if name not in ("strategy", "backbone", "seed") and (
+            chosen or len({*values, tell_value(None)}) > 2
+        ):
             rows.append((name, values))
     return [(name, values) for name, values in rows if len(set(values)) > 1][:SETTINGS]
-
-
-def _say(value: Any) -> str:
-    return NONE if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _describe(contender: Contender) -> dict[str, Any]:

@@ -5,16 +5,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.canvas import CHOSEN, PLAIN, SIZE_INCHES, new_figure, styled
 from headstart.errors import csv_cell, printable
 from headstart.files import to_json_bytes
-from headstart.publish.charts import (
-    CHOSEN,
-    PLAIN,
-    SIZE_INCHES,
-    scale_log,
-    styled,
-    write_charts,
-)
+from headstart.publish.charts import scale_log, write_charts
 from headstart.runs.comparison import Comparison, Contender
 
 if TYPE_CHECKING:
@@ -32,9 +26,7 @@ LONGEST = 44  # letters of a name in a picture
 def draw_costs(comparison: Comparison) -> "Figure":
     """Draw accuracy against minutes, as a matplotlib figure; what nothing dominates is marked."""
     with styled():
-        from matplotlib.figure import Figure
-
-        figure = Figure(SIZE_INCHES, layout="constrained")
+        figure = new_figure(*SIZE_INCHES)
         axes = figure.subplots()
         for number, contender in enumerate(comparison.contenders, 1):
             _draw_contender(axes, number, contender, len(comparison.contenders))
@@ -74,9 +66,7 @@ def draw_curves(comparison: Comparison) -> "Figure":
     dashed; of a head that is fitted at once the first alone, dotted.
     """
     with styled():
-        from matplotlib.figure import Figure
-
-        figure = Figure((SIZE_INCHES[0] * 1.25, SIZE_INCHES[1]), layout="constrained")
+        figure = new_figure(SIZE_INCHES[0] * 1.25, SIZE_INCHES[1])
         axes = figure.subplots()
         last = max((len(r.history) for c in comparison.contenders for r in c.runs), default=0)
         for number, contender in enumerate(comparison.contenders):

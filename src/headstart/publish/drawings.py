@@ -20,7 +20,7 @@ WIDER = (
     12  # more on the left and below where a drawing is wide, whose letters are larger on a phone
 )
 TICKS = 5
-LABEL_PX = (18, 13)  # width and height of a number beside a point
+LABEL_PX = (26, 19)  # width and height of a number beside a point
 
 # The style of a chart that is a file of its own.
 FILE_STYLE = (
@@ -99,6 +99,11 @@ class Frame:
         """Where the axis upwards begins, in px."""
         return self.height - BOTTOM - WIDER * (self.width > WIDTH)
 
+    @property
+    def head(self) -> int:
+        """Where the axis upwards ends, in px."""
+        return TOP + WIDER * (self.width > WIDTH)
+
     def x(self, value: float) -> float:
         """Place a value on the axis across."""
         low, high, at = self.low, self.high, value
@@ -110,7 +115,7 @@ class Frame:
     def y(self, value: float) -> float:
         """Place a value on the axis upwards."""
         share = (value - self.bottom) / ((self.top - self.bottom) or 1)
-        return round(self.base - share * (self.base - TOP), 1)
+        return round(self.base - share * (self.base - self.head), 1)
 
     def line(self, points: Iterable[tuple[float, float]], kind: str) -> Markup:
         """Join points by a line."""

@@ -16,11 +16,9 @@ from headstart.runs.record import Measured
 
 __all__ = [
     "Bin",
-    "Confusion",
     "Verdicts",
     "choose_classes",
     "judge",
-    "list_confusions",
     "list_doubtful",
     "list_right",
     "list_worst",
@@ -39,14 +37,6 @@ class Bin(NamedTuple):
     images: int
     confidence: float
     accuracy: Estimate
-
-
-class Confusion(NamedTuple):
-    """How many images of one class were taken for another, both as indices of classes."""
-
-    true: int
-    predicted: int
-    images: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,15 +112,6 @@ def list_right(verdicts: Verdicts, most: int) -> list[int]:
         seen[label] = seen.get(label, -1) + 1
         turns.append((seen[label], len(turns), row))
     return [row for _, _, row in sorted(turns)[:most]]
-
-
-def list_confusions(confusion: IntCC) -> list[Confusion]:
-    """List what was taken for what, the most frequent first."""
-    off = confusion - np.diag(confusion.diagonal())
-    true, predicted = off.nonzero()
-    counts = off[true, predicted]
-    order = np.lexsort((predicted, true, -counts))
-    return [Confusion(int(true[k]), int(predicted[k]), int(counts[k])) for k in order]
 
 
 def choose_classes(confusion: IntCC, most: int) -> IntN:

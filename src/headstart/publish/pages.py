@@ -25,7 +25,7 @@ from markupsafe import Markup
 from headstart.errors import UsageError, csv_cell, printable
 from headstart.files import to_json_bytes, translate_errors, write_atomically
 from headstart.publish.drawings import Chart, to_file
-from headstart.publish.report_words import say_metric
+from headstart.publish.report_words import say_metric, shorten
 
 __all__ = ["Report", "check_page", "to_csv", "to_json_file", "write_page"]
 
@@ -120,6 +120,7 @@ def _render(template: str, content: Mapping[str, Any]) -> bytes:
         js=Markup(blocks["js"]),
         hashes={name: _hash(text) for name, text in blocks.items()},
         say_metric=say_metric,
+        shorten=shorten,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return page.encode()

@@ -4,7 +4,6 @@ No byte of a file gets into a page: what is shown was drawn from its pixels.
 """
 
 import base64
-import hashlib
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from headstart.arrays import FloatNC, FloatND, PixelsHW3
-from headstart.data.decoding import decode_image, prepare_image
+from headstart.data.decoding import prepare_image
 from headstart.data.images import ImageRef
-from headstart.errors import BadImageError
 from headstart.parallel import Progress, count_cpus, map_ahead
 from headstart.runs.classifier import Classifier
 from headstart.runs.prediction import Pipeline
+from headstart.runs.sources import read_known
 
 __all__ = [
     "Album",
@@ -56,20 +55,8 @@ class Album:
         self._bytes = 0
 
     def read(self, image_id: str) -> Image.Image | str:
-        """Read an image whose bytes are those on record, or say why not: "changed" or "unreadable".
-
-        A run that comes from anywhere may name any file: only who knows its content gets it shown.
-        """
-        ref = self.open_image(image_id)
-        if ref is None:
-            return "unreadable"
-        try:
-            data = ref.read()
-            if self.digests is not None and _hash(data) != self.digests.get(image_id):
-                return "changed"
-            return decode_image(data)
-        except BadImageError:
-            return "unreadable"
+        """Read an image, as `read_known` does."""
+        return read_known(self.open_image(image_id), self.digests)
 
     def add(self, ids: Iterable[str], progress: Progress) -> None:
         """Make the pictures of these images, as far as there is room."""
@@ -94,10 +81,6 @@ class Album:
             else:
                 self._bytes += len(text)
                 self.pictures[image_id] = text
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def encode(image: Image.Image) -> str:

@@ -14,20 +14,25 @@ from headstart.training.settings import FIELDS
 
 __all__ = [
     "find_best_epoch",
+    "name_data",
     "read_advice",
     "read_facts",
     "say_metric",
     "say_name",
     "say_part",
     "say_percent",
+    "shorten",
     "tell_evidence",
+    "tell_value",
     "write_command",
 ]
 
 EVIDENCE_LENGTH = 300
+SHORT = 20  # letters of a name in the margin of the confusion matrix
 
 NAMES = {
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
     "brier": "Brier score",
     "roc_auc": "ROC area",
     "average_precision": "PR area",
@@ -51,6 +56,17 @@ def say_metric(name: str) -> str:
     return NAMES.get(name) or (words.replace("top ", "top-") if name.startswith("top_") else words)
 
 
+def name_data(run: Run) -> str:
+    """Name what a run was trained on; "" for data in memory."""
+    data = run.data[0] if isinstance(run.data, tuple) else run.data
+    return "" if data is None else data.name
+
+
+def shorten(name: str, most: int = SHORT) -> str:
+    """Leave out the middle of a long name: those that begin alike end differently."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+
+
 def say_name(path: str) -> str:
     """Name data by the last part of its path."""
     return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
@@ -63,23 +79,26 @@ def say_part(part: str) -> str:
 
 def tell_evidence(evidence: Mapping[str, Any]) -> str:
     """Evidence on one line of bounded length."""
-    return "; ".join(f"{n.replace('_', ' ')}: {_tell_value(v)}" for n, v in evidence.items())[
+    return "; ".join(f"{n.replace('_', ' ')}: {tell_value(v)}" for n, v in evidence.items())[
         :EVIDENCE_LENGTH
     ]
 
 
-def _tell_value(value: Any) -> str:
+def tell_value(value: Any) -> str:
+    """Write a value of a record: a number of four digits, a dash for none, whatever else in words."""
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{str(n).replace('_', ' ')} {tell_value(v)}" for n, v in value.items())
     if isinstance(value, list):
-        return ", ".join(
-            _tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value
-        )
-    return str(value)
+        return ", ".join(tell_value(v) if not isinstance(v, list) else _tell_pair(v) for v in value)
+    return str(value)[:EVIDENCE_LENGTH]
 
 
 def _tell_pair(value: list[Any]) -> str:
-    return " → ".join(map(_tell_value, value))
+    return " → ".join(map(tell_value, value))
 
 
 def find_best_epoch(run: Run) -> int | None:

@@ -80,6 +80,11 @@ def report(
     if split is not None:
         raise UsageError("split goes with a single run; leave it out")
     if not isinstance(what, Comparison | Advice | Audit):
+        if not isinstance(what, list | tuple) or not what:
+            raise UsageError(
+                "report takes a run, a list of runs, a Comparison, an Advice or an Audit, got "
+                f"{type(what).__name__}"
+            )
         page = place or check_page(name_page(what))
         found = compare(what, test=data, progress=progress, **options)
         return write_comparison_page(found, page, figures=figures, progress=progress)

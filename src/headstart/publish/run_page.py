@@ -19,9 +19,8 @@ from markupsafe import Markup
 
 from headstart.arrays import BoolN, IntCC, IntN
 from headstart.data.dataset import Dataset
-from headstart.data.images import FolderReader
 from headstart.draws import draw
-from headstart.errors import HeadstartError, InputError, UsageError, printable
+from headstart.errors import InputError, UsageError, printable
 from headstart.features.extraction import Features
 from headstart.features.neighbours import (
     FAR,
@@ -38,16 +37,15 @@ from headstart.metrics import (
     calibration_error,
     number_units,
 )
+from headstart.mistakes import Confusion, list_confusions
 from headstart.parallel import Progress, no_progress
 from headstart.problem import SINGLE_LABEL, multi_label
 from headstart.publish.drawings import Chart
 from headstart.publish.findings import (
     Bin,
-    Confusion,
     Verdicts,
     choose_classes,
     judge,
-    list_confusions,
     list_doubtful,
     list_right,
     list_worst,
@@ -73,20 +71,28 @@ from headstart.publish.report_charts import (
 )
 from headstart.publish.report_words import (
     find_best_epoch,
+    name_data,
     read_advice,
     read_facts,
     say_part,
     say_percent,
     tell_evidence,
+    tell_value,
     write_command,
 )
 from headstart.runs.classifier import Card, read_card
 from headstart.runs.evaluation import EVALUATE_SETTINGS, evaluate
 from headstart.runs.fitting import extract_with
 from headstart.runs.prediction import Pipeline
-from headstart.runs.record import Measured, Run
-from headstart.runs.sources import Data, load_data, read_data
-from headstart.training.settings import READING, Settings, make_settings
+from headstart.runs.record import Measured, Members, Run
+from headstart.runs.sources import (
+    Data,
+    find_images,
+    read_data,
+    restore_settings,
+    select_images,
+)
+from headstart.training.settings import Settings, make_settings
 
 __all__ = ["write_run_page"]
 
@@ -210,10 +216,8 @@ def _take_run(run: Run, options: Mapping[str, Any]) -> _Subject:
         raise InputError(
             f"{run.folder}: the run measured nothing; name labelled images to evaluate it on"
         )
-    values = {n: run.settings.get(n, {}) for n in ("val", "group", "engine", "precision", *READING)}
-    given = {n: v["value"] for n, v in values.items() if v.get("origin") == "user"}
-    settings = make_settings({**given, **options})
-    dataset = _find_images(run, measured, settings)
+    settings = restore_settings(run.settings, **options)
+    dataset = find_images(measured, run.data, run.root, settings)
     digests = dict(zip(run.members.ids, run.members.sha256, strict=True))
     album = Album(_opener(dataset), digests)
     verdicts, thresholds = _judge(run, measured)
@@ -236,7 +240,7 @@ def _evaluate(
     found = evaluate(run, data, split=split, progress=progress, **options)
     measured = found.measured
     settings = make_settings(dict(options))
-    dataset = _select(read_data(data, settings), measured)
+    dataset = select_images(read_data(data, settings), measured)
     album = Album(_opener(dataset), None)
     return _Subject(
         run, read_card(run.folder), settings, measured, _judge(run, measured)[0],
@@ -259,34 +263,6 @@ def _name_classes(run: Run, classes: tuple[str, ...]) -> tuple[str, ...]:
     """The classes as people know them; those that a model does not know have no other name."""
     named = (f"{name} ({c})" for name, c in zip(run.names, run.classes, strict=False))
     return (*named, *classes[len(run.names) :])
-
-
-def _find_images(run: Run, measured: Measured, settings: Settings) -> Dataset | None:
-    """Find the measured images: files below the run's root, else whatever its data hold."""
-    if (run.root / measured.ids[0]).is_file():
-        return Dataset(
-            root=run.root,
-            classes=measured.classes,
-            ids=measured.ids,
-            targets=measured.labels,
-            splits=("",) * len(measured),
-            groups=("",) * len(measured),
-            errors=("",) * len(measured),
-            reader=FolderReader(run.root),
-        )
-    if run.data is None:
-        return None
-    try:
-        return _select(load_data(run.data, settings), measured)
-    except HeadstartError:
-        return None
-
-
-def _select(dataset: Dataset, measured: Measured) -> Dataset | None:
-    rows = {image_id: row for row, image_id in enumerate(dataset.ids)}
-    if not all(i in rows for i in measured.ids):
-        return None
-    return dataset.select(np.array([rows[i] for i in measured.ids], dtype=np.int64))
 
 
 def _opener(dataset: Dataset | None) -> Callable[[str], Any]:
@@ -329,6 +305,7 @@ def _compose(
     reliability = draw_reliability(bins, error, several=subject.several)
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if facts else []
     charts = [*curves, reliability, *evidence, *([space.chart] if space else [])]
+    classes = _list_classes(subject)
     content = {
         "title": f"{_name_data(subject)}: {run.strategy} on {run.backbone}",
         "words": _tell(subject, pairs, error),
@@ -343,17 +320,20 @@ def _compose(
         "levels": _level(subject.confusion),
         "pairs": pairs[:PAIRS],
         "all_pairs": len(pairs),
-        "classes": _list_classes(subject),
+        "classes": classes,
+        "trained": _tell_trained([c["trained"] for c in classes]),
+        "groups": _tell_groups(run.members),
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
         "looks": looks,
         "several": subject.several,
+        "all_right": bool(verdicts.right.all()),
         "unlooked": len(looked) - len(looks) if looking_s < math.inf else 0,
         "curves": curves,
         "reliability": reliability,
         "evidence": evidence,
         "map": space.chart if space else None,
         "decisions": [
-            (d.name, d.value, d.origin, tell_evidence(d.evidence))
+            (d.name, tell_value(d.value), d.origin, tell_evidence(d.evidence))
             for d in run.decisions.settled.values()
         ],
         "advice": read_advice(run),
@@ -534,11 +514,26 @@ def _list_classes(subject: _Subject) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- in words
 
 
+def _tell_trained(counts: Sequence[int]) -> str:
+    """Say how many training images the classes have; "" where the run does not list its images."""
+    if not any(counts):
+        return ""
+    low, middle, high = min(counts), sorted(counts)[len(counts) // 2], max(counts)
+    return f"{len(counts):,}, of {low:,} to {high:,} training images, the middle one of {middle:,}"
+
+
+def _tell_groups(members: Members) -> str:
+    """Say how many groups of images were kept together; "" for none."""
+    groups = Counter(filter(None, members.groups))
+    if not groups:
+        return ""
+    return f"{len(groups):,} with {groups.total():,} images, each kept on one side of every split"
+
+
 def _name_data(subject: _Subject) -> str:
     run, part = subject.run, subject.measured.part
     if part in ("val", "cross-validation") and subject.album.digests is not None:
-        data = run.data[0] if isinstance(run.data, tuple) else run.data
-        return str(data.name if data is not None else run.folder.name)
+        return name_data(run) or run.folder.name
     return str(subject.dataset.name if subject.dataset is not None else run.folder.name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from headstart.arrays import IntN
+from headstart.cards import make_card, make_table
 from headstart.data.dataset import Dataset
 from headstart.data.scan import Scan, scan_images
 from headstart.data.splits import join_units
@@ -201,6 +202,14 @@ class Audit:
     def __repr__(self) -> str:
         found = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in self.counts().items())
         return f"Audit({self.dataset.name!r}, {len(self.dataset):,} images: {found})"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how many findings of each kind there are."""
+        rows = [[kind.replace("_", " "), f"{n:,}"] for kind, n in self.counts().items() if n]
+        lines = [f"warning: {warning}" for warning in self.warnings]
+        title = f"audit of {self.dataset.name}: {len(self.dataset):,} images"
+        table = make_table(("finding", "number"), rows or [["nothing found", ""]])
+        return make_card(title, lines, [table])
 
     def counts(self) -> dict[str, int]:
         """Count the findings of each kind."""

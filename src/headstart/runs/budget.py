@@ -28,10 +28,12 @@ class Budget:
     Attributes:
         text: as it was given: "10m".
         began: by `time.monotonic()`.
+        ends: when a part of it has to end; None for all of it.
     """
 
     text: str
     began: float
+    ends: float | None = None
 
     @classmethod
     def of(cls, settings: Settings, began: float) -> "Budget | None":
@@ -47,11 +49,17 @@ class Budget:
     @property
     def deadline(self) -> float:
         """When training has to end, by `time.monotonic()`."""
+        if self.ends is not None:
+            return self.ends
         return self.began + self.seconds * (1 - RESERVE_SHARE) - RESERVE_S
 
     def left(self) -> float:
         """Give the seconds that are left for training."""
         return max(0.0, self.deadline - time.monotonic())
+
+    def part(self, share: float) -> "Budget":
+        """Give a part that begins now, of a share of what is left."""
+        return dataclasses.replace(self, ends=time.monotonic() + share * self.left())
 
     def may_read(self) -> bool:
         """Whether more images may be read for features."""

@@ -84,7 +84,7 @@ def compare(
         UsageError: an option is wrong or has no effect, or there is one contender only.
         InputError: the data or a run cannot be used; the runs have other classes, or no image in common.
         KeyboardInterrupt: interrupted; the same call goes on.
-        As `fit` and `evaluate` say.
+        HeadstartError: as `fit` and `evaluate` say.
     """
     named = what if isinstance(what, list | tuple) else [what]
     runs = [is_run(word) for word in named]

@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from headstart.cards import make_card, make_table, paint_bar, say_interval
 from headstart.contrasts import (
     LEVEL,
     Contrast,
@@ -13,8 +14,12 @@ from headstart.contrasts import (
     count_more_images,
     rank_with_ties,
 )
+from headstart.frames import make_frame
 from headstart.metrics import Estimate
 from headstart.runs.record import Run, to_json
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Comparison", "Contender", "Pair", "judge", "mark_undominated"]
 
@@ -135,6 +140,51 @@ class Comparison:
         return (
             f"Comparison({len(self.contenders)} contenders on {self.images:,} images of {self.part}, best "
             f"{best.name!r} with accuracy {e.value:.3f} ({e.low:.3f} to {e.high:.3f}))"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        ways = [
+            [f"{c.rank}. {c.name}", f"{c.accuracy.value:.3f}", say_interval(c.accuracy),
+             paint_bar(c.accuracy), f"{c.minutes:.2f}", f"{c.megabytes:.1f}", f"{c.images_per_s:,.0f}"]
+            for c in self.contenders
+        ]  # fmt: skip
+        pairs = [
+            [f"{p.first} against {p.second}", f"{p.contrast.difference.value:+.3f}",
+             f"{p.contrast.difference.low:+.3f} to {p.contrast.difference.high:+.3f}", p.verdict]
+            for p in self.pairs
+        ]  # fmt: skip
+        lines = [self.conclude(), *(f"warning: {warning}" for warning in self.warnings)]
+        heads = ("", "accuracy", "95 % interval", "", "minutes", "MB", "images/s")
+        parts = [make_table(heads, ways)]
+        if pairs:
+            parts.append(make_table(("", "difference", "95 % interval", ""), pairs))
+        title = f"{len(ways)} ways on {self.images:,} images of {self.part}"
+        return make_card(title, lines, parts)
+
+    def to_frame(self) -> "DataFrame":
+        """Give a table with a row for each contender, the most accurate first.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        ways = self.contenders
+        return make_frame(
+            {
+                "rank": [c.rank for c in ways],
+                "contender": [c.name for c in ways],
+                "strategy": [c.runs[0].strategy for c in ways],
+                "backbone": [c.runs[0].backbone for c in ways],
+                "seeds": [c.seeds for c in ways],
+                "accuracy": [c.accuracy.value for c in ways],
+                "low": [c.accuracy.low for c in ways],
+                "high": [c.accuracy.high for c in ways],
+                "log_loss": [c.log_loss for c in ways],
+                "minutes": [c.minutes for c in ways],
+                "megabytes": [c.megabytes for c in ways],
+                "images_per_s": [c.images_per_s for c in ways],
+                "undominated": [c.undominated for c in ways],
+            }
         )
 
     def conclude(self) -> str:

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,8 +29,19 @@ from headstart.runs.fitting import extract_with
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
 from headstart.runs.record import Measured, Members, Run, has_record
+from headstart.runs.showing import (
+    check_one_label,
+    frame_measured,
+    plot_measured,
+    plot_wrong,
+    show_measured,
+)
 from headstart.runs.sources import Data, read_data
 from headstart.training.settings import READING, Settings, make_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["EVALUATE_SETTINGS", "Evaluation", "evaluate"]
 
@@ -65,6 +76,7 @@ class Evaluation:
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
         problem: the name of the kind of problem, a key of `PROBLEMS`.
+        dataset: of the images that were evaluated, to look at them again.
         readings: how often these images were measured with this run, where they are not its own.
     """
 
@@ -81,6 +93,7 @@ class Evaluation:
     warnings: tuple[str, ...]
     unknown: int = 0
     problem: str = SINGLE_LABEL.name
+    dataset: Dataset | None = dataclasses.field(default=None, repr=False)
     readings: Readings = NOT_COUNTED
 
     @property
@@ -94,6 +107,41 @@ class Evaluation:
             f"Evaluation({self.images['evaluated']:,} images of {self.split}, {name} "
             f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}))"
         )
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        where = "all images" if self.split == "all" else f"the split {self.split}"
+        title = f"{self.images['evaluated']:,} images, {where}, 95 % intervals"
+        warnings = [f"warning: {warning}" for warning in self.warnings]
+        confusion = None if self.problem == MULTI_LABEL.name else self.confusion
+        figures = (self.metrics, self.per_class, self.problem, confusion)
+        return show_measured(title, warnings, *figures)
+
+    def plot_confusion(self) -> "Figure":
+        """Draw the confusion matrix, as a matplotlib figure.
+
+        Raises:
+            UsageError: an image may have several labels.
+        """
+        return plot_measured(self.measured, self.problem)
+
+    def plot_mistakes(self, most: int = 16) -> "Figure":
+        """Draw the images that it was most wrong on, as a matplotlib figure; they are read again.
+
+        Raises:
+            InputError: nothing was wrong, or the images are gone.
+            UsageError: an image may have several labels, or `most` is less than 1.
+        """
+        check_one_label(self.problem, "plot_mistakes")
+        return plot_wrong(self.measured, self.dataset, None, most)
+
+    def to_frame(self) -> "DataFrame":
+        """Give a table with a row for each evaluated image, as `frame_measured` makes it.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frame_measured(self.measured, self.per_class, self.problem)
 
 
 def evaluate(
@@ -142,8 +190,7 @@ def evaluate(
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
     rows = np.flatnonzero(features.good() & problem.known(targets))
-    of_rows = problem.decode(targets[rows])
-    is_unknown = np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
+    is_unknown = np.array([max(r, default=-1) for r in problem.decode(targets[rows])]) >= known
     warnings = [*dataset.warnings, *features.warnings]
     if is_unknown.any():
         warnings.append(_tell_unknown(is_unknown, classes[known:], unknown_classes))
@@ -174,6 +221,7 @@ def evaluate(
         warnings=tuple(warnings),
         unknown=int(is_unknown.sum()),
         problem=problem.name,
+        dataset=dataset.select(rows),
         readings=readings,
     )
 

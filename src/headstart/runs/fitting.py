@@ -48,6 +48,7 @@ from headstart.runs.folder import (
     mark_incomplete,
     recover,
 )
+from headstart.runs.folding import check_folds, check_measured_once, train_in_folds
 from headstart.runs.grouping import find_groups
 from headstart.runs.record import (
     Measured,
@@ -59,7 +60,7 @@ from headstart.runs.record import (
     read_start,
     save_run,
 )
-from headstart.runs.refitting import MEASURING, take_probe, train_and_refit
+from headstart.runs.refitting import MEASURING, take_probe
 from headstart.runs.remarks import find_warnings
 from headstart.runs.sampling import draw_parts, draw_per_class
 from headstart.runs.sources import (
@@ -74,7 +75,16 @@ from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.grouping import GroupingScore
 from headstart.training.heads import assign_folds
-from headstart.training.outputs import ADVICE, CHECKPOINT, HISTORY, PLAN, START, TENSORBOARD, WHOLE
+from headstart.training.outputs import (
+    ADVICE,
+    CHECKPOINT,
+    FOLDS,
+    HISTORY,
+    PLAN,
+    START,
+    TENSORBOARD,
+    WHOLE,
+)
 from headstart.training.probes import units_of
 from headstart.training.rules import MAX_FOLDS
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
@@ -82,7 +92,7 @@ from headstart.training.strategies.table import (
     check_advisable,
     choose_strategy,
 )
-from headstart.training.task import HeadTask, Strategy, Task, Trained
+from headstart.training.task import Folds, HeadTask, Strategy, Task, Trained
 from headstart.training.thresholds import choose_thresholds, choose_thresholds_apart
 
 __all__ = [
@@ -122,7 +132,7 @@ def fit(
         progress: called with how far the work is.
         report: called with the data set and what is known of it: its scan before any work, and the
             advice before it is followed.
-        on_epoch: called with the figures of every epoch, where there are epochs.
+        on_epoch: called with an epoch's figures, of how many `epochs`, the `best_epoch` so far and the `fold`.
         **options: fields of `Settings`.
 
     Raises:
@@ -158,6 +168,7 @@ def fit(
         plan = _load(plan, progress)
     dataset, groupings = find_groups(dataset, settings, progress)
     dataset = draw_per_class(dataset, settings.data.per_class, settings.seed)
+    check_folds(settings, dataset, dataset.units())
     plan = dataclasses.replace(plan, dataset=dataset, groupings=groupings)
     if settings.strategy == AUTO:
         plan = _follow_advice(plan, budget, report, progress)
@@ -174,9 +185,9 @@ def fit(
     with _with_tensorboard(settings, place, on_epoch) as write:
         task, trained = _train(plan, place, budget, progress, write)
     run = _measure(folder, data, task, trained)
-    run = dataclasses.replace(run, warnings=(*run.warnings, *found))
     progress("writing the run", 0, 0)
-    run = dataclasses.replace(run, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    run = dataclasses.replace(run, warnings=(*run.warnings, *found), seconds=seconds)
     with _writing(folder):
         return save_run(run, keep=_list_kept(run), model=run.classifier.files())
 
@@ -187,6 +198,7 @@ def _suit_labels(settings: Settings, dataset: Dataset) -> tuple[Settings, Datase
     Raises:
         UsageError: a setting has no effect on these.
     """
+    check_measured_once(settings, dataset)
     if dataset.problem.name != MULTI_LABEL.name:
         return settings, dataset, {}
     if settings.class_weights == "balanced":
@@ -380,10 +392,10 @@ def _train(
         task.decisions.record("groupings", [dataclasses.asdict(s) for s in plan.groupings])
     progress("training the head", 0, 0)
     if budget is None:
-        return train_and_refit(task, None)
+        return train_in_folds(task, None)
     guarded = dataclasses.replace(task, progress=budget.guard(progress), deadline=budget.deadline)
     try:
-        return train_and_refit(guarded, budget)
+        return train_in_folds(guarded, budget)
     except OutOfTime:
         return take_probe(
             task,
@@ -414,7 +426,9 @@ def check_place(folder: Path, data: Data, overwrite: bool, resume: bool) -> bool
         raise UsageError(f"{folder}: lies in the data, as a class would; choose one outside")
     replaces = check_folder(folder, overwrite=overwrite or resume)
     place = find_training(folder)
-    can_resume = all((place / name).exists() for name in (START, CHECKPOINT))
+    can_resume = (place / START).exists() and any(
+        (place / name).exists() for name in (CHECKPOINT, FOLDS)
+    )
     if can_resume and not (overwrite or resume):
         raise UsageError(
             f"{folder}: holds an interrupted training; headstart fit --resume {folder} goes on with "
@@ -437,7 +451,7 @@ def _begin(folder: Path, data: Data, plan: _Plan, *, replaces: bool, resume: boo
     if not resume:
         place = folder / NEXT if replaces else folder
         clear_training(place)
-        if plan.strategy.has_epochs(plan.settings):
+        if plan.strategy.has_epochs(plan.settings) or plan.settings.folds is not None:
             _write_start(place, data, plan)
     return place
 
@@ -470,7 +484,11 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     """Measure what was trained; give the run, complete except for its history and time."""
     used, features, settings = task.dataset, task.features, task.settings
     task.progress("measuring", 0, 0)
-    measured = find_measured(task, trained.probabilities)
+    images = {"train": len(task.rows), "val": len(task.val_rows)}
+    if trained.folds is not None:  # all are measured on, each by a training without it
+        rows = trained.folds.rows
+        task = dataclasses.replace(task, rows=rows, val_rows=rows[:0])
+    measured = find_measured(task, trained.probabilities, trained.folds)
     metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
     problem, thresholds = used.problem, tuple[float, ...]()
     if problem.name == MULTI_LABEL.name:
@@ -507,7 +525,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         metrics=metrics,
         per_class=per_class,
         measured_on="" if measured is None else measured.part,
-        images={"train": len(task.rows), "val": len(task.val_rows), "unreadable": unreadable},
+        images={**images, "unreadable": unreadable},
         settings=settings.describe(decisions),
         decisions=decisions,
         warnings=find_warnings(task, measured, f"; {say_next(data)}"),
@@ -518,7 +536,9 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         engine=engine,
         seconds=0.0,
         interrupted=trained.interrupted,
-        parts=Parts(lambda: classifier, lambda: list_members(used, features), lambda: measured),
+        parts=Parts(
+            lambda: classifier, lambda: list_members(used, features, measured), lambda: measured
+        ),
         problem=used.problem.name,
     )
 
@@ -564,11 +584,13 @@ def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
         )
 
 
-def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | None:
+def find_measured(
+    task: HeadTask, probabilities: FloatNC | None, folds: Folds | None = None
+) -> Measured | None:
     """Give the predictions on the validation images, else those out of fold on the training images.
 
     Args:
-        probabilities: as in `Trained`.
+        probabilities, folds: as in `Trained`.
     """
     if probabilities is None:
         return None
@@ -581,6 +603,7 @@ def find_measured(task: HeadTask, probabilities: FloatNC | None) -> Measured | N
         part=part,
         classes=used.classes,
         groups=tuple(used.groups[row] for row in rows),
+        folds=() if folds is None else tuple(folds.numbers.tolist()),
     )
 
 
@@ -611,8 +634,8 @@ def _with_tensorboard(
 
     def write(entry: dict[str, Any]) -> None:
         with _writing(folder):
-            for name, value in entry.items():
-                if name != "epoch" and value is not None:
+            for name, value in entry.items() if "fold" not in entry else ():
+                if name not in ("epoch", "epochs", "best_epoch") and value is not None:
                     writer.add_scalar(name, value, entry["epoch"])
             writer.flush()
         on_epoch(entry)
@@ -674,8 +697,11 @@ def _read_start(
     return data, {**stored, **options}, {"advised": dict(start.advised), "parts": start.parts}
 
 
-def list_members(dataset: Dataset, features: Features) -> Members:
-    """List the images that a run used."""
+def list_members(dataset: Dataset, features: Features, measured: Measured | None = None) -> Members:
+    """List the images that a run used, with their folds where it measured by those."""
+    folds: dict[str, int] = {}
+    if measured is not None and measured.folds:
+        folds = dict(zip(measured.ids, measured.folds, strict=True))
     return Members(
         ids=dataset.ids,
         splits=dataset.splits,
@@ -683,6 +709,7 @@ def list_members(dataset: Dataset, features: Features) -> Members:
         groups=dataset.groups,
         sha256=features.sha256,
         errors=features.errors,
+        folds=tuple(folds.get(image_id, 0) for image_id in dataset.ids) if folds else (),
     )
 
 
@@ -692,5 +719,5 @@ def _list_kept(run: Run) -> list[str]:
     if run.settings["tensorboard"]["value"]:
         keep.append(TENSORBOARD)
     if run.interrupted:  # the state that --resume continues
-        keep += [START, PLAN, CHECKPOINT, WHOLE]
+        keep += [START, PLAN, CHECKPOINT, WHOLE, FOLDS]
     return keep

@@ -9,6 +9,7 @@ it is refused on one line that names the file and the field.
 Shape letters: N measured images, C classes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -26,6 +27,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from headstart.arrays import FloatNC, Targets
+from headstart.canvas import draw_curves
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
 from headstart.files import read_bounded, read_json, to_json_bytes
@@ -40,9 +42,22 @@ from headstart.runs.folder import (
     SETTINGS,
     replace_run,
 )
+from headstart.runs.showing import (
+    check_one_label,
+    confuse,
+    frame_measured,
+    plot_measured,
+    plot_wrong,
+    show_measured,
+)
+from headstart.runs.sources import find_images, restore_settings
 from headstart.training.decisions import Decisions, Origin
 from headstart.training.outputs import HISTORY
 from headstart.training.settings import FIELDS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = [
     "Measured",
@@ -77,6 +92,7 @@ class Measured:
             predicted by a head that had not seen it; else the split that was evaluated, or "all".
         classes: C class names.
         groups: of the N images, "" for one that is its own group; () where none have any.
+        folds: N numbers from 1, where it was measured by `folds`; () where not.
     """
 
     probabilities: FloatNC
@@ -85,6 +101,7 @@ class Measured:
     part: str
     classes: tuple[str, ...]
     groups: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,6 +121,8 @@ class Members:
         groups: "" for an image that is its own group.
         sha256: hex digests of their bytes, "" where those could not be read.
         errors: why an image could not be read, "" for a good one.
+        folds: from 1, where it was measured by `folds`: an image by a training without those of its fold; 0
+            for an image that is in none. () where not.
     """
 
     ids: tuple[str, ...] = ()
@@ -112,6 +131,7 @@ class Members:
     groups: tuple[str, ...] = ()
     sha256: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -198,6 +218,80 @@ class Run:
             f"Run({str(self.folder)!r}, {self.strategy} on {self.backbone}, "
             f"{len(self.classes):,} classes, {figure})"
         )
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        name = f"{self.strategy} on {self.backbone}" if self.backbone else self.strategy
+        counts = ", ".join(f"{n:,} {part}" for part, n in self.images.items() if n)
+        lines = [f"{len(self.classes):,} classes, {counts} images, {self.seconds:.1f} s"]
+        if self.measured_on:
+            how = {
+                "val": f"on {self.images['val']:,} validation images",
+                "cross-validation": f"by cross-validation on {self.images['train']:,} training images",
+            }[self.measured_on]
+            lines.append(f"measured {how}, 95 % intervals")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        lines.append(f"saved to {self.folder}")
+        confusion = None
+        with contextlib.suppress(InputError):  # the figures can be shown all the same
+            confusion = confuse(self.measured, self.problem)
+        return show_measured(name, lines, self.metrics, self.per_class, self.problem, confusion)
+
+    def plot_confusion(self) -> "Figure":
+        """Draw the confusion matrix, as a matplotlib figure.
+
+        Raises:
+            InputError: nothing was measured, or what was is damaged.
+            UsageError: an image may have several labels.
+        """
+        return plot_measured(self._need_measured("plot_confusion"), self.problem)
+
+    def plot_curves(self) -> "Figure":
+        """Draw losses and accuracies by epoch, as a matplotlib figure.
+
+        Raises:
+            InputError: there were no epochs: a head that is fitted at once has none.
+        """
+        if not self.history:
+            raise InputError(
+                f"{self.folder}: has no epochs to plot; {self.strategy} is fitted at once"
+            )
+        training = self.decisions.facts.get("training")
+        best = training.get("best_epoch") if isinstance(training, dict) else None
+        return draw_curves(self.history, best if isinstance(best, int) else None)
+
+    def plot_mistakes(self, most: int = 16) -> "Figure":
+        """Draw the images that it was most wrong on, as a matplotlib figure.
+
+        They are read again where the run found them, and drawn only if their bytes are those that were
+        measured. A run that comes from anywhere may name any folder.
+
+        Raises:
+            InputError: nothing was measured, nothing was wrong, or the images are gone.
+            UsageError: an image may have several labels, or `most` is less than 1.
+        """
+        measured = self._need_measured("plot_mistakes")
+        check_one_label(self.problem, "plot_mistakes")
+        images = find_images(measured, self.data, self.root, restore_settings(self.settings))
+        digests = dict(zip(self.members.ids, self.members.sha256, strict=True))
+        return plot_wrong(measured, images, digests, most)
+
+    def to_frame(self) -> "DataFrame":
+        """Give a table with a row for each measured image, as `frame_measured` makes it.
+
+        Raises:
+            UsageError: pandas is not installed.
+            InputError: what was measured is damaged.
+        """
+        return frame_measured(self.measured, self.per_class, self.problem)
+
+    def _need_measured(self, what: str) -> Measured:
+        measured = self.measured
+        if measured is None or len(measured) == 0:
+            raise InputError(
+                f"{self.folder}: nothing was measured; evaluate it on labelled images, and {what} of that"
+            )
+        return measured
 
     @functools.cached_property
     def classifier(self) -> Classifier:
@@ -437,6 +531,7 @@ class _Member(_Document):
     group: str | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     error: str | None
+    fold: Annotated[int, Field(ge=1, le=20)] | None = None
 
 
 class _Epoch(BaseModel):
@@ -599,18 +694,15 @@ def _read_history(path: Path) -> tuple[dict[str, Any], ...]:
     return history
 
 
-def _rows(members: Members) -> Iterator[dict[str, str | None]]:
-    columns = (getattr(members, field.name) for field in dataclasses.fields(Members))
-    for image_id, split, *others in zip(*columns, strict=True):
-        label, group, sha256, error = (text or None for text in others)
-        yield {
-            "id": image_id,
-            "split": split,
-            "label": label,
-            "group": group,
-            "sha256": sha256,
-            "error": error,
-        }
+def _rows(members: Members) -> Iterator[dict[str, str | int | None]]:
+    names = ("label", "group", "sha256", "error")
+    texts = (members.labels, members.groups, members.sha256, members.errors)
+    folds = members.folds or (0,) * len(members)
+    for image_id, split, fold, *others in zip(
+        members.ids, members.splits, folds, *texts, strict=True
+    ):
+        row = {n: text or None for n, text in zip(names, others, strict=True)}
+        yield {"id": image_id, "split": split, **row, **({"fold": fold} if fold else {})}
 
 
 def _read_members(folder: Path) -> Members:
@@ -618,10 +710,12 @@ def _read_members(folder: Path) -> Members:
     if not path.is_file():
         return Members()
     rows = [
-        (m.id, m.split, m.label or "", m.group or "", m.sha256 or "", m.error or "")
+        (m.id, m.split, m.label or "", m.group or "", m.sha256 or "", m.error or "", m.fold or 0)
         for m in _read_lines(path, _Member)
     ]
     members = Members(*zip(*rows, strict=True)) if rows else Members()
+    if not any(members.folds):
+        members = dataclasses.replace(members, folds=())
     if "" in members.ids:
         raise InputError(f"{path}: damaged: field 'id' is empty; fit again")
     if len(set(members.ids)) < len(rows):
@@ -652,21 +746,29 @@ def _read_measured(
         arrays = load_arrays(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as exc:
         raise InputError(f"{path}: damaged: not safetensors; fit again") from exc
+    by_folds = part == "cross-validation" and any(members.folds)
     try:
         check = _check_several if several else _check_arrays
         probabilities, labels, rows = check(arrays, count, len(members))
         for row, own in zip(rows.tolist(), problem.decode(labels), strict=True):
             if members.labels[row] != "|".join(classes[label] for label in own):
                 raise ValueError(f"tensor 'labels' is not what {MEMBERS} says of line {row + 1}")
-            if (members.splits[row] == "val") != (part == "val"):
+            # By folds, the validation images of the training that is kept are measured on too.
+            fits = (
+                members.folds[row]
+                if by_folds
+                else (members.splits[row] == "val") == (part == "val")
+            )
+            if not fits:
                 raise ValueError(f"tensor 'rows' names line {row + 1}, which is not of {part}")
     except ValueError as exc:
         raise InputError(f"{path}: damaged: {exc}; fit again") from exc
     ids = tuple(members.ids[row] for row in rows)
     if not outside:
         _check_inside(folder / MEMBERS, ids)
+    folds = tuple(members.folds[row] for row in rows) if by_folds else ()
     groups = tuple(members.groups[row] for row in rows)
-    return Measured(probabilities, labels, ids, part, classes, groups)
+    return Measured(probabilities, labels, ids, part, classes, groups, folds)
 
 
 def _check_arrays(

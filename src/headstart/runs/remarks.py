@@ -81,7 +81,9 @@ def _near_copy_warnings(
         return []
     units = join_units(dataset.units(), features.sha256)
     side = np.zeros(len(dataset), dtype=np.int64)
-    if len(val_rows):
+    if measured.folds:
+        side[rows], where = measured.folds, "in different folds of cross-validation"
+    elif len(val_rows):
         side[val_rows], where = 1, "on both sides of the split"
     else:
         folds = decisions.settled["penalty"].evidence["folds"]

@@ -1,31 +1,45 @@
 """Takes data as people name them, gives the `Dataset` to train on, or says why it cannot be."""
 
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from headstart.data.dataset import SPLIT_NAMES, Dataset, add_validation
+from headstart.data.decoding import decode_image
 from headstart.data.form import Columns
 from headstart.data.groups import say_why_whole
+from headstart.data.images import FolderReader, ImageRef
 from headstart.data.loading import list_paths, load_dataset
 from headstart.data.scan import Scan, scan_images
-from headstart.errors import InputError, UsageError
+from headstart.errors import BadImageError, HeadstartError, InputError, UsageError
 from headstart.features.reading import check_bad_images
 from headstart.networks.backbones import Backbone, load_backbone
 from headstart.problem import MULTI_LABEL
-from headstart.training.settings import READING, Settings
+from headstart.training.settings import READING, Settings, make_settings
+
+if TYPE_CHECKING:
+    from headstart.runs.record import Measured
 
 __all__ = [
     "Data",
     "check_trainable",
+    "find_images",
     "load_data",
     "load_network",
     "locate",
     "name_files",
     "read_data",
+    "read_known",
     "report_scan",
+    "restore_settings",
+    "select_images",
 ]
 
 # Whatever `load_dataset` takes, or a data set that was loaded before.
@@ -166,3 +180,65 @@ def load_network(settings: Settings, *, random_weights: bool = False) -> Backbon
         seed=settings.seed,
         cache_dir=settings.runtime.cache_dir,
     )
+
+
+def restore_settings(recorded: Mapping[str, Mapping[str, Any]], **options: Any) -> Settings:
+    """Make the settings by which a run's data were read, as they are on its record, and others besides.
+
+    Raises:
+        UsageError: one is not as the settings allow.
+    """
+    values = {n: recorded.get(n, {}) for n in ("val", "group", "engine", "precision", *READING)}
+    given = {n: v["value"] for n, v in values.items() if v.get("origin") == "user"}
+    return make_settings({**given, **options})
+
+
+def find_images(
+    measured: "Measured", data: Path | tuple[Path, ...] | None, root: Path, settings: Settings
+) -> Dataset | None:
+    """Find the images that a run measured: files below its root, else whatever its data hold; None where they
+    are gone."""
+    if (root / measured.ids[0]).is_file():
+        return Dataset(
+            root=root,
+            classes=measured.classes,
+            ids=measured.ids,
+            targets=measured.labels,
+            splits=("",) * len(measured),
+            groups=("",) * len(measured),
+            errors=("",) * len(measured),
+            reader=FolderReader(root),
+        )
+    if data is None:
+        return None
+    try:
+        return select_images(load_data(data, settings), measured)
+    except HeadstartError:
+        return None
+
+
+def select_images(dataset: Dataset, measured: "Measured") -> Dataset | None:
+    """Select the measured images, in their order; None where one is missing."""
+    rows = {image_id: row for row, image_id in enumerate(dataset.ids)}
+    if not all(i in rows for i in measured.ids):
+        return None
+    return dataset.select(np.array([rows[i] for i in measured.ids], dtype=np.int64))
+
+
+def read_known(ref: ImageRef | None, digests: Mapping[str, str] | None) -> Image.Image | str:
+    """Read an image whose bytes are those on record, or say why not: "changed" or "unreadable".
+
+    A run that comes from anywhere may name any file: only who knows its content gets it shown.
+
+    Args:
+        digests: {image id: hex digest}; None where nothing is on record, since the user named the images.
+    """
+    if ref is None:
+        return "unreadable"
+    try:
+        data = ref.read()
+        if digests is not None and hashlib.sha256(data).hexdigest() != digests.get(ref.id):
+            return "changed"
+        return decode_image(data)
+    except BadImageError:
+        return "unreadable"

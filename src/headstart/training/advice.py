@@ -7,8 +7,11 @@ Pure arithmetic, without PyTorch and without images: the rules are tested on tab
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from headstart.cards import make_card, make_table, paint_bar
+from headstart.frames import make_frame
+from headstart.metrics import Estimate
 from headstart.training.costs import PIXELS, Bill, Costs, CutWork
 from headstart.training.cuts import read_cuts
 from headstart.training.facts import (
@@ -19,6 +22,9 @@ from headstart.training.facts import (
     fit_power_law,
 )
 from headstart.training.rules import count_epochs
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = [
     "CASES",
@@ -354,6 +360,48 @@ class Advice:
     facts: Facts
     costs: Costs
     networks: tuple[tuple[str, Candidate], ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        rows = [
+            [("→ " if way is self.chosen else "") + way.name,
+             "" if math.isnan(way.accuracy) else f"{way.accuracy:.3f}",
+             f"{way.low:.3f} to {way.high:.3f}", paint_bar(Estimate(way.accuracy, way.low, way.high)),
+             say_time(way.bill.seconds), f"{way.bill.memory_mb / 1000:.1f} GB", why]
+            for way, why in zip(self._ways(), (self.chosen.reason, *self.sentences), strict=True)
+        ]  # fmt: skip
+        number = f"case {self.case.number}: " if self.case.number else ""
+        lines = [f"{number}{self.case.words}", *self.case.evidence, *self.changes]
+        heads = ("", "expected", "95 % interval", "", "time", "memory", "")
+        title = f"advice: {self.chosen.name} on {self.backbone}"
+        return make_card(title, lines, [make_table(heads, rows)])
+
+    def to_frame(self) -> "DataFrame":
+        """Give a table with a row for each way of training, the chosen one first.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        ways = self._ways()
+        return make_frame(
+            {
+                "chosen": [way is self.chosen for way in ways],
+                "way": [way.name for way in ways],
+                "strategy": [way.strategy for way in ways],
+                "settings": [dict(way.settings) for way in ways],
+                "accuracy": [way.accuracy for way in ways],
+                "low": [way.low for way in ways],
+                "high": [way.high for way in ways],
+                "seconds": [way.bill.seconds for way in ways],
+                "memory_mb": [way.bill.memory_mb for way in ways],
+                "disk_mb": [way.bill.disk_mb for way in ways],
+                "reason": [way.reason for way in ways],
+                "why_not": ["", *self.sentences],
+            }
+        )
+
+    def _ways(self) -> tuple[Candidate, ...]:
+        return (self.chosen, *self.others)
 
     def to_json(self) -> dict[str, Any]:
         """Write it as JSON; what is not defined is null."""

@@ -39,6 +39,7 @@ def train_epochs(
     sha256, labels = task.features.sha256, examples.labels
     members = [[(examples.ids[i], sha256[i], labels[i].tolist()) for i in part] for part in parts]
     description = json.dumps([start, task.settings.seed, recipe.model_dump(), members])
+    is_followed = task.settings.refit or task.settings.folds is not None
     outcome = train_network(
         network,
         examples,
@@ -46,7 +47,7 @@ def train_epochs(
         seed=task.settings.seed,
         scales=scales,
         device=task.features.engine.device,
-        place=Place.inside(task.folder, description),
+        place=Place.inside(task.folder, description, is_followed=is_followed),
         watch=Watch(task.progress, task.on_epoch, task.deadline),
     )
     training = {

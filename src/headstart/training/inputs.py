@@ -57,14 +57,14 @@ class ActivationInputs:
     """Cached activations, read in a thread ahead of their use.
 
     Args:
-        train, val: (rows, their activations) to train on, in K views, and to validate on, in one.
+        train, plain: (rows, their activations) to train on, in K views, and those of all others, in one.
         axis: the axis of the channels in a batch.
     """
 
     def __init__(
         self,
         train: tuple[IntN, Activations],
-        val: tuple[IntN, Activations] | None,
+        plain: tuple[IntN, Activations] | None,
         *,
         axis: int = 1,
     ) -> None:
@@ -72,7 +72,7 @@ class ActivationInputs:
         self.views: int | None = train[1].views
         self._places = {
             int(row): (activations, place)
-            for rows, activations in ((train, val) if val else (train,))
+            for rows, activations in ((train, plain) if plain else (train,))
             for place, row in enumerate(rows)
         }
 

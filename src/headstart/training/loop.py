@@ -47,6 +47,7 @@ __all__ = [
     "Place",
     "Watch",
     "learning_rate_factor",
+    "predict_network",
     "train_network",
 ]
 
@@ -98,19 +99,22 @@ class Place:
         checkpoint: the file to keep the state in and to resume from; None keeps none.
         history: the file for one JSON object an epoch; None keeps none.
         identity: names the data and settings; a checkpoint with another identity is refused.
+        is_followed: whether other trainings follow, so that the state at the end is kept too: a resume after
+            that has nothing of this one to do again.
     """
 
     checkpoint: Path | None = None
     history: Path | None = None
     identity: str = ""
+    is_followed: bool = False
 
     @classmethod
-    def inside(cls, folder: Path | None, description: str) -> "Place":
+    def inside(cls, folder: Path | None, description: str, *, is_followed: bool = False) -> "Place":
         """Choose the files in a folder, or none; the description says all of data and settings."""
         if folder is None:
             return cls()
         identity = hashlib.sha256(description.encode()).hexdigest()
-        return cls(folder / CHECKPOINT, folder / HISTORY, identity)
+        return cls(folder / CHECKPOINT, folder / HISTORY, identity, is_followed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Watch:
 
     Attributes:
         progress: called with how far it is.
-        on_epoch: called with the figures of every epoch.
+        on_epoch: called with the figures of every epoch, with `epochs`, of how many, and `best_epoch` so far.
         deadline: by `time.monotonic()`; the epochs that no longer fit are left out, so that the learning
             rate still falls to its end, and none is begun in vain. None for no end.
     """
@@ -196,9 +200,7 @@ def train_network(
     batches = max(1, round(len(rows) / recipe.batch))
     state = _State(network, recipe, scales or {})
     checkpoint = _Checkpoint(place.checkpoint, place.identity)
-    evaluate = functools.partial(
-        _evaluate, objective, examples.inputs, labels, val_rows, weights, device
-    )
+    evaluate = functools.partial(_evaluate, objective, examples, labels, weights, device)
     with _held_interrupts() as interrupted, torch.random.fork_rng():
         if not checkpoint.load(state):
             watch.progress("measuring where the training starts", 0, 0)
@@ -207,7 +209,7 @@ def train_network(
             )
             figures = evaluate(state.averaged(), state.precision)
             state.finish_epoch({"epoch": 0, **figures.entry()}, figures, recipe)
-            watch.on_epoch(state.history[0])
+            watch.on_epoch(state.tell())
         micro = math.ceil(len(rows) / batches)  # a part of one image would have no variance
         watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
         while state.epoch <= state.epochs and not state.stopped and not interrupted.is_set():
@@ -250,9 +252,7 @@ def train_network(
                 if not interrupted.is_set():  # the time is up
                     state.epochs = state.epoch - 1
                 break
-            if len(val_rows):
-                watch.progress("validating", 0, 0)
-            figures = evaluate(state.averaged(), state.precision)
+            figures = evaluate(state.averaged(), state.precision, watch.progress)
             if figures.probabilities is None and not _is_finite(network):
                 raise _not_finite(f"weights are not finite after epoch {state.epoch}", recipe)
             entry = {
@@ -265,12 +265,12 @@ def train_network(
             }
             state.finish_epoch(entry, figures, recipe)
             _write_history(place.history, state.history)
-            watch.on_epoch(entry)
+            watch.on_epoch(state.tell())
             epoch_s = time.monotonic() - epoch_began
             state.epochs = watch.count_epochs(state.epoch - 1, state.epochs, epoch_s)
             watch.progress("training", state.seen(batches, len(rows)), state.epochs * len(rows))
             checkpoint.save_if_due(state, recipe.checkpoint_s)
-        if interrupted.is_set():
+        if interrupted.is_set() or place.is_followed:
             checkpoint.save(state)
         unfinished = state.epoch <= state.epochs and not state.stopped and interrupted.is_set()
         if unfinished and len(state.history) < 2:
@@ -288,6 +288,26 @@ def train_network(
         wise_ft=fraction,
         interrupted=unfinished,
     )
+
+
+def predict_network(
+    network: nn.Module, examples: Examples, rows: IntN, *, device: str, precision: str
+) -> FloatNC:
+    """Give the probabilities of the plain view of some images, float32 (n, C).
+
+    Args:
+        network: on the device.
+        examples: whose inputs have these rows.
+        precision: of the arithmetic, "fp32" or "bf16".
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    logits = _compute_logits(network, examples.inputs, rows, device, precision)
+    if not bool(torch.isfinite(logits).all()):
+        raise TrainingError("the network that was trained gives values that are not finite")
+    objective = choose("loss", examples.problem.loss, OBJECTIVES)
+    return np.asarray(objective.link(logits).numpy())
 
 
 def learning_rate_factor(step: int, total: int, recipe: Recipe) -> float:
@@ -440,26 +460,19 @@ class _Figures:
 
 def _evaluate(
     objective: Objective,
-    inputs: Inputs,
+    examples: Examples,
     labels: torch.Tensor,
-    val_rows: IntN,
     weights: torch.Tensor,
     device: str,
     network: nn.Module,
     precision: str,
+    progress: Progress = no_progress,
 ) -> _Figures:
     """Measure losses, accuracy and probabilities on the plain view of the validation images."""
+    val_rows = examples.val_rows
     if not len(val_rows):
         return _Figures(math.nan, math.nan, None)
-    network.eval()
-    starts = range(0, len(val_rows), EVALUATION_BATCH)
-    chunks = [val_rows[i : i + EVALUATION_BATCH] for i in starts]
-    parts = []
-    with torch.inference_mode():
-        for values in inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks]):
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                parts.append(network(values.to(device)).float().cpu())
-    logits = torch.cat(parts)
+    logits = _compute_logits(network, examples.inputs, val_rows, device, precision, progress)
     if not bool(torch.isfinite(logits).all()):
         return _Figures(math.inf, 0.0, np.zeros(logits.shape, dtype=np.float32))
     loss = objective.val_loss(logits, labels[val_rows], weights.cpu())
@@ -468,6 +481,28 @@ def _evaluate(
         unweighted = float(objective.val_loss(logits, labels[val_rows], None))
     accuracy = objective.right(logits, labels[val_rows]).float().mean()
     return _Figures(float(loss), float(accuracy), objective.link(logits).numpy(), unweighted)
+
+
+def _compute_logits(
+    network: nn.Module,
+    inputs: Inputs,
+    rows: IntN,
+    device: str,
+    precision: str,
+    progress: Progress = no_progress,
+) -> torch.Tensor:
+    """Give the logits of the plain view of some images, float32 (n, C)."""
+    network.eval()
+    starts = range(0, len(rows), EVALUATION_BATCH)
+    chunks = [rows[i : i + EVALUATION_BATCH] for i in starts]
+    parts = []
+    with torch.inference_mode():
+        plain = inputs.read([(c, np.zeros(len(c), dtype=np.int64)) for c in chunks])
+        for done, values in zip(starts, plain, strict=True):
+            progress("validating", done, len(rows))
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                parts.append(network(values.to(device)).float().cpu())
+    return torch.cat(parts)
 
 
 def _average_with_start(
@@ -587,6 +622,10 @@ class _State:
                     value.lerp_(current[name], 1 - decay)
                 else:
                     value.copy_(current[name])
+
+    def tell(self) -> dict[str, Any]:
+        """The last epoch's figures, of how many epochs, and which is the best so far."""
+        return {**self.history[-1], "epochs": self.epochs, "best_epoch": self.best_epoch}
 
     def finish_epoch(self, entry: dict[str, Any], figures: _Figures, recipe: Recipe) -> None:
         """Record an epoch's figures, keep its weights if they are the best, and begin the next."""

@@ -1,6 +1,16 @@
 """The files that a training keeps in its folder."""
 
-__all__ = ["ADVICE", "CHECKPOINT", "HISTORY", "PLAN", "START", "TENSORBOARD", "TRAINING", "WHOLE"]
+__all__ = [
+    "ADVICE",
+    "CHECKPOINT",
+    "FOLDS",
+    "HISTORY",
+    "PLAN",
+    "START",
+    "TENSORBOARD",
+    "TRAINING",
+    "WHOLE",
+]
 
 # Of one with epochs.
 HISTORY, TENSORBOARD = "history.jsonl", "tensorboard"
@@ -8,6 +18,8 @@ HISTORY, TENSORBOARD = "history.jsonl", "tensorboard"
 START, PLAN, CHECKPOINT = "start.json", "plan.json", "checkpoint.safetensors"
 # The folder of the second training, on all images; it has a state of its own.
 WHOLE = "whole"
-TRAINING = (HISTORY, TENSORBOARD, START, PLAN, CHECKPOINT, WHOLE)
+# The folder of the trainings of `folds`: a file of each that is done, and the state of the next one.
+FOLDS = "folds"
+TRAINING = (HISTORY, TENSORBOARD, START, PLAN, CHECKPOINT, WHOLE, FOLDS)
 # To those whose disk is full or who may not write there.
 ADVICE = "choose another folder"

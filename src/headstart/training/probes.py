@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import FloatC, FloatN, IntN
+from headstart.arrays import FloatC, FloatN, FloatNC, IntN
 from headstart.data.splits import join_units
 from headstart.problem import MULTI_LABEL
 from headstart.training.cuts import Heads, name_cuts
 from headstart.training.decisions import Origin
 from headstart.training.heads import (
     CutChoice,
+    Head,
     LinearHead,
     Penalty,
     average_heads,
@@ -102,7 +103,13 @@ def probe(task: Task, heads: Heads, weights: FloatC, penalties: Sequence[Penalty
     mlp, outcome = train_mlp(task, cuts, weights, recipe, kept=True)
     settle_recipe(task, recipe)
     tell_unlearned(task, outcome, "head")
-    return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted)
+    of_fold = _predict_fold(task, cuts, mlp)
+    return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted, of_fold)
+
+
+def _predict_fold(task: Task, cuts: tuple[str, ...], head: Head) -> FloatNC | None:
+    rows = task.fold_rows
+    return head.predict_proba(task.matrix(cuts, rows)) if len(rows) else None
 
 
 def _probe_linear(
@@ -125,7 +132,8 @@ def _probe_linear(
         probabilities = average_probabilities(held_out, problem) if held_out else None
     if len(task.val_rows):
         probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
-    return Trained(task.backbone, cuts, head, probabilities)
+    of_fold = _predict_fold(task, cuts, head)
+    return Trained(task.backbone, cuts, head, probabilities, fold_probabilities=of_fold)
 
 
 def fit_head(task: HeadTask, cuts: tuple[str, ...], weights: FloatC) -> tuple[LinearHead, Penalty]:

@@ -68,8 +68,7 @@ class DataSettings(BaseModel):
     val: Annotated[
         float | str | None,
         Option(
-            "Measure on this: a fraction of the training images (0.2), a folder or a "
-            "manifest; 0 holds nothing out.",
+            "Measure on this fraction (0.2), folder or manifest.",
             DATA,
             common=True,
         ),
@@ -164,6 +163,8 @@ class Settings(BaseModel):
             the largest class has at least 3 times the images of the smallest.
         seed: decides every random draw.
         data: which images are read.
+        folds: measure every way of training by cross-validation in so many folds, and all that it chooses
+            within each; None as the strategy does by itself.
         augment: how training views differ from the plain image, a key of `AUGMENTATIONS`.
         flip: mirror views left to right: "yes", "no", or "auto", which does not mirror where a
             probe takes mirrored images for other classes.
@@ -259,6 +260,11 @@ class Settings(BaseModel):
         Option("Derive every random draw from this number.", STRATEGY),
     ] = 0
     data: DataSettings = DataSettings()
+    folds: Annotated[
+        int | None,
+        Field(ge=2, le=20),
+        Option("Measure by cross-validation in so many folds.", DATA, common=True),
+    ] = None
     augment: Annotated[
         str | None,
         Option(

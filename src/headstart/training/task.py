@@ -27,6 +27,7 @@ __all__ = [
     "GRADIENT",
     "IMAGES",
     "PRETRAINED",
+    "Folds",
     "HeadTask",
     "Strategy",
     "Task",
@@ -35,7 +36,7 @@ __all__ = [
 
 # Settings that are of use to every strategy, and to those that read features of a pre-trained network.
 IMAGES = frozenset(
-    {"strategy", "budget", "backbone", "input_px", "head", "class_weights", "seed"}
+    {"strategy", "budget", "backbone", "input_px", "head", "class_weights", "seed", "folds"}
     | DataSettings.model_fields.keys()
     | Runtime.model_fields.keys() - {"engine", "precision"}
 )
@@ -114,9 +115,25 @@ class Task(HeadTask):
 
     Attributes:
         backbone: the network, pre-trained or with random weights as the strategy needs it.
+        fold_rows: int64, images that are predicted by what was trained, and nothing is chosen by; none but
+            in the trainings of `folds`.
     """
 
     backbone: Backbone
+    fold_rows: IntN = dataclasses.field(default_factory=lambda: np.arange(0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Folds:
+    """Images that were each predicted by a training without them.
+
+    Attributes:
+        rows: int64 (n,), rising; those of folds that were not trained without are missing.
+        numbers: int64 (n,), the fold of each, from 1.
+    """
+
+    rows: IntN
+    numbers: IntN
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,8 +145,10 @@ class Trained:
         cuts: the cut points whose features the head reads, side by side.
         head: the classifier on the pooled features there.
         probabilities: float32 (n, C) of the validation rows; without any, out of fold on the training
-            rows; None where neither was possible.
+            rows; None where neither was possible; with `folds`, of the rows there.
         interrupted: whether Ctrl-C ended it early, with the best model so far.
+        fold_probabilities: float32 (m, C) of the task's `fold_rows`; None without any.
+        folds: the images of which `probabilities` are, where it was measured by `folds`.
     """
 
     backbone: Backbone
@@ -137,6 +156,8 @@ class Trained:
     head: Head
     probabilities: FloatNC | None
     interrupted: bool = False
+    fold_probabilities: FloatNC | None = None
+    folds: Folds | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

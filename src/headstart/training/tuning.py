@@ -22,6 +22,7 @@ from headstart.training.epochs import (
 )
 from headstart.training.heads import Head, parse_head
 from headstart.training.inputs import Inputs, PixelInputs
+from headstart.training.loop import predict_network
 from headstart.training.probes import fit_head, weigh_classes
 from headstart.training.recipes import AUGMENT, HEAD, Recipe
 from headstart.training.rules import count_epochs
@@ -135,7 +136,13 @@ def tune(
     tuned = with_state(task.backbone, state, f"trained from {backbone.weights}")
     last = (tuned.cuts[-1].name,)
     head = head_of_module(module, task.dataset.problem)
-    return Trained(tuned, last, head, outcome.probabilities, outcome.interrupted)
+    of_fold = None
+    if len(task.fold_rows) and not outcome.interrupted:
+        device, precision = task.features.engine.device, outcome.precision
+        of_fold = predict_network(
+            network, examples, task.fold_rows, device=device, precision=precision
+        )
+    return Trained(tuned, last, head, outcome.probabilities, outcome.interrupted, of_fold)
 
 
 def _compare_with_probe(task: Task, start: Start, probabilities: FloatNC) -> None:

@@ -64,7 +64,7 @@ def _run(task: Task) -> Trained:
 def _cache_inputs(
     task: Task, backbone: Backbone, cut: str, style: Augmentation, views: int
 ) -> "Inputs":
-    """Store the activations on disk, those of validation images in one view."""
+    """Store the activations on disk, those of images that are not trained on in one view."""
     from headstart.training.inputs import ActivationInputs
 
     def extract(rows: IntN, views: int) -> Activations:
@@ -78,8 +78,9 @@ def _cache_inputs(
         )
 
     train = (task.rows, extract(task.rows, views))
-    val = (task.val_rows, extract(task.val_rows, 1)) if len(task.val_rows) else None
-    return ActivationInputs(train, val, axis=backbone.cut(cut).axis)
+    others = np.concatenate([task.val_rows, task.fold_rows])
+    plain = (others, extract(others, 1)) if len(others) else None
+    return ActivationInputs(train, plain, axis=backbone.cut(cut).axis)
 
 
 def _compute_inputs(

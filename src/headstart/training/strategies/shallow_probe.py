@@ -43,7 +43,8 @@ def _run(task: Task) -> Trained:
         settle_cut(task, (cuts,), choice)
     trained = probe(task, (cuts,), weights)
     small = truncate(task.backbone, cuts[0])
-    task.decisions.record("saved", _compare_sizes(task, small))
+    if not len(task.fold_rows):  # which is of figures alone
+        task.decisions.record("saved", _compare_sizes(task, small))
     return dataclasses.replace(trained, backbone=small)
 
 
