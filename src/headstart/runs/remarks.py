@@ -44,7 +44,7 @@ def find_warnings(task: HeadTask, measured: Measured | None, more: str = "") -> 
 
 
 def tell_choices(run: Run) -> str:
-    """Say what was chosen by the images that were measured, and what is free of that; "" where nothing was."""
+    """Say what was chosen by the images that were measured, and what is free of it; "" where nothing was."""
     if not run.chosen_by:
         return ""
     were = "were" if len(run.chosen_by) > 1 or run.chosen_by[0].endswith("s") else "was"
