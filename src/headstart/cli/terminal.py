@@ -139,6 +139,9 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
 
 def show_run(run: "Run") -> None:
     """Show the outcome of fit."""
+    from headstart.runs.remarks import tell_choices
+    from headstart.runs.showing import confuse
+
     for warning in run.warnings:
         warn(warning)
     images = run.images
@@ -146,8 +149,6 @@ def show_run(run: "Run") -> None:
         chosen = ""
         if run.is_refitted():
             chosen = ", which were trained on too after that"
-        elif run.history and run.settings["monitor"]["value"] != "last":
-            chosen = ", by which the best epoch was chosen too"
         folds = run.decisions.facts.get("folds", {})
         within = f" in {folds['count']} folds" if folds else ""
         measured = sum(folds["images"]) if folds else images["train"]
@@ -157,13 +158,13 @@ def show_run(run: "Run") -> None:
         }[run.measured_on]
         say(f"measured {how}, 95 % intervals", style="dim")
         show_figures(run.metrics, run.per_class, run.problem)
+        if flattery := tell_choices(run):
+            say(flattery, style="dim")
         values = [value for value in folds.get("values", ()) if value is not None]
         if len(values) > 1:
             told = f"{folds['figure'].replace('_', ' ')} by fold {min(values):.3f} to {max(values):.3f}"
             spread = f"mean {folds['mean']:.3f}, standard deviation {folds['deviation']:.3f}"
             say(f"{told}, {spread}", style="dim")
-        from headstart.runs.showing import confuse
-
         matrix = confuse(run.measured, run.problem)
         show_mistakes(run.metrics, run.per_class, run.problem, matrix)
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
