@@ -132,7 +132,7 @@ def fit(
         progress: called with how far the work is.
         report: called with the data set and what is known of it: its scan before any work, and the
             advice before it is followed.
-        on_epoch: called with an epoch's figures, of how many `epochs`, the `best_epoch` so far and the `fold`.
+        on_epoch: called with an epoch's figures, of how many `epochs`, the `best_epoch` so far, the `fold`.
         **options: fields of `Settings`.
 
     Raises:
