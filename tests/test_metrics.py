@@ -1,7 +1,10 @@
 """Figures equal scikit-learn's, and their intervals hold what they say."""
 
+import importlib.util
 import math
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,11 +137,30 @@ def test_figures_of_many_images_of_few_probabilities():
 
 @pytest.mark.parametrize("total", [1, 2, 7, 30, 1000])
 def test_wilsons_interval(total):
-    for successes in {0, 1, total // 2, total - 1, total}:
+    for successes in {0, 1, min(3, total), total // 2, max(0, total - 2), total - 1, total}:
         expected = stats.binomtest(successes, total).proportion_ci(method="wilson")
+        low, high = expected.low, expected.high
+        few = 2 if total <= 50 else 3
+        if 0 < successes <= few:
+            low = stats.chi2.ppf(0.05, 2 * successes) / 2 / total
+        if 0 < total - successes <= few:
+            high = 1 - stats.chi2.ppf(0.05, 2 * (total - successes)) / 2 / total
         found = wilson_interval(successes, total)
         assert found.value == successes / total
-        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+
+
+@pytest.mark.parametrize("total", [20, 60, 200])
+def test_wilsons_interval_covers_every_proportion(total):
+    """In the mean over proportions, and nowhere much less: from the binomial distribution itself."""
+    truth = np.linspace(0.5, 1, 800, endpoint=False)
+    held = np.zeros(len(truth))
+    for successes in range(total + 1):
+        found = wilson_interval(successes, total)
+        chance = stats.binom.pmf(successes, total, truth)
+        held += chance * ((found.low <= truth) & (truth <= found.high))
+    assert held.min() > 0.91  # 0.83 without what is done near 1
+    assert 0.95 < held.mean() < 0.965
 
 
 def test_losses_have_the_interval_of_counts():
@@ -241,3 +263,26 @@ def test_one_image():
     assert found["log_loss"].value == pytest.approx(-math.log(0.8))
     assert math.isnan(found["log_loss"].low)
     assert wilson_interval(0, 0) == pytest.approx(Estimate(*NANS), nan_ok=True)
+
+
+KINDS = {
+    "few images": {"images": 60, "classes": 2, "skill": 2.2},
+    "over-confident": {"images": 400, "classes": 3, "skill": 1.8, "sharp": 2},
+    "groups": {"images": 200, "classes": 3, "skill": 1.8, "group": 8},
+    "several labels": {"images": 200, "classes": 3, "skill": 1.8, "several": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_interval_covers_the_truth(kind, monkeypatch):
+    """Of 300 simulated test sets; benchmarks/coverage.py looks at more of more kinds."""
+    path = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_of_intervals", path)
+    coverage = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, coverage)
+    spec.loader.exec_module(coverage)
+    monkeypatch.setattr(coverage, "POPULATION", 50_000)
+    found = coverage.simulate(coverage.Problem(**KINDS[kind]), 300, 0, seed=2)
+    least = 0.88 if kind in ("groups", "over-confident") else 0.91
+    assert {name: share for name, share in found.items() if share < least} == {}
+    assert len(found) >= 12

@@ -158,3 +158,25 @@ def test_evaluations_at_once_do_not_mix_their_lines(tmp_path):
         assert process.exitcode == 0
     assert len(list_readings(tmp_path)) == 150
     assert (tmp_path / FILE).read_bytes().count(b"\n") == 150
+
+
+def test_what_was_chosen_on_what_is_measured_is_told(loose, network, tmp_path, cli):
+    options = [word for name, value in network.items() for word in (f"--{name}", value)]
+    short = ("--epochs", 2, "--head", 8, "--val", 0.25, "--strategy", "linear-probe")
+    told = {
+        "best": (
+            short,
+            "the best epoch was chosen by the same images, which flatters a little; fit",
+        ),
+        "last": ((*short, "--monitor", "last"), ""),
+        "probe": (("--strategy", "linear-probe"), "the penalty was chosen by the same folds"),
+        "held": (("--strategy", "linear-probe", "--val", 0.25), ""),
+        "given": (("--strategy", "linear-probe", "--penalty", 1), ""),
+    }
+    for name, (given, expected) in told.items():
+        code, out, err = cli("fit", loose, "-o", tmp_path / name, *options, *given)
+        assert code == 0, err
+        words = " ".join(out.split())
+        assert (expected in words) if expected else ("flatters" not in words), name
+        run = headstart.Run.load(tmp_path / name)
+        assert bool(run.chosen_by) == bool(expected), name

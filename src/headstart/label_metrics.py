@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from headstart.arrays import FloatC, FloatN, FloatNC, IntCC, Targets
+from headstart.arrays import FloatC, FloatN, FloatNC, IntCC, IntN, Targets
 from headstart.metrics import (
     SMALLEST_PROBABILITY,
     UNDEFINED,
@@ -88,17 +88,19 @@ def measure_labels(
     means = measure_means(_detect(targets, probabilities, thresholds), units)
     overlap = bound_share((given & true).sum(axis=1), (given | true).sum(axis=1), units)
     micro = (2 * j / (1 + j) for j in (overlap.value, overlap.low, overlap.high))
-    errors = (true - np.asarray(probabilities, dtype=np.float64)) ** 2
     each = np.arange(len(targets)) if units is None else units
+    p = np.asarray(probabilities, dtype=np.float64)
+    if_true, if_false = (-np.log(np.maximum(q, SMALLEST_PROBABILITY)) for q in (p, 1 - p))
+    losses = label_losses(targets, probabilities)
     return {
         "mean_average_precision": means["average_precision"],
         "macro_f1": means["macro_f1"],
         "micro_f1": Estimate(*micro) if true.any() else UNDEFINED,
-        "log_loss": mean_loss(label_losses(targets, probabilities), units),
+        "log_loss": _bound_losses(losses, if_true, if_false, p, units),
         "calibration_error": calibration_error(
             probabilities.ravel(), true.ravel(), np.repeat(each, targets.shape[1])
         ),
-        "brier": mean_loss(errors.sum(axis=1), units),
+        "brier": _bound_losses(((true - p) ** 2).sum(axis=1), (1 - p) ** 2, p**2, p, units),
         "roc_auc": means["roc_auc"],
     }
 
@@ -143,3 +145,12 @@ def _detect(
     given = give_labels(probabilities, thresholds)
     for c in range(targets.shape[1]):
         yield Detection(targets[:, c] > 0, given[:, c], probabilities[:, c])
+
+
+def _bound_losses(
+    losses: FloatN, if_true: FloatNC, if_false: FloatNC, p: FloatNC, units: IntN | None
+) -> Estimate:
+    """Mean of the losses (N,) that sum what each label costs if an image has it and if not, (N, C)."""
+    first = (p * if_true + (1 - p) * if_false).sum(axis=1)
+    variance = (p * (1 - p) * (if_true - if_false) ** 2).sum(axis=1)
+    return mean_loss(losses, units, expected=(first, variance + first**2))

@@ -139,6 +139,9 @@ def show_scan(dataset: "Dataset", scan: "Scan") -> None:
 
 def show_run(run: "Run") -> None:
     """Show the outcome of fit."""
+    from headstart.runs.remarks import tell_choices
+    from headstart.runs.showing import confuse
+
     for warning in run.warnings:
         warn(warning)
     images = run.images
@@ -146,8 +149,6 @@ def show_run(run: "Run") -> None:
         chosen = ""
         if run.is_refitted():
             chosen = ", which were trained on too after that"
-        elif run.history and run.settings["monitor"]["value"] != "last":
-            chosen = ", by which the best epoch was chosen too"
         folds = run.decisions.facts.get("folds", {})
         within = f" in {folds['count']} folds" if folds else ""
         measured = sum(folds["images"]) if folds else images["train"]
@@ -157,13 +158,13 @@ def show_run(run: "Run") -> None:
         }[run.measured_on]
         say(f"measured {how}, 95 % intervals", style="dim")
         show_figures(run.metrics, run.per_class, run.problem)
+        if flattery := tell_choices(run):
+            say(flattery, style="dim")
         values = [value for value in folds.get("values", ()) if value is not None]
         if len(values) > 1:
             told = f"{folds['figure'].replace('_', ' ')} by fold {min(values):.3f} to {max(values):.3f}"
             spread = f"mean {folds['mean']:.3f}, standard deviation {folds['deviation']:.3f}"
             say(f"{told}, {spread}", style="dim")
-        from headstart.runs.showing import confuse
-
         matrix = confuse(run.measured, run.problem)
         show_mistakes(run.metrics, run.per_class, run.problem, matrix)
     trained = images["train"] + (images["val"] if run.is_refitted() else 0)
@@ -432,6 +433,22 @@ def show_evaluation(result: "Evaluation") -> None:
         say(told, style="dim")
     if State.verbose:
         note(_where_from(result.computed, result.engine))
+    if result.sets is not None:
+        sets = result.sets
+        sizes = ", ".join(f"{n:,} of {size}" for size, n in list(sets.sizes.items())[:6])
+        more = ", …" if len(sets.sizes) > 6 else ""
+        out.print(
+            Text(
+                f"sets for a coverage of {sets.coverage:g}: {_with_interval(sets.covered)} have their class, "
+                f"{sets.size:.2f} classes a set ({sizes}{more})"
+            )
+        )
+    if result.novel is not None:
+        out.print(Text(f"none of these: {_with_interval(result.novel)} of these images"))
+
+
+def _with_interval(e: "Estimate") -> str:
+    return f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
 
 
 def show_figures(
@@ -711,6 +728,8 @@ def _tell_figures(task: RichTask) -> str:
         rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
         of = " images" if task.description.endswith(OF_IMAGES) else ""
         words += [f"{rate}{of}/s", f"{_minutes(task.time_remaining or 0)} left"]
+    elif (task.elapsed or 0) > 1:  # before the first is done, and what is left after the last
+        words.append(_minutes(task.elapsed or 0))
     return "  ".join(words)
 
 

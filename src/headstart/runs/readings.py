@@ -101,7 +101,7 @@ def note_reading(
             problem=f"{folder / READINGS}: cannot be written ({reason}), so it is not counted that these "
             "images were measured; make the folder writable to count"
         )
-    every = [(r.sha256, r.split, r.figure, r.value) for r in list_readings(folder)]
+    every = [(r.sha256, r.figure, r.value) for r in list_readings(folder)]
     same = [key for key in every if key[0] == digest]
     distinct = [key for key, _ in itertools.groupby(every) if key[0] == digest]
     return Readings(len(same), len(distinct))

@@ -205,6 +205,28 @@ class Run:
         """{class: the fraction of its images that were said to be of it}."""
         return {name: figures.recall for name, figures in self.per_class.items()}
 
+    @property
+    def chosen_by(self) -> tuple[str, ...]:
+        """What was chosen by the images that were measured on, so that the figures flatter a little."""
+        facts, settled = self.decisions.facts, self.decisions.settled
+        training = facts.get("training")
+        if not self.metrics or "folds" in facts:  # each fold chose without its own images
+            chosen = {}
+        elif self.measured_on == "val":
+            epochs = training if isinstance(training, dict) else {}
+            monitor = self.settings.get("monitor", {}).get("value")
+            chosen = {
+                "the best epoch": bool(epochs) and monitor != "last",
+                "the share of the trained weights": epochs.get("wise_ft") is not None,
+            }
+        else:
+            origins = {name: decision.origin for name, decision in settled.items()}
+            chosen = {
+                "the cut points": origins.get("cut") == "measured",
+                "the penalty": origins.get("penalty") == "measured",
+            }
+        return tuple(name for name, is_chosen in chosen.items() if is_chosen)
+
     def is_refitted(self) -> bool:
         """Whether it was trained on the validation images too, after they were measured on."""
         return "refit" in self.decisions.facts

@@ -9,12 +9,12 @@ from headstart.data.splits import join_units
 from headstart.features.extraction import Features
 from headstart.features.near_copies import find_near_copies
 from headstart.features.reading import tell_bad_images
-from headstart.runs.record import Measured
+from headstart.runs.record import Measured, Run
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
 from headstart.training.task import HeadTask, Task
 
-__all__ = ["find_warnings"]
+__all__ = ["find_warnings", "tell_choices"]
 
 
 def find_warnings(task: HeadTask, measured: Measured | None, more: str = "") -> tuple[str, ...]:
@@ -41,6 +41,18 @@ def find_warnings(task: HeadTask, measured: Measured | None, more: str = "") -> 
     elif measured is None:
         warnings.append(_say_why_unmeasured(used.select(task.rows), features.select(task.rows)))
     return tuple(warnings)
+
+
+def tell_choices(run: Run) -> str:
+    """Say what was chosen by the images that were measured, and what is free of it; "" where nothing was."""
+    if not run.chosen_by:
+        return ""
+    were = "were" if len(run.chosen_by) > 1 or run.chosen_by[0].endswith("s") else "was"
+    by = "images" if run.measured_on == "val" else "folds"
+    return (
+        f"{' and '.join(run.chosen_by)} {were} chosen by the same {by}, which flatters a little; fit "
+        "--folds 5, or evaluate on test images, does not"
+    )
 
 
 def _unreadable_warnings(features: Features) -> list[str]:
