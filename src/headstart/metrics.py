@@ -389,7 +389,7 @@ def _find_clustering(
     single = float((noise**2).sum())
     if units is None or single == 0:
         return 1.0, 1.0
-    within = np.bincount(np.unique(units * BINS + place, return_inverse=True)[1], noise)
+    within = np.bincount(units * BINS + place, noise)
     signed = np.bincount(units, np.where(deviations[place] < 0, -noise, noise))
     stretch = (_student_quantile(len(signed) - 1) / Z95) ** 2
     return (
