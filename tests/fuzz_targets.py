@@ -33,6 +33,7 @@ from headstart.networks.building import build_network, read_state
 from headstart.runs.folder import (
     CARD,
     CONFIG,
+    KNOWLEDGE,
     MEMBERS,
     METRICS,
     MODEL,
@@ -286,14 +287,17 @@ def of_safetensors(folder):
 def fit(folder):
     """A small run, whose training takes a second."""
     torch.save(make_state(), folder / "test_vit.pth")
-    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
     options = {"backbone": "test_vit", "weights": str(folder / "test_vit.pth"), "device": "cpu"}
     options |= {"strategy": "linear-probe", "cache_dir": str(folder / "cache")}
-    return headstart.fit((images, ["a", "b", "c"] * 4), folder / "run", **options).folder
+    return headstart.fit((images, ["a", "b", "c"] * 8), folder / "run", **options).folder
+
+
+CHECKSUMS = {MODEL: "model_sha256", KNOWLEDGE: "knowledge_sha256"}  # of files, in the card
 
 
 def of_run(name):
-    """A file of a run; one with the model has its checksum right."""
+    """A file of a run; one whose checksum the card has gets it right."""
 
     def make(folder):
         fit(folder)
@@ -301,12 +305,12 @@ def of_run(name):
         card = json.loads((folder / "run" / CARD).read_bytes())
 
         def read():
-            if name == MODEL:
-                digest = hashlib.sha256((folder / "run" / MODEL).read_bytes()).hexdigest()
-                (folder / "run" / CARD).write_text(json.dumps({**card, "model_sha256": digest}))
+            if name in CHECKSUMS:
+                digest = hashlib.sha256((folder / "run" / name).read_bytes()).hexdigest()
+                (folder / "run" / CARD).write_text(json.dumps({**card, CHECKSUMS[name]: digest}))
             run = headstart.Run.load(folder / "run", cache_dir=folder / "cache")
             run.members, run.measured
-            if name in (CARD, CONFIG, MODEL):
+            if name in (CARD, CONFIG, *CHECKSUMS):
                 run.classifier
 
         return Target(folder / "run" / name, read, (start,))
@@ -350,6 +354,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "weights": of_weights,
     "safetensors": of_safetensors,
     **{f"run: {name}": of_run(name) for name in (
-        CARD, CONFIG, MODEL, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE
+        CARD, CONFIG, MODEL, KNOWLEDGE, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE
     )},
 }  # fmt: skip

@@ -540,13 +540,15 @@ def test_predict_prints_an_object_a_line(cli, tiny_run, photos, tmp_path):
     rows = [
         json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in out.splitlines()
     ]
-    assert all(set(row) == {"image", "label", "probability", "top", "error"} for row in rows)
+    names_of = {"image", "label", "probability", "top", "error", "known", "novelty"}
+    assert all(set(row) == names_of for row in rows)
     assert [row["image"] for row in rows[:2]] == [str(n) for n in names[:2]]
     assert len(rows) == 5
     good, bad = rows[:2]
     assert good["top"][0] == [good["label"], good["probability"]]
     assert (len(good["top"]), good["error"]) == (2, None)
     assert bad == {**bad, "label": None, "probability": None, "top": [], "error": "empty file"}
+    assert (bad["known"], bad["novelty"]) == (None, None)
     code, out, err = cli("predict", "-m", tiny_run.folder, *names)
     assert (code, err) == (0, "")
     assert "empty file" in out
@@ -562,14 +564,14 @@ def test_csv_reads_back(cli, tiny_run, photos, tmp_path, monkeypatch):
     code, out, err = cli("predict", "-m", tiny_run.folder, "-", "--csv", "--device", "cpu")
     assert (code, err) == (0, "")
     header, *rows = csv.reader(io.StringIO(out))
-    assert header == ["image", "label", "probability", "top", "error"]
+    assert header == ["image", "label", "probability", "top", "error", "known", "novelty"]
     assert [row[0].lstrip("'").replace(r"\t", "\t") for row in rows] == names
     assert all(not cell.startswith(tuple("=+-@\t\r")) for row in rows for cell in row)
     for row in rows[:-1]:
         assert row[1] == "plain"
         assert row[3].startswith(f"plain {row[2]}; ")
         assert 1 / 3 <= float(row[2]) <= 1
-    assert rows[-1][1:] == ["", "", "", "no such file or directory"]
+    assert rows[-1][1:] == ["", "", "", "no such file or directory", "", ""]
 
 
 ODD = ["line\nbreak", "\x1b[31mred", "[bold]b", "[red", "bidi\u202egnp", "bell\a\x9b1m"]

@@ -154,12 +154,13 @@ def test_a_page_runs(page, world, tmp_path, monkeypatch, capsys):
     place = tmp_path / "place"
     shutil.copytree(world, place)
     monkeypatch.chdir(place)
+    names = {}  # that a page's programs have in common, as the cells of a notebook do
     for block in BLOCKS[page]:
         where = f"{page}:{block.line}"
         if block.reason:
             continue
         if block.python:
-            exec(compile(block.python, where, "exec"), {})
+            exec(compile(block.python, where, "exec"), names)
         for command in block.commands:
             program, *words = shlex.split(command, comments=True)
             assert program == "headstart", f"{where}: say why {command!r} is not run"

@@ -169,7 +169,7 @@ def test_a_runtime_that_cannot_be_is_refused_at_once(options, message, tiny_run)
     [
         (
             {"rehash": True},
-            "option 'rehash' is unknown; known: top, allow_outside, progress, engine",
+            "option 'rehash' is unknown; known: top, coverage, allow_outside, progress, engine",
         ),
         ({"enigne": "torch"}, r"option 'enigne' is unknown \(nearest: engine\)"),
         ({"max_pixels": "many"}, "max_pixels must be a valid integer.*, got 'many'"),

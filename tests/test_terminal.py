@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from rich.cells import cell_len
 
 import headstart
 from headstart.cli import terminal
 from headstart.cli.printers import is_doubtful
 from headstart.cli.terminal import show_progress
+from headstart.metrics import ClassFigures, Estimate
 from headstart.runs.prediction import Prediction
 
 COMMAND = [sys.executable, "-m", "headstart"]
@@ -118,6 +121,60 @@ def test_the_rate_is_that_of_what_is_done_now(monkeypatch):
     assert max(rates) < 20
     assert re.search(r"loading +0:00", text)
     assert not re.search(r"loading [^\r]*(left|of)", text)
+
+
+def test_figures_come_before_the_bar_and_the_bar_before_the_stage(monkeypatch):
+    """In 80 columns, whatever the name of the stage; a stage at its end still moves."""
+    screen = terminal._Console(file=io.StringIO(), force_terminal=True, width=80, soft_wrap=True)
+    monkeypatch.setattr(terminal, "err", screen)
+    long = f"run 3 of 6, 12 min left: {'n' * 60}, seed 2: reading images"
+    with show_progress() as progress:
+        for done in range(0, 60, 10):
+            progress(long, 1_000_000 + done, 2_000_000)
+            time.sleep(0.3)
+        progress("cross-validation", 15, 15)
+        time.sleep(1.4)
+    lines = [line for line in re.split(r"[\r\n]+", plain(screen.file.getvalue())) if line.strip()]
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"\d images/s  [\d:]+ left$", line) for line in lines)
+    assert re.match(r"[\u2800-\u28ff] cross-validation \S+ 15 of 15  0:01", lines[-1])
+
+
+# ---------------------------------------------------------------- what was measured
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 80 columns."""
+    console = terminal._Console(file=io.StringIO(), force_terminal=True, width=80, soft_wrap=True)
+    monkeypatch.setattr(terminal, "out", console)
+    return console
+
+
+def test_the_worst_classes_and_confusions_fit_whatever_their_names(screen):
+    low, none = Estimate(0.2, 0.1, 0.4), Estimate(math.nan, math.nan, math.nan)
+    names = ("a" * 90, "\x1b[31mred" * 9, "\u202e" * 40, "[bold]b[/bold]", "漢" * 60)
+    per_class = {n: ClassFigures(10, none, low, none, none, none) for n in names}
+    metrics = {"accuracy": Estimate(0.8, 0.7, 0.9)}
+    confusion = np.full((5, 5), 3) + 1_000 * np.eye(5, dtype=int, k=1)
+    terminal.show_mistakes(metrics, per_class, "single-label", confusion)
+    lines = screen.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    text = " ".join(line.strip() for line in lines)
+    assert text.startswith("worst: aaa")
+    assert text.count("0.20 (2 of 10)") == 3
+    assert text.count("1,003 x ") == 3
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_every_class_is_shown_if_asked_for(cli, tiny_run, photos):
+    code, out, _ = cli("evaluate", tiny_run.folder, photos, "--split", "test")
+    assert code == 0
+    assert "avg. prec." not in out
+    code, out, _ = cli("evaluate", tiny_run.folder, photos, "--split", "test", "--verbose")
+    rows = [line.split()[0] for line in out.split("avg. prec.")[1].splitlines()[1:4]]
+    assert rows == list(tiny_run.classes)
 
 
 # ---------------------------------------------------------------- predictions

@@ -140,15 +140,15 @@ ORDER = {
         "looks duplicates odd_files"
     ),
     "training": (
-        "decisions recipes rules cuts facts costs advice thresholds logistic heads settings task outputs "
-        "trainable inputs objectives loop epochs probes mirroring tuning evidence grouping calibration "
-        "label_errors shortcuts"
+        "decisions recipes rules cuts facts costs advice thresholds temperature conformal logistic heads "
+        "novelty settings task outputs trainable inputs objectives loop epochs probes mirroring tuning "
+        "evidence grouping calibration label_errors shortcuts"
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder readings sources showing prediction classifier record predictor checks budget sampling "
-        "grouping advising refitting folding remarks fitting bottleneck evaluation grid comparison comparing "
-        "auditing corrections thumbnails"
+        "folder knowledge readings sources showing prediction classifier record predictor checks budget "
+        "sampling grouping advising refitting folding calibrating remarks fitting bottleneck evaluation grid "
+        "comparison comparing auditing corrections thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words way_charts pages "

@@ -473,6 +473,12 @@ def evaluate_command(
             "wrong, or skip it."
         ),
     ] = "refuse",
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Also measure prediction sets that are to have this coverage, such as 0.9."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Measure a trained classifier on labelled images, classes matched by name.
@@ -485,7 +491,8 @@ def evaluate_command(
 
     headstart evaluate run other-photos --unknown-classes wrong
     """
-    _evaluate(run, data, split=split, unknown_classes=unknown_classes, **options)
+    asked = {"split": split, "unknown_classes": unknown_classes, "coverage": coverage}
+    _evaluate(run, data, **asked, **options)
 
 
 def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
@@ -502,6 +509,8 @@ def _evaluate(run: Path, data: list[str] | Path, **options: Any) -> None:
                 "split": result.split,
                 "times_measured": result.readings.times,
                 "unknown": result.unknown,
+                **({"sets": dataclasses.asdict(result.sets)} if result.sets else {}),
+                **({"none_of_these": result.novel} if result.novel else {}),
                 "unreadable": [{"image": i, "error": e} for i, e in result.unreadable],
                 "warnings": result.warnings,
             }
@@ -532,6 +541,12 @@ def predict_command(
         Path | None, typer.Option(help="File with the weights of pretrained:NETWORK.")
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="List this many classes.", min=1)] = 3,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Also give each image a set of classes; this share of images has theirs in it, such as 0.9."
+        ),
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs.")] = False,
     max_bad: float = MAX_BAD,
     **options: Any,
@@ -540,9 +555,10 @@ def predict_command(
 
     The table marks the doubtful ones with a question mark (probability below
     a half, or the next class more than a third as probable) and ends with a
-    count a class. An unreadable image is a row with its reason. A network as
-    it was published, without any training of yours, names what it sees in
-    ImageNet's classes.
+    count a class. An image unlike all that the classifier learned from is
+    called none of these. An unreadable image is a row with its reason. A
+    network as it was published, without any training of yours, names what it
+    sees in ImageNet's classes.
 
     [bold]Examples[/bold]
 
@@ -556,9 +572,9 @@ def predict_command(
         raise UsageError("--json and --csv are both given; choose one")
     run, images = _name_model(words, model)
     names = _read_names(images)
-    printer = PRINTERS["json" if State.json else "csv" if as_csv else "table"](top)
+    printer = PRINTERS["json" if State.json else "csv" if as_csv else "table"](top, coverage)
     load = functools.partial(_load_model, run, weights, options.get("cache_dir"))
-    _predict(names, load, printer, max_bad, top=printer.top, **options)
+    _predict(names, load, printer, max_bad, top=printer.top, coverage=coverage, **options)
 
 
 def _name_model(words: list[str], model: str | None) -> tuple[str, list[str]]:
@@ -649,7 +665,7 @@ def demo_command(
     _show_command("evaluate", run, data, "--split", "test")
     _evaluate(run, data, split="test", **options)
     _show_command("predict", run, *some)
-    printer = PRINTERS["table"](3)
+    printer = PRINTERS["table"](3, None)
     _predict([str(s) for s in some], lambda: run, printer, 0.0, top=printer.top, **options)
     out.print()
     out.print(Text("Now with your own images, in a folder a class:", style="bold"))

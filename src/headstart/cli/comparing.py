@@ -13,7 +13,7 @@ from rich.text import Text
 
 import headstart
 from headstart.cli.options import takes
-from headstart.cli.reporting import NO_PAGE, PAGE, choose_page, write_beside
+from headstart.cli.reporting import NO_PAGE, choose_page, write_beside
 from headstart.cli.terminal import (
     State,
     Table,
@@ -73,7 +73,6 @@ def compare_command(
             help="Folder for pictures, tables and what is trained; comparisons/NAME by default.",
         ),
     ] = None,
-    page: PAGE = None,
     no_page: NO_PAGE = False,
     **options: Any,
 ) -> None:
@@ -98,7 +97,7 @@ def compare_command(
         has_runs = any(map(is_run, words))
         output = _choose_folder(words, output, has_runs=has_runs)
         place = choose_page(
-            page, no_page, lambda: output / "comparison.html" if output else _name_page(words)
+            None, no_page, lambda: output / "comparison.html" if output else _name_page(words)
         )
         found = headstart.compare(
             words,
@@ -126,7 +125,7 @@ def _finish(found: "Comparison", files: list[Path], words: list[str], place: Pat
     for file in files:
         note(f"written: {printable(str(file))}")
     if place is not None:
-        again = ["compare", *words, "--report", "comparison.html"]
+        again = ["compare", *words, "-o", str(place.parent)]
         make = functools.partial(headstart.report, found, output=place)
         write_beside(make, again, "the comparison is above")
 

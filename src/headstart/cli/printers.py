@@ -19,6 +19,9 @@ __all__ = ["PRINTERS", "PredictionPrinter", "is_doubtful"]
 # The table's mark: the first class is not likely, or the next one is not much less so.
 DOUBTFUL_PROBABILITY, DOUBTFUL_SHARE = 1 / 2, 1 / 3
 CLASSES_COUNTED = 20
+SET_SHOWN = 5
+# The label, in the table, of an image that is like nothing the classifier knows.
+NONE = "none of these"
 
 
 class PredictionPrinter(Protocol):
@@ -34,9 +37,10 @@ class PredictionPrinter(Protocol):
 class _TablePrinter:
     """A table at the end, the doubtful ones marked, and a count a class."""
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, top: int, coverage: float | None = None) -> None:
         self._shown, self.top = top, max(top, 2)  # the next class tells what is doubtful
-        self._table = Table("image", "label", "prob.", "", "next")
+        last = "next" if coverage is None else f"{coverage:.4g} set"
+        self._table = Table("image", "label", "prob.", "", last)
         self._labels: Counter[str] = Counter()
         self._doubtful: Counter[str] = Counter()
         self._unreadable = 0
@@ -52,14 +56,22 @@ class _TablePrinter:
             return
         first, *others = _label(prediction)
         doubtful = is_doubtful(prediction)
+        if not prediction.is_known:
+            first, others, doubtful = NONE, [first, *others], False
         self._labels[first] += 1
         self._doubtful[first] += doubtful
-        pairs = zip(others, prediction.top[1:], strict=True)
+        pairs = list(zip(others, prediction.top[-len(others) :], strict=True)) if others else []
         more = [f"{label} {p:.3f}" for label, (_, p) in pairs][: self._shown - 1]
+        if prediction.set is not None:  # which promises nothing of an image like no other
+            more = [
+                printable(name) for name, _ in prediction.set[:SET_SHOWN] if prediction.is_known
+            ]
+            rest = len(prediction.set) - SET_SHOWN
+            more += [f"… {rest} more"] if rest > 0 else []
         self._table.add_row(
             image,
-            Text(first, style="bold"),
-            f"{prediction.probability:.3f}",
+            Text(first, style="bold" if prediction.is_known else "bold yellow"),
+            f"{prediction.probability:.3f}" if prediction.is_known else "",
             Text("?" if doubtful else "", style="yellow"),
             Text(", ".join(more)),
         )
@@ -69,6 +81,8 @@ class _TablePrinter:
     ) -> None:
         """Add a row of the labels that an image was given, and the most probable others."""
         given = [printable(name) for name, _ in labels]
+        if not prediction.is_known:
+            given, labels = [NONE], ()
         self._labels.update(given or ["(none)"])
         others = [pair for pair in prediction.top if pair not in labels][: self._shown]
         self._table.add_row(
@@ -103,12 +117,19 @@ class _TablePrinter:
                 "probable",
                 style="dim",
             )
+        if self._labels[NONE]:
+            out.print(
+                Text(
+                    f"{NONE}: less like the images it learned from than 99 in 100 of them are",
+                    style="dim",
+                )
+            )
 
 
 class _JsonPrinter:
     """An object a line."""
 
-    def __init__(self, top: int) -> None:
+    def __init__(self, top: int, coverage: float | None = None) -> None:
         self.top = top
 
     def add(self, prediction: "Prediction") -> None:
@@ -118,6 +139,9 @@ class _JsonPrinter:
             names = {"synset": prediction.label, "name": first, "names": prediction.names}
         if prediction.labels is not None:
             names["labels"] = prediction.labels
+        if prediction.set is not None:
+            names["set"] = prediction.set
+        told = prediction.novelty is not None
         print_json(
             {
                 "image": prediction.image,
@@ -125,6 +149,8 @@ class _JsonPrinter:
                 "probability": prediction.probability,
                 "top": prediction.top,
                 "error": prediction.error or None,
+                "known": prediction.is_known if told else None,
+                "novelty": prediction.novelty,
                 **names,
             }
         )
@@ -136,10 +162,11 @@ class _JsonPrinter:
 class _CsvPrinter:
     """A row an image."""
 
-    def __init__(self, top: int) -> None:
-        self.top = top
+    def __init__(self, top: int, coverage: float | None = None) -> None:
+        self.top, self._has_sets = top, coverage is not None
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        self._writer.writerow(["image", "label", "probability", "top", "error"])
+        columns = ["image", "label", "probability", "top", "error", "known", "novelty"]
+        self._writer.writerow([*columns, *(["set"] if self._has_sets else [])])
 
     def add(self, prediction: "Prediction") -> None:
         labels = _label(prediction)
@@ -151,13 +178,19 @@ class _CsvPrinter:
             label = printable(prediction.label)
             probability = "|".join(f"{p:.6f}" for _, p in prediction.labels)
         texts = [csv_cell(t) for t in (prediction.image, label, top, prediction.error)]
-        self._writer.writerow([*texts[:2], probability, *texts[2:]])
+        row = [*texts[:2], probability, *texts[2:], "", ""]
+        if prediction.novelty is not None:
+            row[-2:] = ["yes" if prediction.is_known else "no", f"{prediction.novelty:.6f}"]
+        if self._has_sets:
+            inside = (f"{printable(name)} {p:.6f}" for name, p in prediction.set or ())
+            row.append(csv_cell("; ".join(inside)))
+        self._writer.writerow(row)
 
     def close(self) -> None:
         pass
 
 
-PRINTERS: dict[str, Callable[[int], PredictionPrinter]] = {
+PRINTERS: dict[str, Callable[[int, float | None], PredictionPrinter]] = {
     "table": _TablePrinter,
     "json": _JsonPrinter,
     "csv": _CsvPrinter,

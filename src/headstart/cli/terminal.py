@@ -433,6 +433,22 @@ def show_evaluation(result: "Evaluation") -> None:
         say(told, style="dim")
     if State.verbose:
         note(_where_from(result.computed, result.engine))
+    if result.sets is not None:
+        sets = result.sets
+        sizes = ", ".join(f"{n:,} of {size}" for size, n in list(sets.sizes.items())[:6])
+        more = ", …" if len(sets.sizes) > 6 else ""
+        out.print(
+            Text(
+                f"sets for a coverage of {sets.coverage:g}: {_with_interval(sets.covered)} have their class, "
+                f"{sets.size:.2f} classes a set ({sizes}{more})"
+            )
+        )
+    if result.novel is not None:
+        out.print(Text(f"none of these: {_with_interval(result.novel)} of these images"))
+
+
+def _with_interval(e: "Estimate") -> str:
+    return f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})"
 
 
 def show_figures(
@@ -712,6 +728,8 @@ def _tell_figures(task: RichTask) -> str:
         rate = f"{task.speed:,.0f}" if task.speed >= 10 else f"{task.speed:.1f}"
         of = " images" if task.description.endswith(OF_IMAGES) else ""
         words += [f"{rate}{of}/s", f"{_minutes(task.time_remaining or 0)} left"]
+    elif (task.elapsed or 0) > 1:  # before the first is done, and what is left after the last
+        words.append(_minutes(task.elapsed or 0))
     return "  ".join(words)
 
 

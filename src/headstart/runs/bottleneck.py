@@ -46,16 +46,16 @@ from headstart.files import (
 )
 from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
+from headstart.runs.calibrating import Calibrated, calibrate, find_measured
 from headstart.runs.classifier import Card, find_versions, read_card
 from headstart.runs.fitting import (
     check_place,
     extract_with,
-    find_measured,
     list_members,
 )
 from headstart.runs.folder import CARD, FORMAT, HEAD_FILE, mark_incomplete
 from headstart.runs.grouping import find_groups
-from headstart.runs.record import Parts, Run, save_run
+from headstart.runs.record import Measured, Parts, Run, save_run
 from headstart.runs.remarks import find_warnings
 from headstart.runs.sampling import draw_per_class
 from headstart.runs.sources import (
@@ -261,12 +261,13 @@ def fit_features(
     progress("training the head", 0, 0)
     trained = _train(task)
     sources = tuple(Path(os.path.abspath(path)) for path in (file, other) if path is not None)
-    run = _measure(folder, sources, task, trained)
+    calibrated = calibrate(task, trained.head, find_measured(task, trained.probabilities))
+    run = _measure(folder, sources, task, trained.interrupted, calibrated.measured)
     run.settings["strategy"]["origin"] = "user" if "strategy" in options else "default"
     progress("writing the run", 0, 0)
     run = dataclasses.replace(run, seconds=time.monotonic() - began)
     with translate_errors(folder, advice=ADVICE):
-        return save_run(run, keep=(), model=_list_files(task, trained))
+        return save_run(run, keep=(), model=_list_files(task, calibrated, trained.history))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -279,10 +280,15 @@ class _Trained:
     history: tuple[dict[str, Any], ...] = ()
 
 
-def _measure(folder: Path, sources: tuple[Path, ...], task: HeadTask, trained: _Trained) -> Run:
+def _measure(
+    folder: Path,
+    sources: tuple[Path, ...],
+    task: HeadTask,
+    interrupted: bool,
+    measured: Measured | None,
+) -> Run:
     """Measure the head; give the run, complete except for its history and time."""
     used, settings = task.dataset, task.settings
-    measured = find_measured(task, trained.probabilities)
     metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
@@ -309,7 +315,7 @@ def _measure(folder: Path, sources: tuple[Path, ...], task: HeadTask, trained: _
         computed=0,
         engine=task.features.engine,
         seconds=0.0,
-        interrupted=trained.interrupted,
+        interrupted=interrupted,
         parts=Parts(lambda: _refuse_classifier(folder), lambda: members, lambda: measured),
     )
 
@@ -431,9 +437,12 @@ def _train(task: HeadTask) -> _Trained:
     return _Trained(mlp, outcome.probabilities, outcome.interrupted, tuple(outcome.history))
 
 
-def _list_files(task: HeadTask, trained: _Trained) -> dict[str, bytes]:
+def _list_files(
+    task: HeadTask, calibrated: Calibrated, history: tuple[dict[str, Any], ...]
+) -> dict[str, bytes]:
     """Make the files of the head, {name: content}."""
-    head = save_arrays({k: np.ascontiguousarray(v) for k, v in trained.head.arrays().items()})
+    arrays = calibrated.head.arrays()
+    head = save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()})
     card = Card(
         format=FORMAT,
         status="complete",
@@ -444,10 +453,11 @@ def _list_files(task: HeadTask, trained: _Trained) -> dict[str, bytes]:
         model_sha256=hashlib.sha256(head).hexdigest(),
         versions=find_versions(),
         seed=task.settings.seed,
+        temperature=calibrated.temperature,
     )
     files = {HEAD_FILE: head, CARD: to_json_bytes(card.model_dump())}
-    if trained.history:
-        lines = "".join(json.dumps(entry) + "\n" for entry in trained.history)
+    if history:
+        lines = "".join(json.dumps(entry) + "\n" for entry in history)
         files[HISTORY] = lines.encode()
     return files
 

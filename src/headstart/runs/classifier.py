@@ -34,14 +34,17 @@ from headstart.runs.folder import (
     CONFIG,
     FORMAT,
     FORMAT_SEVERAL,
+    KNOWLEDGE,
     MODEL,
     check_folder,
     recover,
     replace_run,
 )
+from headstart.runs.knowledge import NO_KNOWLEDGE, Knowledge, read_knowledge
 from headstart.runs.prediction import ImageLike, Prediction, predict_once, read_runtime
 from headstart.training.heads import Head, LinearHead, head_of_arrays
 from headstart.training.outputs import START
+from headstart.training.temperature import HIGHEST, LOWEST
 
 __all__ = [
     "CARD",
@@ -84,6 +87,9 @@ class Card(BaseModel):
     thresholds: list[float] = Field(
         default_factory=list
     )  # of the classes, where there may be several
+    temperature: float = Field(default=1.0, ge=LOWEST, le=HIGHEST)
+    novelty_cut: str = ""
+    knowledge_sha256: str = ""  # "" where there is none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +106,9 @@ class Classifier:
         names: readable names of the classes, in their order; () where the classes are readable.
         thresholds: of each class, the probability from which on an image is said to be of it; () where
             an image is of exactly one.
+        temperature: by which the head's logits are divided, as they are in its weights already; 1 where
+            nothing could be measured.
+        knowledge: of its own limits.
     """
 
     backbone: Backbone
@@ -110,6 +119,8 @@ class Classifier:
     seed: int = 0
     names: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+    temperature: float = 1.0
+    knowledge: Knowledge = NO_KNOWLEDGE
 
     @property
     def problem(self) -> Problem:
@@ -121,6 +132,7 @@ class Classifier:
         images: ImageLike | Iterable[ImageLike],
         *,
         top: int = 5,
+        coverage: float | None = None,
         allow_outside: bool = False,
         progress: Progress = no_progress,
         **options: Any,
@@ -128,7 +140,7 @@ class Classifier:
         """Classify images; a `Predictor` is made for this call alone.
 
         Args:
-            images, top, allow_outside, progress: as in `Predictor.predict`.
+            images, top, coverage, allow_outside, progress: as in `Predictor.predict`.
             **options: fields of `Runtime`. In fp32, the default here, images are decoded exactly and the
                 probabilities are those of the network as timm runs it.
 
@@ -141,9 +153,8 @@ class Classifier:
             VerificationError: while iterating: the network's outputs are not finite.
         """
         runtime = read_runtime(options)
-        return predict_once(
-            self, images, runtime, top=top, allow_outside=allow_outside, progress=progress
-        )
+        asked = {"top": top, "coverage": coverage, "allow_outside": allow_outside}
+        return predict_once(self, images, runtime, **asked, progress=progress)
 
     def __repr__(self) -> str:
         return f"Classifier({self.strategy} on {self.backbone.name}, {len(self.classes):,} classes)"
@@ -184,6 +195,7 @@ class Classifier:
             state |= {HEAD_PREFIX + k: v for k, v in self.head.arrays().items()}
         arrays = {k: np.asarray(v, order="C") for k, v in state.items()}  # scalars stay scalars
         model = save_arrays(arrays, metadata={"format": "pt"})
+        known, novelty = self.knowledge.to_bytes(), self.knowledge.novelty
         card = Card(
             format=FORMAT_SEVERAL if self.thresholds else FORMAT,
             status="complete",
@@ -205,11 +217,15 @@ class Classifier:
             seed=self.seed,
             problem=self.problem.name,
             thresholds=list(self.thresholds),
+            temperature=self.temperature,
+            novelty_cut="" if novelty is None else novelty.cut,
+            knowledge_sha256=hashlib.sha256(known).hexdigest() if known else "",
         )
         several = set() if self.thresholds else {"problem", "thresholds"}
         return {
             MODEL: model,
             CONFIG: to_json_bytes(self._timm_config()),
+            **({KNOWLEDGE: known} if known else {}),
             CARD: to_json_bytes(card.model_dump(exclude=several)),
         }
 
@@ -310,7 +326,21 @@ class Classifier:
             seed=card.seed,
             names=tuple(card.names),
             thresholds=tuple(card.thresholds),
+            temperature=card.temperature,
+            knowledge=_read_knowledge(path, card, backbone),
         )
+
+
+def _read_knowledge(path: Path, card: Card, backbone: Backbone) -> Knowledge:
+    if not card.knowledge_sha256:  # an older headstart, or nothing was measured
+        return NO_KNOWLEDGE
+    width = 0
+    if card.novelty_cut:
+        try:
+            width = backbone.cut(card.novelty_cut).channels
+        except UsageError as exc:
+            raise InputError(f"{path / CARD}: field 'novelty_cut': {exc}") from exc
+    return read_knowledge(path / KNOWLEDGE, card.knowledge_sha256, card.novelty_cut, width)
 
 
 def pretrained_classifier(

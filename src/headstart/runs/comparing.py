@@ -49,7 +49,7 @@ MOST_RUNS = 1000
 # What may be said anew when a run is resumed.
 AGAIN = ("workers", "device", "cache_dir", "allow_outside", "max_pixels")
 # Where a run is measured.
-MEASURING = tuple(n for n in EVALUATE_SETTINGS if n not in READING)
+MEASURING = tuple(n for n in EVALUATE_SETTINGS if n not in ("group", *READING))
 
 
 def compare(
@@ -141,7 +141,7 @@ def _compare_runs(
     for alike in contenders.values():
         more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
         entries[f"{alike[0].folder}{more}"] = alike
-    unused = [n for n in options if n not in (*EVALUATE_SETTINGS, "group")]
+    unused = [n for n in options if n not in EVALUATE_SETTINGS]
     if unused:
         raise UsageError(
             f"setting '{unused[0]}' has no effect on runs, which are trained; leave it out"

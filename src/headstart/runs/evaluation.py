@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.arrays import BoolN, FloatNC, IntCC, Targets
+from headstart.arrays import BoolN, FloatNC, IntCC, IntN, Targets
 from headstart.choices import choose, nearest
 from headstart.data.dataset import Dataset, match_classes, with_problem
 from headstart.data.loading import list_paths
@@ -23,9 +23,10 @@ from headstart.features.reading import check_bad_images
 from headstart.files import check_cache
 from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
-from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes, Problem
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
+from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
 from headstart.runs.record import Measured, Members, Run, has_record
@@ -75,6 +76,8 @@ class Evaluation:
         unreadable: (image id, reason) of each unreadable image.
         warnings: one line each, for people.
         unknown: images of classes that the model does not know.
+        sets: of the prediction sets whose coverage was asked for; None where none was.
+        novel: the share of images that are called none of these; None where the classifier cannot tell.
         problem: the name of the kind of problem, a key of `PROBLEMS`.
         dataset: of the images that were evaluated, to look at them again.
         readings: how often these images were measured with this run, where they are not its own.
@@ -95,6 +98,8 @@ class Evaluation:
     problem: str = SINGLE_LABEL.name
     dataset: Dataset | None = dataclasses.field(default=None, repr=False)
     readings: Readings = NOT_COUNTED
+    sets: SetFigures | None = None
+    novel: Estimate | None = None
 
     @property
     def recall(self) -> dict[str, Estimate]:
@@ -150,6 +155,7 @@ def evaluate(
     *,
     split: str | None = None,
     unknown_classes: str = "refuse",
+    coverage: float | None = None,
     progress: Progress = no_progress,
     **options: Any,
 ) -> Evaluation:
@@ -162,26 +168,26 @@ def evaluate(
         unknown_classes: what is done with images of a class that the model does not know: "refuse" the
             data, count them as "wrong", or "skip" them. Counted as wrong, their classes are added to
             the model's with a recall of 0 and, in the log loss, a probability of 1e-12.
+        coverage: in (0, 1): also measure prediction sets of this coverage.
         progress: called with how far the work is.
         **options: those fields of `Settings` that concern reading and extraction.
 
     Raises:
-        UsageError: the data have no such split, or an option is wrong.
+        UsageError: the data have no such split, an option is wrong, or there are no sets of that coverage.
         InputError: the data cannot be used, or have a class that the model does not know.
         TooManyBadImagesError: more unreadable images than `max_bad`.
     """
     _check_options(unknown_classes, options)
     progress("loading the run", 0, 0)
-    record, classifier = _read_model(run, options.get("cache_dir"))
+    record, classifier = _read_model(run, options.get("cache_dir"), coverage)
     _check_problem(unknown_classes, classifier)
-    members = Members() if record is None else record.members
     problem = classifier.problem
     several = problem.name == MULTI_LABEL.name
     settings = _make_settings(options, data, record, several)
     check_cache(settings.runtime.cache_dir)
     progress("listing images", 0, 0)
     dataset = read_data(data, settings)
-    own = members if _was_trained_on(dataset, members) else Members()
+    own = _find_own(record, dataset)
     dataset, chosen = _choose_split(dataset, split, own)
     known, advice = len(classifier.classes), _advise_names(record, settings)
     dataset = with_problem(dataset, problem)
@@ -189,11 +195,9 @@ def evaluate(
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
     progress("measuring", 0, 0)
-    rows = np.flatnonzero(features.good() & problem.known(targets))
-    is_unknown = np.array([max(r, default=-1) for r in problem.decode(targets[rows])]) >= known
+    rows, is_unknown = _find_rows(features.good(), targets, problem, known)
     warnings = [*dataset.warnings, *features.warnings]
-    if is_unknown.any():
-        warnings.append(_tell_unknown(is_unknown, classes[known:], unknown_classes))
+    warnings += _tell_unknown(is_unknown, classes[known:], unknown_classes)
     if unknown_classes == "skip":
         rows, classes = rows[~is_unknown], classifier.classes
     if len(rows) == 0:
@@ -206,7 +210,6 @@ def evaluate(
     warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
     metrics = problem.measure(*figures, groups=measured.groups)
     readings = _count(record, chosen, used.sha256, metrics)
-    warnings += [readings.problem] if readings.problem else []
     return Evaluation(
         metrics=metrics,
         per_class=problem.measure_each(*figures, groups=measured.groups),
@@ -218,10 +221,12 @@ def evaluate(
         computed=features.computed,
         engine=features.engine,
         unreadable=tuple(features.unreadable()),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *filter(None, [readings.problem])),
         unknown=int(is_unknown.sum()),
         problem=problem.name,
         dataset=dataset.select(rows),
+        sets=measure_sets(classifier.knowledge, *figures[:2], coverage, measured.groups),
+        novel=measure_novel(classifier.knowledge, used.values, measured.groups),
         readings=readings,
     )
 
@@ -269,12 +274,14 @@ def _is_table(data: Data) -> bool:
 
 
 def _read_model(
-    model: ModelLike, cache_dir: str | os.PathLike[str] | None
+    model: ModelLike, cache_dir: str | os.PathLike[str] | None, coverage: float | None
 ) -> tuple[Run | None, Classifier]:
-    """Read the run, where there is one, and the classifier."""
+    """Read the run, where there is one, and the classifier, which has sets of the coverage asked for."""
     if isinstance(model, str | os.PathLike) and has_record(Path(model)):
         model = Run.load(model, cache_dir=cache_dir)
     classifier = read_classifier("run", model, cache_dir)
+    if coverage is not None:
+        classifier.knowledge.check_coverage(coverage)
     return (model if isinstance(model, Run) else None), classifier
 
 
@@ -300,12 +307,30 @@ def _advise_names(run: Run | None, settings: Settings) -> str:
     return f"give --class-names {named} as for the run, "
 
 
-def _tell_unknown(is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str) -> str:
+def _find_own(record: Run | None, dataset: Dataset) -> Members:
+    """Give the run's images, where these are its own data; else none."""
+    members = Members() if record is None else record.members
+    return members if _was_trained_on(dataset, members) else Members()
+
+
+def _find_rows(good: BoolN, targets: Targets, problem: Problem, known: int) -> tuple[IntN, BoolN]:
+    """Give (the rows of readable labelled images, which of them are of a class unknown to the model)."""
+    rows = np.flatnonzero(good & problem.known(targets))
+    of_rows = problem.decode(targets[rows])
+    return rows, np.array([max(row, default=-1) >= known for row in of_rows], dtype=bool)
+
+
+def _tell_unknown(
+    is_unknown: BoolN, classes: tuple[str, ...], unknown_classes: str
+) -> Iterator[str]:
+    if not is_unknown.any():
+        return
     images = f"{is_unknown.sum()} image{'s' if is_unknown.sum() > 1 else ''}"
     names = ", ".join(f"'{c}'" for c in classes[:3]) + (", …" if len(classes) > 3 else "")
     if unknown_classes == "skip":
-        return f"{images} of classes that the model does not know ({names}) left out"
-    return f"{images} of classes that the model does not know ({names}) counted as wrong"
+        yield f"{images} of classes that the model does not know ({names}) left out"
+    else:
+        yield f"{images} of classes that the model does not know ({names}) counted as wrong"
 
 
 def _tell_flaws(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.arrays import FloatNC, IntN
+from headstart.arrays import IntN
 from headstart.data.dataset import Dataset
 from headstart.data.scan import Scan
 from headstart.data.splits import split_dataset
@@ -37,6 +37,7 @@ from headstart.runs.advising import (
     may_refit,
 )
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
+from headstart.runs.calibrating import calibrate, find_measured, know_images
 from headstart.runs.checks import check_data, say_next
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
@@ -50,6 +51,7 @@ from headstart.runs.folder import (
 )
 from headstart.runs.folding import check_folds, check_measured_once, train_in_folds
 from headstart.runs.grouping import find_groups
+from headstart.runs.knowledge import Knowledge
 from headstart.runs.record import (
     Measured,
     Members,
@@ -92,14 +94,13 @@ from headstart.training.strategies.table import (
     check_advisable,
     choose_strategy,
 )
-from headstart.training.task import Folds, HeadTask, Strategy, Task, Trained
+from headstart.training.task import Strategy, Task, Trained
 from headstart.training.thresholds import choose_thresholds, choose_thresholds_apart
 
 __all__ = [
     "Report",
     "check_place",
     "extract_with",
-    "find_measured",
     "fit",
     "list_members",
 ]
@@ -132,7 +133,7 @@ def fit(
         progress: called with how far the work is.
         report: called with the data set and what is known of it: its scan before any work, and the
             advice before it is followed.
-        on_epoch: called with an epoch's figures, of how many `epochs`, the `best_epoch` so far and the `fold`.
+        on_epoch: called with an epoch's figures, how many `epochs`, the `best_epoch` so far, the `fold`.
         **options: fields of `Settings`.
 
     Raises:
@@ -489,6 +490,8 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         rows = trained.folds.rows
         task = dataclasses.replace(task, rows=rows, val_rows=rows[:0])
     measured = find_measured(task, trained.probabilities, trained.folds)
+    calibrated = calibrate(task, trained.head, measured)
+    measured = calibrated.measured
     metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
     problem, thresholds = used.problem, tuple[float, ...]()
     if problem.name == MULTI_LABEL.name:
@@ -508,12 +511,14 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         decisions.settle(name, value, "measured", reason=engine.reason)
     classifier = Classifier(
         trained.backbone,
-        trained.head,
+        calibrated.head,
         trained.cuts,
         used.classes,
         settings.strategy,
         settings.seed,
         thresholds=thresholds,
+        temperature=calibrated.temperature,
+        knowledge=Knowledge(calibrated.sets, know_images(task, trained)),
     )
     unreadable = len(features.unreadable())
     return Run(
@@ -582,29 +587,6 @@ def _refuse_unmeasured(settings: Settings, dataset: Dataset) -> None:
             f"setting '{min(unused)}' has no effect without validation images; leave it out, or hold "
             "some out with --val 0.2"
         )
-
-
-def find_measured(
-    task: HeadTask, probabilities: FloatNC | None, folds: Folds | None = None
-) -> Measured | None:
-    """Give the predictions on the validation images, else those out of fold on the training images.
-
-    Args:
-        probabilities, folds: as in `Trained`.
-    """
-    if probabilities is None:
-        return None
-    part, rows = ("val", task.val_rows) if len(task.val_rows) else ("cross-validation", task.rows)
-    used = task.dataset
-    return Measured(
-        probabilities=np.asarray(probabilities, dtype=np.float32),
-        labels=used.targets[rows],
-        ids=tuple(used.ids[row] for row in rows),
-        part=part,
-        classes=used.classes,
-        groups=tuple(used.groups[row] for row in rows),
-        folds=() if folds is None else tuple(folds.numbers.tolist()),
-    )
 
 
 def _check_with(

@@ -23,6 +23,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_SEVERAL",
     "HEAD_FILE",
+    "KNOWLEDGE",
     "MEMBERS",
     "METRICS",
     "MODEL",
@@ -50,6 +51,8 @@ HEAD_FILE = "head.safetensors"
 SETTINGS, METRICS, MEMBERS = "settings.json", "metrics.json", "split.jsonl"
 # The probabilities of every image that was measured on; the provenance.
 PREDICTIONS, PROVENANCE = "predictions.safetensors", "run.json"
+# What a classifier knows of its own limits.
+KNOWLEDGE = "knowledge.safetensors"
 # How often it was measured on other images than its own; no new run has any.
 READINGS = "evaluations.jsonl"
 
@@ -68,6 +71,7 @@ NAMES = (
     MEMBERS,
     PREDICTIONS,
     PROVENANCE,
+    KNOWLEDGE,
     READINGS,
     *REPORT,
     *TRAINING,

@@ -31,6 +31,8 @@ from headstart.features.runtime import Runtime, make_runtime
 from headstart.label_metrics import give_labels
 from headstart.networks.backbones import Backbone
 from headstart.parallel import PREPARING, READING, Progress, T, no_progress
+from headstart.runs.knowledge import Knowledge
+from headstart.training.novelty import NOVEL
 
 __all__ = [
     "EXACT",
@@ -51,8 +53,8 @@ EXACT = Runtime(precision="fp32")
 
 CLOSED = "the predictor is closed; make another"
 
-# (the image's name, why it could not be read or "", float32 (C,) or None)
-_Answer = tuple[str, str, FloatC | None]
+# (the image's name, why it could not be read or "", float32 (C,) or None, its novelty or None)
+_Answer = tuple[str, str, FloatC | None, float | None]
 
 Self = TypeVar("Self", bound="Pipeline")
 
@@ -71,6 +73,10 @@ class Prediction:
         names: readable names of the classes of `top`, in its order; () where the classes are readable.
         labels: where an image may have several labels, (label, probability) of those whose probability is at
             least their threshold, in descending order; None where an image has exactly one.
+        set: (class, probability) of the classes in the prediction set of the coverage that was asked for, in
+            descending order, at least one; None where none was asked for, and () for an unreadable image.
+        novelty: the share in (0, 1] of known images that are at least as unlike the others as this one is;
+            None where the classifier does not know, and for an unreadable image.
     """
 
     image: str
@@ -80,6 +86,13 @@ class Prediction:
     error: str = ""
     names: tuple[str, ...] = ()
     labels: tuple[tuple[str, float], ...] | None = None
+    set: tuple[tuple[str, float], ...] | None = None
+    novelty: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the image is like those that the classifier knows; if not, it is of none of the classes."""
+        return self.novelty is None or self.novelty > NOVEL
 
 
 class Model(Protocol):
@@ -98,6 +111,9 @@ class Model(Protocol):
         """Of each class, where an image may be of several; ()."""
         ...
 
+    @property
+    def knowledge(self) -> Knowledge: ...
+
     def predict_proba(self, features: Mapping[str, FloatND]) -> FloatNC:
         """{cut point: float32 (N, D)} -> float32 (N, C); rows sum to one where an image is of one class."""
         ...
@@ -113,8 +129,8 @@ def read_runtime(options: Mapping[str, Any]) -> Runtime:
     for name in options:
         if name not in known:
             raise UsageError(
-                f"option '{name}' is unknown{nearest(name, known)}; known: top, allow_outside, "
-                f"progress, {', '.join(known)}"
+                f"option '{name}' is unknown{nearest(name, known)}; known: top, coverage, "
+                f"allow_outside, progress, {', '.join(known)}"
             )
     return make_runtime(**options)
 
@@ -159,7 +175,9 @@ class Pipeline:
                 raise UsageError(CLOSED)
             if self._started is None:
                 model = self.model
-                engine = _start_engine(model.backbone, self.runtime, model.cuts)
+                novelty = model.knowledge.novelty
+                cuts = (*model.cuts, *([] if novelty is None else [novelty.cut]))
+                engine = _start_engine(model.backbone, self.runtime, tuple(dict.fromkeys(cuts)))
                 pool = ThreadPoolExecutor(self.runtime.threads, thread_name_prefix="headstart")
                 self._started = (*engine, pool)
             return self._started
@@ -191,6 +209,7 @@ class Pipeline:
         images: ImageLike | Iterable[ImageLike],
         *,
         top: int = 5,
+        coverage: float | None = None,
         allow_outside: bool = False,
         progress: Progress = no_progress,
     ) -> Iterator[Prediction]:
@@ -201,6 +220,8 @@ class Pipeline:
                 bytes of a file, a uint8 array (H, W, 3) in the order R, G, B, a Pillow image.
                 Files are read as they are needed.
             top: how many classes to list for each, at least 1.
+            coverage: in (0, 1): also give each image a set of classes, such that this share of images like
+                those that the classifier was measured on have theirs in it.
             allow_outside: follow links in a folder that lead out of it.
             progress: called with how far the work is.
 
@@ -208,14 +229,17 @@ class Pipeline:
             One prediction an image, in order; an unreadable one has its reason in `error`.
 
         Raises:
-            UsageError: `top` is out of range, something is none of these kinds, or it has been closed.
+            UsageError: `top` is out of range, something is none of these kinds, it has been closed, or
+                there are no sets of that coverage.
             InputError: a folder holds no image.
             VerificationError: while iterating: the network's outputs are not finite.
         """
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise UsageError(f"top must be a whole number of at least 1, got {top!r}")
+        if coverage is not None:
+            self.model.knowledge.check_coverage(coverage)
         refs = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
-        return self._name(self._answer(refs, progress), top)
+        return self._name(self._answer(refs, progress), top, coverage)
 
     def predict_proba(
         self,
@@ -238,7 +262,7 @@ class Pipeline:
         """
         refs = _refer(list_images(images), allow_outside, self.runtime.max_pixels)
         result = np.full((len(refs), len(self.model.classes)), np.nan, dtype=np.float32)
-        for row, (_, _, probabilities) in enumerate(self._answer(refs, progress)):
+        for row, (_, _, probabilities, _) in enumerate(self._answer(refs, progress)):
             if probabilities is not None:
                 result[row] = probabilities
         return result
@@ -272,12 +296,20 @@ class Pipeline:
                         raise VerificationError(
                             f"the network gives NaN or infinite features at {cut}; {advice}"
                         )
-                rows = iter(self.model.predict_proba(outputs) if outputs else ())
+                rows = iter(self._judge(outputs) if outputs else ())
                 for reading in readings:
                     name = refs[done].id
                     done += 1
-                    yield (name, reading.error, None if reading.error else next(rows))
+                    yield (name, reading.error, *((None, None) if reading.error else next(rows)))
                 progress(READING, done, len(refs))
+
+    def _judge(self, outputs: Mapping[str, FloatND]) -> Iterator[tuple[FloatC, float | None]]:
+        """Give (probabilities, novelty) of each image."""
+        novelty, probabilities = self.model.knowledge.novelty, self.model.predict_proba(outputs)
+        shares: list[float | None] = [None] * len(probabilities)
+        if novelty is not None:
+            shares = novelty.p_values(outputs[novelty.cut]).tolist()
+        return zip(probabilities, shares, strict=True)
 
     def _until_closed(self, stream: Iterator[T]) -> Iterator[T]:
         """Go through a stream that needs the pool, whose own error says nothing of the predictor."""
@@ -288,12 +320,15 @@ class Pipeline:
                 raise
             raise UsageError(CLOSED) from exc
 
-    def _name(self, answers: Iterator[_Answer], top: int) -> Iterator[Prediction]:
+    def _name(
+        self, answers: Iterator[_Answer], top: int, coverage: float | None
+    ) -> Iterator[Prediction]:
         classes, names = self.model.classes, self.model.names
         thresholds = np.array(self.model.thresholds)
-        for image, error, probabilities in answers:
+        for image, error, probabilities, novelty in answers:
             if probabilities is None:
-                yield Prediction(image, "", float("nan"), (), error)
+                none = None if coverage is None else ()
+                yield Prediction(image, "", float("nan"), (), error, set=none)
                 continue
             ranks = np.argsort(-probabilities, kind="stable")
             order = ranks[:top]
@@ -304,17 +339,20 @@ class Pipeline:
                 over = ranks[give_labels(probabilities, thresholds)[ranks]]
                 given = tuple((classes[i], float(probabilities[i])) for i in over)
                 label = "|".join(name for name, _ in given)
-            yield Prediction(image, label, best[0][1], best, names=best_names, labels=given)
+            inside = None
+            if coverage is not None:
+                [found] = self.model.knowledge.find_sets(probabilities[None], coverage)
+                inside = tuple((classes[i], float(probabilities[i])) for i in ranks[found[ranks]])
+            yield Prediction(
+                image, label, best[0][1], best, "", best_names, given, set=inside, novelty=novelty
+            )
 
 
 def predict_once(
     model: Model,
     images: ImageLike | Iterable[ImageLike],
     runtime: Runtime,
-    *,
-    top: int,
-    allow_outside: bool,
-    progress: Progress,
+    **options: Any,
 ) -> Iterator[Prediction]:
     """Predict as `Pipeline.predict` does, with a pipeline for these images alone."""
     listed = list_images(images)
@@ -323,7 +361,7 @@ def predict_once(
         workers = max(1, min(runtime.threads, len(listed)))
         runtime = runtime.model_copy(update={"workers": workers})
     pipeline = Pipeline(model, runtime)
-    predictions = pipeline.predict(listed, top=top, allow_outside=allow_outside, progress=progress)
+    predictions = pipeline.predict(listed, **options)
 
     def stream() -> Iterator[Prediction]:
         with contextlib.closing(pipeline):

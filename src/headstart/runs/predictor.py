@@ -63,6 +63,7 @@ def predict(
     images: ImageLike | Iterable[ImageLike],
     *,
     top: int = 5,
+    coverage: float | None = None,
     allow_outside: bool = False,
     progress: Progress = no_progress,
     **options: Any,
@@ -74,7 +75,7 @@ def predict(
     Args:
         model: the folder of a run, "pretrained:NAME" for a network with ImageNet's classes, a run as
             `fit` gives it, or a classifier.
-        images, top, allow_outside, progress: as in `Predictor.predict`.
+        images, top, coverage, allow_outside, progress: as in `Predictor.predict`.
         **options: fields of `Runtime`.
 
     Raises:
@@ -86,9 +87,8 @@ def predict(
         raise InputError("no images given; name files or folders, or - to read names from stdin")
     runtime = read_runtime(options)
     classifier = read_classifier("model", model, runtime.cache_dir)
-    return predict_once(
-        classifier, listed, runtime, top=top, allow_outside=allow_outside, progress=progress
-    )
+    asked = {"top": top, "coverage": coverage, "allow_outside": allow_outside}
+    return predict_once(classifier, listed, runtime, **asked, progress=progress)
 
 
 def read_classifier(

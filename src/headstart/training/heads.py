@@ -43,6 +43,7 @@ __all__ = [
     "fit_linear",
     "head_of_arrays",
     "parse_head",
+    "scale_head",
     "suggest_cuts",
 ]
 
@@ -190,6 +191,17 @@ def head_of_arrays(arrays: Mapping[str, np.ndarray], problem: Problem = SINGLE_L
     if "weight" in arrays:
         return LinearHead(*layers[0], problem)
     return MlpHead(tuple(layers), problem)
+
+
+def scale_head(head: Head, temperature: float) -> Head:
+    """Give the head whose logits are divided by a temperature."""
+    if temperature == 1:
+        return head
+    *below, last = head.layers
+    weight, bias = ((values.astype(np.float64) / temperature).astype(np.float32) for values in last)
+    if isinstance(head, LinearHead):
+        return LinearHead(weight, bias, head.problem)
+    return MlpHead((*below, (weight, bias)), head.problem)
 
 
 @dataclasses.dataclass(frozen=True)

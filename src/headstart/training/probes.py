@@ -3,6 +3,7 @@
 It needs no PyTorch unless the head is an MLP.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,7 +105,8 @@ def probe(task: Task, heads: Heads, weights: FloatC, penalties: Sequence[Penalty
     settle_recipe(task, recipe)
     tell_unlearned(task, outcome, "head")
     of_fold = _predict_fold(task, cuts, mlp)
-    return Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted, of_fold)
+    trained = Trained(task.backbone, cuts, mlp, outcome.probabilities, outcome.interrupted, of_fold)
+    return dataclasses.replace(trained, frozen=cuts[-1])
 
 
 def _predict_fold(task: Task, cuts: tuple[str, ...], head: Head) -> FloatNC | None:
@@ -133,7 +135,9 @@ def _probe_linear(
     if len(task.val_rows):
         probabilities = head.predict_proba(task.matrix(cuts, task.val_rows))
     of_fold = _predict_fold(task, cuts, head)
-    return Trained(task.backbone, cuts, head, probabilities, fold_probabilities=of_fold)
+    return Trained(
+        task.backbone, cuts, head, probabilities, frozen=cuts[-1], fold_probabilities=of_fold
+    )
 
 
 def fit_head(task: HeadTask, cuts: tuple[str, ...], weights: FloatC) -> tuple[LinearHead, Penalty]:

@@ -149,6 +149,8 @@ class Trained:
         interrupted: whether Ctrl-C ended it early, with the best model so far.
         fold_probabilities: float32 (m, C) of the task's `fold_rows`; None without any.
         folds: the images of which `probabilities` are, where it was measured by `folds`.
+        frozen: the last cut point of the task's features at which the training has left them as they were;
+            "" for none.
     """
 
     backbone: Backbone
@@ -158,6 +160,7 @@ class Trained:
     interrupted: bool = False
     fold_probabilities: FloatNC | None = None
     folds: Folds | None = None
+    frozen: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

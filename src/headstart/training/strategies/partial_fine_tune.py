@@ -58,7 +58,10 @@ def _run(task: Task) -> Trained:
     backbone, cut, views = _settle_cut(task, recipe)
     make_inputs = _cache_inputs if task.settings.cached else _compute_inputs
     inputs = make_inputs(task, backbone, cut, style, views)
-    return tune(task, backbone, cut, start, inputs, recipe)
+    trained = tune(task, backbone, cut, start, inputs, recipe)
+    names = [c.name for c in backbone.cuts]
+    known = [n for n in names[: names.index(cut) + 1] if n in task.features.values]
+    return dataclasses.replace(trained, frozen=known[-1] if known else "")
 
 
 def _cache_inputs(
