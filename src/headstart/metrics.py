@@ -3,15 +3,15 @@
 Shape letters: N images, C classes, U units: an image, or the images of a group, which are not independent of
 each other.
 
-Intervals. A proportion (accuracy, recall, precision) has Wilson's score interval (Wilson 1927), which stays
-honest at 0, at 1 and for few images; F1 = 2 J / (1 + J), where J is the proportion of true positives among
-all that are or were said to be of the class, has its ends from J's. Other figures between 0 and 1, and all of
-them where there are groups, have Wilson's interval for as many images as give a proportion the same variance
-(Dean and Pagano, J. Surv. Stat. Methodol. 2015; of areas under the ROC curve: Kottas, Kuss and Zapf 2014).
-That variance is the jackknife's over units, taken from each image's share in the figure (its influence; of
-ROC areas DeLong, DeLong and Clarke-Pearson 1988), with one pseudo-unit added, since nothing varies where
-nothing is wrong. Losses have Student's interval. docs/figures.md explains each figure;
-benchmarks/coverage.py measures how often the intervals hold the truth.
+Intervals. A proportion (accuracy, recall, precision) has Wilson's score interval (Wilson 1927), mended near
+0 and 1; F1 = 2 J / (1 + J), where J is the proportion of true positives among all that are or were said to
+be of the class, has its ends from J's. Balanced accuracy has that of Price and Bonett (2004). For all
+others what each image moves the figure by (its influence; of ROC areas as DeLong, DeLong and Clarke-Pearson
+1988) is summed over its unit, which gives the variance. From that macro F1, and proportions where there are
+groups, have Wilson's interval for as many images as give a proportion the same variance (Dean and Pagano,
+J. Surv. Stat. Methodol. 2015); areas under curves a normal one of their log odds (Pepe 2003); losses that
+of a count. docs/figures.md explains each figure; benchmarks/coverage.py measures how often the intervals
+hold the truth.
 """
 
 import dataclasses
@@ -389,7 +389,7 @@ def _find_clustering(
     single = float((noise**2).sum())
     if units is None or single == 0:
         return 1.0, 1.0
-    within = np.bincount(np.unique(units * BINS + place, return_inverse=True)[1], noise)
+    within = np.bincount(units * BINS + place, noise)
     signed = np.bincount(units, np.where(deviations[place] < 0, -noise, noise))
     stretch = (_student_quantile(len(signed) - 1) / Z95) ** 2
     return (
