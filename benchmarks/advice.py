@@ -210,7 +210,7 @@ def by_advice(facts: Facts, costs: Costs, own: Results) -> str:
 def by_textbook(facts: Facts, costs: Costs, own: Results) -> str:
     """The table of four cases: what courses say to do in each."""
     number = find_case(facts).number
-    return {1: "linear-probe", 2: "partial blocks.5", 3: "shallow-probe", 4: "fine-tune"}[number]
+    return {1: "linear-probe", 2: "shallow-probe", 3: "partial blocks.5", 4: "fine-tune"}[number]
 
 
 def by_size(facts: Facts, costs: Costs, own: Results) -> str:

@@ -44,8 +44,8 @@ __all__ = [
 
 CASES = {
     1: "few images, like those that the network was trained on",
-    2: "many images, like those that the network was trained on",
-    3: "few images, unlike those that the network was trained on",
+    2: "few images, unlike those that the network was trained on",
+    3: "many images, like those that the network was trained on",
     4: "many images, unlike those that the network was trained on",
 }
 # From so many images, and so many in the middle one of the classes, they are many.
@@ -180,7 +180,7 @@ def find_case(facts: Facts) -> Case:
         f"({best.cut}) {best.accuracy:.3f}: {_like(votes[-1])} (like: within {last.error:.3f})"
     )
     like = 2 * sum(votes) > len(votes)
-    return Case(1 + many + 2 * (not like), tuple(lines))
+    return Case(1 + (not like) + 2 * many, tuple(lines))
 
 
 def _like(vote: bool) -> str:
