@@ -253,7 +253,7 @@ def test_the_objects_of_json_are_described(cli, tiny, tiny_run, photos, tmp_path
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_in_the_documents_exist(page):
-    known = {"--help", "--links", "--measure", "--details"}  # of headstart's scripts and benchmarks
+    known = {"--help", "--links", "--measure", "--details", "--scores"}  # of scripts and benchmarks
     for command in list_commands(typer.main.get_command(app)):
         known |= {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
     assert set(re.findall(r"`(--[a-z][a-z-]+)", PAGES[page])) <= known
