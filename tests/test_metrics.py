@@ -269,6 +269,7 @@ KINDS = {
     "few images": {"images": 60, "classes": 2, "skill": 2.2},
     "over-confident": {"images": 400, "classes": 3, "skill": 1.8, "sharp": 2},
     "groups": {"images": 200, "classes": 3, "skill": 1.8, "group": 8},
+    "few groups": {"images": 300, "classes": 2, "skill": 2.5, "group": 30},
     "several labels": {"images": 200, "classes": 3, "skill": 1.8, "several": True},
 }
 
