@@ -398,10 +398,11 @@ def _train(
     try:
         return train_in_folds(guarded, budget)
     except OutOfTime:
+        unfolded = "" if plan.settings.folds is None else ", and its figures are not of folds"
         return take_probe(
             task,
             f"the budget of {budget.text} ended before {plan.settings.strategy} had begun to train; "
-            "this is a linear probe, and what was computed is kept",
+            f"this is a linear probe, and what was computed is kept{unfolded}",
         )
 
 
