@@ -568,8 +568,9 @@ def _bound(value: float, of: _Units) -> Estimate:
         return Estimate(value, 0.0, 1.0)
     effective, variance = of.count, of.variance
     if variance > 0:
-        # Of few groups, or few images that move the figure, the variance is not well known.
-        variance *= (_student_quantile(of.count - 1) / Z95) ** 2 if of.grouped else 1 + of.largest
+        # Of few groups, or where few units move the figure, the variance is not well known.
+        quantile = _student_quantile(of.count - 1) if of.grouped else Z95
+        variance *= (quantile / Z95) ** 2 * (1 + of.largest)
         effective = max(0.0, value * (1 - value)) / variance
     return wilson_interval(value * effective, effective)
 
