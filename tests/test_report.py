@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import zipfile
 from html.parser import HTMLParser
@@ -535,6 +536,39 @@ def test_compare_writes_its_page_into_its_folder(tiny_run, shallow, tmp_path, cl
     assert Path("folder/comparison.html").is_file()
     assert cli("compare", *runs, "--no-report")[0] == 0
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_writes_a_page_later_has_the_options_of_the_command(
+    tiny_run, shallow, tmp_path, cli, monkeypatch, photos
+):
+    monkeypatch.chdir(tmp_path)
+    runs = [str(tiny_run.folder), str(shallow.folder)]
+
+    def report(*arguments, **options):
+        raise headstart.ResourceError("no space is left")
+
+    monkeypatch.setattr(headstart, "report", report)
+    words = ["compare", *runs, "--test", str(photos), "-o", "folder"]
+    code, _, err = cli(*words, "--device", "cpu")
+    assert code == 0
+    told = " ".join(err.split())
+    assert "no report was written: no space is left; the comparison is above" in told
+    again = shlex.split(told[told.index("headstart compare") : told.index(" writes it")])
+    assert again[:4] == ["headstart", *words[:3]]
+    options = dict(zip(again[4::2], again[5::2], strict=True))
+    assert options == {"--test": str(photos), "--output": "folder", "--device": "cpu"}
+
+
+def test_the_page_of_advice_has_the_options_that_it_was_asked_with(
+    loose, network, tmp_path, cli, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("advise", loose, "--budget", "9m", *options_of(network))
+    assert code == 0
+    step = err.splitlines()[-1].strip().removesuffix("  # does what is advised")
+    assert step.startswith(f"headstart fit {loose} --budget 9m --backbone test_vit")
+    page = Path("runs/loose-advice.html").read_text(encoding="utf-8")
+    assert f"<code>{step}</code>" in page
 
 
 def test_the_templates_are_in_the_package():

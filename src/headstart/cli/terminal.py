@@ -54,6 +54,7 @@ __all__ = [
     "print_json",
     "say",
     "show_advice",
+    "show_advised",
     "show_audit",
     "show_evaluation",
     "show_followed",
@@ -214,7 +215,7 @@ def _decisions(run: "Run") -> list[str]:
     return [printable(w) for w in words]
 
 
-def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> None:
+def show_advice(advice: "Advice") -> None:
     """Show what is advised, its evidence and the alternatives."""
     from headstart.training.advice import say_time
 
@@ -237,10 +238,10 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
         say(f"  {line}")
     _show_candidates(advice)
     _show_depths(advice)
-    words = ["headstart", "fit", *data]
-    if advice.networks:
-        options = {**options, "backbone": advice.backbone}
-    words += option_words(options)
+
+
+def show_advised(words: Sequence[str]) -> None:
+    """Show the command that does what is advised, on stderr."""
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
 
@@ -250,12 +251,12 @@ def _show_candidates(advice: "Advice") -> None:
     from headstart.training.advice import say_time
 
     ways = (advice.chosen, *advice.others)
-    has_disk = any(way.bill.disk_mb for way in ways)
+    has_disk = any(way.bill.disk_mb >= MATTERS_MB for way in ways)
     heads = ("", "what", "expected", "95 % interval", "time", "memory")
     table = Table(*heads, *(["disk"] if has_disk else []), *([""] if State.verbose else []))
     for way, sentence in zip(ways, ("", *advice.sentences), strict=True):
         bill = way.bill
-        disk = f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else ""
+        disk = f"{bill.disk_mb / 1000:.1f} GB"
         table.add_row(
             Text("*" if way is advice.chosen else ""),
             Text(printable(way.name)),
@@ -279,6 +280,8 @@ def option_words(options: dict[str, Any]) -> list[str]:
     return words
 
 
+# Of a way of training that keeps less, the disk stands in the JSON and on the page alone.
+MATTERS_MB = 1000
 # So many findings of a kind are shown; all are in the JSON and the CSV.
 SHOWN = 5
 
@@ -444,7 +447,7 @@ def show_evaluation(result: "Evaluation") -> None:
             )
         )
     if result.novel is not None:
-        out.print(Text(f"none of these: {_with_interval(result.novel)} of these images"))
+        out.print(Text(f"none of these: {_with_interval(result.novel)} of the images"))
 
 
 def _with_interval(e: "Estimate") -> str:
