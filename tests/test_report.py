@@ -563,7 +563,7 @@ def test_the_page_of_advice_has_the_options_that_it_was_asked_with(
     loose, network, tmp_path, cli, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    code, out, err = cli("advise", loose, "--budget", "9m", *options_of(network))
+    code, _, err = cli("advise", loose, "--budget", "9m", *options_of(network))
     assert code == 0
     step = err.splitlines()[-1].strip().removesuffix("  # does what is advised")
     assert step.startswith(f"headstart fit {loose} --budget 9m --backbone test_vit")
