@@ -538,6 +538,19 @@ def test_compare_writes_its_page_into_its_folder(tiny_run, shallow, tmp_path, cl
     assert os.listdir(tmp_path) == ["folder"]
 
 
+def test_a_page_names_data_from_the_working_folder(tiny_run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    headstart.report(tiny_run, output=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    figures = json.loads((tmp_path / "page.json").read_bytes())
+    assert "<dt>trained on</dt><dd><bdi>photos</bdi>" in page
+    assert figures["command"].startswith("headstart fit photos ")
+    assert str(photos) not in page
+    monkeypatch.chdir(tmp_path)
+    headstart.report(tiny_run, output=tmp_path / "page.html")
+    assert str(photos) in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_what_writes_a_page_later_has_the_options_of_the_command(
     tiny_run, shallow, tmp_path, cli, monkeypatch, photos
 ):
@@ -563,7 +576,7 @@ def test_the_page_of_advice_has_the_options_that_it_was_asked_with(
     loose, network, tmp_path, cli, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    code, out, err = cli("advise", loose, "--budget", "9m", *options_of(network))
+    code, _, err = cli("advise", loose, "--budget", "9m", *options_of(network))
     assert code == 0
     step = err.splitlines()[-1].strip().removesuffix("  # does what is advised")
     assert step.startswith(f"headstart fit {loose} --budget 9m --backbone test_vit")

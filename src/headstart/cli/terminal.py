@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import rich.table
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.progress import Progress as RichProgress
 from rich.progress import ProgressColumn, SpinnerColumn
 from rich.progress import Task as RichTask
@@ -620,7 +621,12 @@ def print_json(value: dict[str, Any]) -> None:
 def say(text: str, style: str = "", console: _Console | None = None) -> None:
     """Show a sentence, on a terminal broken between words; a file gets lines whole."""
     shown = console or out
-    shown.print(Text(text, style=style), soft_wrap=not shown.is_terminal)
+    if not shown.is_terminal:
+        shown.print(Text(text, style=style))
+        return
+    words = text.lstrip(" ")
+    indented = (0, 0, 0, len(text) - len(words))
+    shown.print(Padding(Text(words, style=style), indented, expand=False), soft_wrap=False)
 
 
 def _say_items(head: str, items: Sequence[str], console: _Console) -> None:

@@ -72,6 +72,7 @@ from headstart.publish.report_charts import (
 from headstart.publish.report_words import (
     find_best_epoch,
     name_data,
+    name_places,
     read_advice,
     read_facts,
     say_part,
@@ -321,6 +322,7 @@ def _compose(
         "pairs": pairs[:PAIRS],
         "all_pairs": len(pairs),
         "classes": classes,
+        "places": ", ".join(name_places(run)) or "data in memory",
         "trained": _tell_trained([c["trained"] for c in classes]),
         "groups": _tell_groups(run.members),
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
