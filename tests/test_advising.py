@@ -278,9 +278,12 @@ def test_without_time_for_anything_there_is_a_probe(loose, network, tmp_path, mo
 
     monkeypatch.setattr(refitting, "train", train)
     monkeypatch.setattr(fitting, "train", real, raising=False)
-    run = headstart.fit(loose, tmp_path / "run", **network)
-    assert run.strategy == "linear-probe"
-    assert any("ended before partial-fine-tune had begun" in w for w in run.warnings)
+    for folds in (None, 3):
+        run = headstart.fit(loose, tmp_path / f"{folds}", folds=folds, **network)
+        assert run.strategy == "linear-probe"
+        [told] = [w for w in run.warnings if "ended before partial-fine-tune had begun" in w]
+        assert ("its figures are not of folds" in told) == (folds is not None)
+        assert run.measured.folds == ()
 
 
 def test_an_advised_training_goes_on_where_it_was_interrupted(

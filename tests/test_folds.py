@@ -441,7 +441,12 @@ def test_a_run_by_folds_has_a_report(loose, tiny, tmp_path):
     )
     page = headstart.report(run).page.read_text(encoding="utf-8")
     assert "each predicted by a classifier that had not seen it" in page
-    assert "The best epoch was chosen by these images" not in page
+    assert "chosen by the same" not in page
+    assert "measured by cross-validation on 24 training images" in run._repr_html_()
+    assert run.images["train"] < 24
+    plain = headstart.fit(loose, tmp_path / "plain", **{**tiny, **SHORT, "strategy": "fine-tune"})
+    page = headstart.report(plain).page.read_text(encoding="utf-8")
+    assert "The best epoch was chosen by the same images" in page
 
 
 def test_a_record_that_names_folds_for_some_images_is_damaged(loose, tiny, tmp_path):

@@ -119,6 +119,32 @@ def test_where_the_data_lay(photos, loose, plant, tiny, tmp_path, monkeypatch):
     assert same(Run.load(tmp_path / "four"), run)
 
 
+def test_figures_of_earlier_versions_are_read(tiny_run, tmp_path):
+    """Which had recall alone of each class, and of several labels all but the area under the ROC curve."""
+    old = shutil.copytree(tiny_run.folder, tmp_path / "old")
+    told = json.loads((old / "metrics.json").read_text())
+    each = told.pop("per_class")
+    recall = {name: figures["recall"] for name, figures in each.items()}
+    (old / "metrics.json").write_text(json.dumps({**told, "recall": recall}))
+    found = Run.load(old)
+    assert found.recall == tiny_run.recall
+    assert same(found.metrics, tiny_run.metrics)
+    assert all(math.isnan(figures.f1.value) for figures in found.per_class.values())
+    assert "macro f1" in found._repr_html_()
+    labels = {n: {k: v for k, v in f.items() if k != "roc_auc"} for n, f in each.items()}
+    of_labels = {**told, "recall": recall, "labels": labels}
+    (old / "metrics.json").write_text(json.dumps(of_labels))
+    for name, figures in Run.load(old).per_class.items():
+        assert same(figures.f1, tiny_run.per_class[name].f1)
+        assert math.isnan(figures.roc_auc.value)
+    for field in ("recall", "labels"):
+        fewer = dict(list(of_labels[field].items())[1:])
+        own = {**told, "recall": recall, field: fewer}
+        (old / "metrics.json").write_text(json.dumps(own))
+        with pytest.raises(InputError, match=f"field '{field}' is not of the run's classes"):
+            Run.load(old)
+
+
 def test_a_run_outlives_its_folder(loose, tiny, tmp_path):
     run = fit(loose, tmp_path / "run", **tiny)
     shutil.rmtree(tmp_path / "run")

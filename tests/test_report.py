@@ -32,6 +32,7 @@ from headstart.publish.findings import (
 from headstart.publish.pictures import GRID, Album, find_evidence
 from headstart.publish.reporting import name_page
 from headstart.runs.record import Measured
+from headstart.runs.sources import find_images
 
 HOSTILE = (
     "<script>alert(1)<-script>",
@@ -215,9 +216,8 @@ def test_pictures_are_drawn_again_from_the_pixels(written):
 def test_a_page_has_room_for_so_many_pictures(tiny_run, monkeypatch):
     monkeypatch.setattr("headstart.publish.pictures.MOST_BYTES", 5000)
     rows = {i: k for k, i in enumerate(tiny_run.measured.ids)}
-    from headstart.publish.run_page import _find_images
-
-    dataset = _find_images(tiny_run, tiny_run.measured, headstart.Settings())
+    run = tiny_run
+    dataset = find_images(run.measured, run.data, run.root, headstart.Settings())
     album = Album(lambda i: dataset.image(rows[i]), None)
     album.add(tiny_run.measured.ids, lambda *a: None)
     assert sum(map(len, album.pictures.values())) <= 5000

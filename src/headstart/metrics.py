@@ -332,9 +332,11 @@ def mean_loss(
     if expected is not None and of.variance > 0:
         announced = float(expected[1].mean() - expected[0].mean() ** 2)
         stretch = max(stretch, announced / float(losses.var()))
-    # As the score interval of a count, whose variance grows with it.
+    # As the score interval of a count, whose variance grows with it: of the larger mean, that seen or that
+    # announced, or where hardly any loss was seen there would be no end to it.
     square = _student_quantile(of.count - 1) ** 2 * of.variance * stretch
-    shift = square / (2 * mean) if mean > 0 else 0.0
+    level = mean if expected is None else max(mean, float(expected[0].mean()))
+    shift = square / (2 * level) if level > 0 else 0.0
     half = math.sqrt(square + shift**2)
     return Estimate(mean, max(0.0, min(mean + shift - half, mean)), min(most, mean + shift + half))
 
@@ -566,8 +568,9 @@ def _bound(value: float, of: _Units) -> Estimate:
         return Estimate(value, 0.0, 1.0)
     effective, variance = of.count, of.variance
     if variance > 0:
-        # Of few groups, or few images that move the figure, the variance is not well known.
-        variance *= (_student_quantile(of.count - 1) / Z95) ** 2 if of.grouped else 1 + of.largest
+        # Of few groups, or where few units move the figure, the variance is not well known.
+        quantile = _student_quantile(of.count - 1) if of.grouped else Z95
+        variance *= (quantile / Z95) ** 2 * (1 + of.largest)
         effective = max(0.0, value * (1 - value)) / variance
     return wilson_interval(value * effective, effective)
 

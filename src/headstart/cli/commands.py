@@ -264,6 +264,7 @@ def _to_json(run: "Run") -> dict[str, Any]:
         "per_class": run.per_class,
         "measured_on": run.measured_on,
         **({"folds": facts["folds"]} if "folds" in facts else {}),
+        "chosen_by": run.chosen_by,
         "images": run.images,
         "computed": run.computed,
         "engine": str(run.engine),

@@ -86,6 +86,7 @@ from headstart.runs.evaluation import EVALUATE_SETTINGS, evaluate
 from headstart.runs.fitting import extract_with
 from headstart.runs.prediction import Pipeline
 from headstart.runs.record import Measured, Members, Run
+from headstart.runs.remarks import tell_choices
 from headstart.runs.sources import (
     Data,
     find_images,
@@ -557,10 +558,10 @@ def _tell(
         )
     ]
     run = subject.run
-    is_own = subject.measured.part == "val" and subject.album.digests is not None
-    if is_own and run.history and run.settings.get("monitor", {}).get("value") != "last":
-        words.append("The best epoch was chosen by these images too, which flatters it a little.")
-    if is_own and run.is_refitted():
+    is_own = subject.measured.part == run.measured_on and subject.album.digests is not None
+    if is_own and (told := tell_choices(run)):
+        words.append(f"{told[0].upper()}{told[1:]}.")
+    if is_own and run.measured_on == "val" and run.is_refitted():
         words.append("After that they were trained on too.")
     counts = subject.verdicts.true.sum(axis=0)
     most = int(counts.argmax())

@@ -1,11 +1,15 @@
-"""Takes a trained head and its probabilities on images that it has not seen, gives it calibrated."""
+"""Takes a trained head and its probabilities on images that it has not seen, gives it calibrated.
+
+Shape letters: N measured images, C classes.
+"""
 
 import dataclasses
 
 import numpy as np
 
-from headstart.arrays import FloatNC
-from headstart.problem import SINGLE_LABEL
+from headstart.arrays import FloatNC, IntN, Targets
+from headstart.label_metrics import THRESHOLD
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, multi_label
 from headstart.runs.record import Measured
 from headstart.training.conformal import MAX_SCORES, Scores, draw_some, score_labels
 from headstart.training.heads import Head, assign_folds, scale_head
@@ -18,8 +22,9 @@ from headstart.training.temperature import (
     choose_temperatures_apart,
     scale_probabilities,
 )
+from headstart.training.thresholds import choose_thresholds, choose_thresholds_apart
 
-__all__ = ["Calibrated", "calibrate", "find_measured", "know_images"]
+__all__ = ["Calibrated", "calibrate", "find_measured", "know_images", "settle_thresholds"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,8 +56,7 @@ def calibrate(task: HeadTask, head: Head, measured: Measured | None) -> Calibrat
     if measured is None or task.dataset.problem.name != SINGLE_LABEL.name:
         return Calibrated(head, 1.0, measured)
     labels, probabilities = measured.labels, measured.probabilities
-    units = units_of(task, task.val_rows if len(task.val_rows) else task.rows)
-    parts = assign_folds(labels, units, MAX_FOLDS, task.settings.seed)
+    units, parts = _part(task, labels)
     temperature = choose_temperature(labels, probabilities, units)
     apart = choose_temperatures_apart(labels, probabilities, units, parts)
     scaled = scale_probabilities(probabilities, apart)
@@ -69,6 +73,28 @@ def calibrate(task: HeadTask, head: Head, measured: Measured | None) -> Calibrat
     some = draw_some(measured.ids, MAX_SCORES, task.settings.seed)
     sets = Scores.of(score_labels(labels, scaled)[some], [units[row] for row in some])
     return Calibrated(scale_head(head, temperature), temperature, calibrated, sets)
+
+
+def settle_thresholds(
+    task: HeadTask, measured: Measured | None
+) -> tuple[Problem, tuple[float, ...]]:
+    """Choose from which probability on each label is given: (the problem to measure with, the thresholds).
+
+    The figures are of thresholds that were chosen without the image that is measured.
+    """
+    classes = task.dataset.classes
+    if measured is None:
+        return MULTI_LABEL, (THRESHOLD,) * len(classes)
+    targets, probabilities = measured.labels, measured.probabilities
+    thresholds = choose_thresholds(targets, probabilities)
+    images = (targets > 0).sum(axis=0).tolist()
+    chosen = {
+        name: {"value": value, "images": count}
+        for name, value, count in zip(classes, thresholds.tolist(), images, strict=True)
+    }
+    task.decisions.record("thresholds", chosen)
+    apart = choose_thresholds_apart(targets, probabilities, _part(task, targets)[1])
+    return multi_label(apart), tuple(thresholds.tolist())
 
 
 def know_images(task: HeadTask, trained: Trained) -> Novelty | None:
@@ -96,7 +122,7 @@ def find_measured(
     """
     if probabilities is None:
         return None
-    part, rows = ("val", task.val_rows) if len(task.val_rows) else ("cross-validation", task.rows)
+    part, rows = "val" if len(task.val_rows) else "cross-validation", _list_rows(task)
     used = task.dataset
     return Measured(
         probabilities=np.asarray(probabilities, dtype=np.float32),
@@ -107,3 +133,16 @@ def find_measured(
         groups=tuple(used.groups[row] for row in rows),
         folds=() if folds is None else tuple(folds.numbers.tolist()),
     )
+
+
+def _list_rows(task: HeadTask) -> IntN:
+    """List the images that are measured: the validation images, else those trained on, out of fold."""
+    return task.val_rows if len(task.val_rows) else task.rows
+
+
+def _part(task: HeadTask, targets: Targets) -> tuple[tuple[str, ...], IntN]:
+    """Give (the unit of each measured image, its part, (N,)), whose images have no say in what it is measured
+    with."""
+    units = units_of(task, _list_rows(task))
+    settings, problem = task.settings, task.dataset.problem
+    return units, assign_folds(targets, units, MAX_FOLDS, settings.seed, problem=problem)

@@ -208,6 +208,7 @@ def evaluate(
     figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
     measured = _gather(dataset.select(rows), *figures, chosen, own)
     warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
+    warnings += _tell_choices(record, classifier, coverage, used.sha256)
     metrics = problem.measure(*figures, groups=measured.groups)
     readings = _count(record, chosen, used.sha256, metrics)
     return Evaluation(
@@ -350,6 +351,28 @@ def _tell_flaws(
     if absent:
         more = f" and of {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"no image of class '{absent[0]}'{more} here"
+
+
+def _tell_choices(
+    run: Run | None, classifier: Classifier, coverage: float | None, contents: tuple[str, ...]
+) -> Iterator[str]:
+    """Say what was chosen by images that are measured, where they were held out from the training."""
+    if run is None or run.is_refitted() or run.measured_on != "val":
+        return
+    used = zip(run.members.sha256, run.members.splits, strict=True)
+    held = {digest for digest, part in used if part == "val" and digest}
+    seen = sum(digest in held for digest in contents)
+    ways = {
+        "the temperature": classifier.temperature != 1,
+        "the thresholds": bool(classifier.thresholds),
+        "the sets": coverage is not None,
+    }
+    chosen = [*run.chosen_by, *(way for way, is_chosen in ways.items() if is_chosen)]
+    if seen and chosen:
+        yield (
+            f"{seen} of these {len(contents)} images have chosen {' and '.join(chosen)}, so the figures "
+            "flatter the model a little"
+        )
 
 
 def _list_trained(run: Run) -> set[str]:

@@ -24,11 +24,10 @@ from headstart.features.extraction import Features, extract
 from headstart.features.pixels import check_images
 from headstart.features.reading import check_bad_images
 from headstart.files import check_cache, to_json_bytes, translate_errors, write_atomically
-from headstart.label_metrics import THRESHOLD
 from headstart.metrics import ClassFigures, Estimate
 from headstart.networks.backbones import Backbone
 from headstart.parallel import Progress, no_progress
-from headstart.problem import MULTI_LABEL, Problem, multi_label
+from headstart.problem import MULTI_LABEL
 from headstart.runs.advising import (
     COMPARING_SHARE,
     advise_for,
@@ -37,7 +36,7 @@ from headstart.runs.advising import (
     may_refit,
 )
 from headstart.runs.budget import DEFAULT, Budget, OutOfTime
-from headstart.runs.calibrating import calibrate, find_measured, know_images
+from headstart.runs.calibrating import calibrate, find_measured, know_images, settle_thresholds
 from headstart.runs.checks import check_data, say_next
 from headstart.runs.classifier import Classifier
 from headstart.runs.folder import (
@@ -76,7 +75,6 @@ from headstart.runs.sources import (
 from headstart.training.advice import Advice, Candidate
 from headstart.training.decisions import Decisions
 from headstart.training.grouping import GroupingScore
-from headstart.training.heads import assign_folds
 from headstart.training.outputs import (
     ADVICE,
     CHECKPOINT,
@@ -87,15 +85,12 @@ from headstart.training.outputs import (
     TENSORBOARD,
     WHOLE,
 )
-from headstart.training.probes import units_of
-from headstart.training.rules import MAX_FOLDS
 from headstart.training.settings import AUTO, FIELDS, Settings, make_settings
 from headstart.training.strategies.table import (
     check_advisable,
     choose_strategy,
 )
 from headstart.training.task import Strategy, Task, Trained
-from headstart.training.thresholds import choose_thresholds, choose_thresholds_apart
 
 __all__ = [
     "Report",
@@ -398,10 +393,11 @@ def _train(
     try:
         return train_in_folds(guarded, budget)
     except OutOfTime:
+        unfolded = "" if plan.settings.folds is None else ", and its figures are not of folds"
         return take_probe(
             task,
             f"the budget of {budget.text} ended before {plan.settings.strategy} had begun to train; "
-            "this is a linear probe, and what was computed is kept",
+            f"this is a linear probe, and what was computed is kept{unfolded}",
         )
 
 
@@ -486,6 +482,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     used, features, settings = task.dataset, task.features, task.settings
     task.progress("measuring", 0, 0)
     images = {"train": len(task.rows), "val": len(task.val_rows)}
+    novelty = know_images(task, trained)
     if trained.folds is not None:  # all are measured on, each by a training without it
         rows = trained.folds.rows
         task = dataclasses.replace(task, rows=rows, val_rows=rows[:0])
@@ -495,7 +492,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
     metrics, per_class = dict[str, Estimate](), dict[str, ClassFigures]()
     problem, thresholds = used.problem, tuple[float, ...]()
     if problem.name == MULTI_LABEL.name:
-        problem, thresholds = _settle_thresholds(task, measured)
+        problem, thresholds = settle_thresholds(task, measured)
     if measured is not None:
         predicted = (measured.labels, measured.probabilities, used.classes)
         metrics = problem.measure(*predicted, groups=measured.groups)
@@ -518,7 +515,7 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         settings.seed,
         thresholds=thresholds,
         temperature=calibrated.temperature,
-        knowledge=Knowledge(calibrated.sets, know_images(task, trained)),
+        knowledge=Knowledge(calibrated.sets, novelty),
     )
     unreadable = len(features.unreadable())
     return Run(
@@ -546,30 +543,6 @@ def _measure(folder: Path, data: Data, task: Task, trained: Trained) -> Run:
         ),
         problem=used.problem.name,
     )
-
-
-def _settle_thresholds(task: Task, measured: Measured | None) -> tuple[Problem, tuple[float, ...]]:
-    """Choose from which probability on each label is given: (the problem to measure with, the thresholds).
-
-    The figures are of thresholds that were chosen without the image that is measured.
-    """
-    classes = task.dataset.classes
-    if measured is None:
-        return MULTI_LABEL, (THRESHOLD,) * len(classes)
-    targets, probabilities = measured.labels, measured.probabilities
-    thresholds = choose_thresholds(targets, probabilities)
-    images = (targets > 0).sum(axis=0).tolist()
-    chosen = {
-        name: {"value": value, "images": count}
-        for name, value, count in zip(classes, thresholds.tolist(), images, strict=True)
-    }
-    task.decisions.record("thresholds", chosen)
-    rows = task.val_rows if len(task.val_rows) else task.rows
-    parts = assign_folds(
-        targets, units_of(task, rows), MAX_FOLDS, task.settings.seed, problem=MULTI_LABEL
-    )
-    apart = choose_thresholds_apart(targets, probabilities, parts)
-    return multi_label(apart), tuple(thresholds.tolist())
 
 
 def extract_with(

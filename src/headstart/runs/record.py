@@ -246,17 +246,17 @@ class Run:
         name = f"{self.strategy} on {self.backbone}" if self.backbone else self.strategy
         counts = ", ".join(f"{n:,} {part}" for part, n in self.images.items() if n)
         lines = [f"{len(self.classes):,} classes, {counts} images, {self.seconds:.1f} s"]
+        measured, confusion = None, None
+        with contextlib.suppress(InputError):  # the figures can be shown all the same
+            measured = self.measured
+            confusion = confuse(measured, self.problem)
         if self.measured_on:
-            how = {
-                "val": f"on {self.images['val']:,} validation images",
-                "cross-validation": f"by cross-validation on {self.images['train']:,} training images",
-            }[self.measured_on]
-            lines.append(f"measured {how}, 95 % intervals")
+            how = {"val": "on", "cross-validation": "by cross-validation on"}[self.measured_on]
+            part = {"val": "validation", "cross-validation": "training"}[self.measured_on]
+            count = "" if measured is None else f"{len(measured):,} "
+            lines.append(f"measured {how} {count}{part} images, 95 % intervals")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines.append(f"saved to {self.folder}")
-        confusion = None
-        with contextlib.suppress(InputError):  # the figures can be shown all the same
-            confusion = confuse(self.measured, self.problem)
         return show_measured(name, lines, self.metrics, self.per_class, self.problem, confusion)
 
     def plot_confusion(self) -> "Figure":

@@ -48,11 +48,15 @@ def tell_choices(run: Run) -> str:
     if not run.chosen_by:
         return ""
     were = "were" if len(run.chosen_by) > 1 or run.chosen_by[0].endswith("s") else "was"
-    by = "images" if run.measured_on == "val" else "folds"
-    return (
-        f"{' and '.join(run.chosen_by)} {were} chosen by the same {by}, which flatters a little; fit "
-        "--folds 5, or evaluate on test images, does not"
+    on_val = run.measured_on == "val"
+    flattery = (
+        f"{' and '.join(run.chosen_by)} {were} chosen by the same {'images' if on_val else 'folds'}, which "
+        "flatters a little"
     )
+    if not run.backbone:  # a head on features of a file
+        return flattery if on_val else f"{flattery}; --validation FILE does not"
+    where = " on data without a validation split" if on_val else ""
+    return f"{flattery}; fit --folds 5{where}, or evaluate on test images, does not"
 
 
 def _unreadable_warnings(features: Features) -> list[str]:
