@@ -253,6 +253,7 @@ def test_sentences_keep_their_indent_on_a_terminal(screen):
     lines = screen.file.getvalue().splitlines()
     assert len(lines) == 2
     assert all(line.startswith("  word") and len(line) <= 80 for line in lines)
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_one_prediction_is_not_counted(cli, tiny_run, photos):

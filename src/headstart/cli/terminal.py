@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import rich.table
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.progress import Progress as RichProgress
 from rich.progress import ProgressColumn, SpinnerColumn
 from rich.progress import Task as RichTask
@@ -625,8 +624,10 @@ def say(text: str, style: str = "", console: _Console | None = None) -> None:
         shown.print(Text(text, style=style))
         return
     words = text.lstrip(" ")
-    indented = (0, 0, 0, len(text) - len(words))
-    shown.print(Padding(Text(words, style=style), indented, expand=False), soft_wrap=False)
+    indent = text[: len(text) - len(words)]
+    for line in Text(words, style=style).wrap(shown, shown.width - len(indent)):
+        line.rstrip()
+        shown.print(Text.assemble(indent, line))
 
 
 def _say_items(head: str, items: Sequence[str], console: _Console) -> None:

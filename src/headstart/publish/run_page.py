@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -596,7 +597,7 @@ def _tell_missing(subject: _Subject) -> list[str]:
     if subject.dataset is None:
         return [
             "the images are not where the run found them, so there are no pictures and no map; name them: "
-            "headstart report RUN DATA"
+            + shlex.join(["headstart", "report", str(subject.run.folder), "DATA"])
         ]
     if album.changed:
         words.append(f"{album.changed:,} images have changed since the run and are not shown")
