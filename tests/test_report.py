@@ -242,8 +242,9 @@ def test_where_the_images_are_gone_there_is_a_report_that_says_so(photos, tiny, 
     written = headstart.report(tmp_path / "run")
     assert written.page == tmp_path / "run" / "report.html"
     assert written.pictures == 0
-    assert "headstart report RUN DATA" in written.warnings[0]
-    assert "headstart report RUN DATA" in written.page.read_text("utf-8")
+    again = f"headstart report {tmp_path / 'run'} DATA"
+    assert again in written.warnings[0]
+    assert again in written.page.read_text("utf-8")
     assert headstart.Run.load(tmp_path / "run").metrics == run.metrics
 
 
@@ -536,6 +537,19 @@ def test_compare_writes_its_page_into_its_folder(tiny_run, shallow, tmp_path, cl
     assert Path("folder/comparison.html").is_file()
     assert cli("compare", *runs, "--no-report")[0] == 0
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_page_names_data_from_the_working_folder(tiny_run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    headstart.report(tiny_run, output=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    figures = json.loads((tmp_path / "page.json").read_bytes())
+    assert "<dt>trained on</dt><dd><bdi>photos</bdi>" in page
+    assert figures["command"].startswith("headstart fit photos ")
+    assert str(photos) not in page
+    monkeypatch.chdir(tmp_path)
+    headstart.report(tiny_run, output=tmp_path / "page.html")
+    assert str(photos) in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_what_writes_a_page_later_has_the_options_of_the_command(

@@ -620,7 +620,14 @@ def print_json(value: dict[str, Any]) -> None:
 def say(text: str, style: str = "", console: _Console | None = None) -> None:
     """Show a sentence, on a terminal broken between words; a file gets lines whole."""
     shown = console or out
-    shown.print(Text(text, style=style), soft_wrap=not shown.is_terminal)
+    if not shown.is_terminal:
+        shown.print(Text(text, style=style))
+        return
+    words = text.lstrip(" ")
+    indent = text[: len(text) - len(words)]
+    for line in Text(words, style=style).wrap(shown, shown.width - len(indent)):
+        line.rstrip()
+        shown.print(Text.assemble(indent, line))
 
 
 def _say_items(head: str, items: Sequence[str], console: _Console) -> None:
