@@ -34,7 +34,7 @@ def work(code, arguments, environment, outputs):
 
 def read(path):
     """The text of an output, "" where a kill came before the process had made it."""
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 class Forked:

@@ -608,7 +608,7 @@ def test_odd_classes_cannot_steer_a_terminal(cli, loose, tiny, tmp_path):
     assert code == 0, err
     assert not ESCAPE.search(out + err)
     assert r"\x1b[31mred" in err
-    for extra in ([], ["--json"]):
+    for extra in (["-v"], ["--json"]):
         code, out, err = cli(
             "evaluate", run, tmp_path / "data", "--max-bad", "0.5", "--device", "cpu", *extra
         )

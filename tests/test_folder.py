@@ -41,7 +41,12 @@ def write(folder, files):
 
 
 def read(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    """The files of a run, without what other tests may have added to one that they share."""
+    return {
+        p.name: p.read_bytes()
+        for p in folder.iterdir()
+        if p.is_file() and p.name != "evaluations.jsonl"
+    }
 
 
 def fork(work):

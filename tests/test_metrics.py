@@ -287,3 +287,13 @@ def test_every_interval_covers_the_truth(kind, monkeypatch):
     least = {"groups": 0.88, "over-confident": 0.88, "few groups": 0.93}.get(kind, 0.91)
     assert {name: share for name, share in found.items() if share < least} == {}
     assert len(found) >= 12
+
+
+def test_where_hardly_any_loss_was_seen_the_interval_of_the_loss_has_an_end():
+    """One wrong image in seven is possible after 24 right ones, and costs about seven nats."""
+    generator = np.random.default_rng(0)
+    wrong = generator.uniform(0, 0.001, (24, 2))
+    probabilities = np.column_stack([1 - wrong.sum(axis=1), wrong])
+    loss = measure(np.zeros(24, dtype=np.int64), probabilities, ("a", "b", "c"))["log_loss"]
+    assert loss.value < 0.002
+    assert 0.05 < loss.high < 1.5

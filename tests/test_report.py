@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import zipfile
 from html.parser import HTMLParser
@@ -31,6 +32,7 @@ from headstart.publish.findings import (
 from headstart.publish.pictures import GRID, Album, find_evidence
 from headstart.publish.reporting import name_page
 from headstart.runs.record import Measured
+from headstart.runs.sources import find_images
 
 HOSTILE = (
     "<script>alert(1)<-script>",
@@ -214,9 +216,8 @@ def test_pictures_are_drawn_again_from_the_pixels(written):
 def test_a_page_has_room_for_so_many_pictures(tiny_run, monkeypatch):
     monkeypatch.setattr("headstart.publish.pictures.MOST_BYTES", 5000)
     rows = {i: k for k, i in enumerate(tiny_run.measured.ids)}
-    from headstart.publish.run_page import _find_images
-
-    dataset = _find_images(tiny_run, tiny_run.measured, headstart.Settings())
+    run = tiny_run
+    dataset = find_images(run.measured, run.data, run.root, headstart.Settings())
     album = Album(lambda i: dataset.image(rows[i]), None)
     album.add(tiny_run.measured.ids, lambda *a: None)
     assert sum(map(len, album.pictures.values())) <= 5000
@@ -241,8 +242,9 @@ def test_where_the_images_are_gone_there_is_a_report_that_says_so(photos, tiny, 
     written = headstart.report(tmp_path / "run")
     assert written.page == tmp_path / "run" / "report.html"
     assert written.pictures == 0
-    assert "headstart report RUN DATA" in written.warnings[0]
-    assert "headstart report RUN DATA" in written.page.read_text("utf-8")
+    again = f"headstart report {tmp_path / 'run'} DATA"
+    assert again in written.warnings[0]
+    assert again in written.page.read_text("utf-8")
     assert headstart.Run.load(tmp_path / "run").metrics == run.metrics
 
 
@@ -535,6 +537,52 @@ def test_compare_writes_its_page_into_its_folder(tiny_run, shallow, tmp_path, cl
     assert Path("folder/comparison.html").is_file()
     assert cli("compare", *runs, "--no-report")[0] == 0
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_page_names_data_from_the_working_folder(tiny_run, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    headstart.report(tiny_run, output=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    figures = json.loads((tmp_path / "page.json").read_bytes())
+    assert "<dt>trained on</dt><dd><bdi>photos</bdi>" in page
+    assert figures["command"].startswith("headstart fit photos ")
+    assert str(photos) not in page
+    monkeypatch.chdir(tmp_path)
+    headstart.report(tiny_run, output=tmp_path / "page.html")
+    assert str(photos) in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_what_writes_a_page_later_has_the_options_of_the_command(
+    tiny_run, shallow, tmp_path, cli, monkeypatch, photos
+):
+    monkeypatch.chdir(tmp_path)
+    runs = [str(tiny_run.folder), str(shallow.folder)]
+
+    def report(*arguments, **options):
+        raise headstart.ResourceError("no space is left")
+
+    monkeypatch.setattr(headstart, "report", report)
+    words = ["compare", *runs, "--test", str(photos), "-o", "folder"]
+    code, _, err = cli(*words, "--device", "cpu")
+    assert code == 0
+    told = " ".join(err.split())
+    assert "no report was written: no space is left; the comparison is above" in told
+    again = shlex.split(told[told.index("headstart compare") : told.index(" writes it")])
+    assert again[:4] == ["headstart", *words[:3]]
+    options = dict(zip(again[4::2], again[5::2], strict=True))
+    assert options == {"--test": str(photos), "--output": "folder", "--device": "cpu"}
+
+
+def test_the_page_of_advice_has_the_options_that_it_was_asked_with(
+    loose, network, tmp_path, cli, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("advise", loose, "--budget", "9m", *options_of(network))
+    assert code == 0
+    step = err.splitlines()[-1].strip().removesuffix("  # does what is advised")
+    assert step.startswith(f"headstart fit {loose} --budget 9m --backbone test_vit")
+    page = Path("runs/loose-advice.html").read_text(encoding="utf-8")
+    assert f"<code>{step}</code>" in page
 
 
 def test_the_templates_are_in_the_package():

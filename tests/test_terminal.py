@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 
 import headstart
-from headstart.cli import terminal
+from headstart.cli import printers, terminal
 from headstart.cli.printers import is_doubtful
 from headstart.cli.terminal import show_progress
 from headstart.metrics import ClassFigures, Estimate
@@ -231,6 +231,29 @@ def test_a_table_of_predictions_marks_and_counts(cli, tiny_run, monkeypatch):
     for form in ("--json", "--csv"):
         assert "doubtful" not in cli("predict", tiny_run.folder, "x", form, "--max-bad", "0.5")[1]
     assert asked[1:] == [3, 3]
+
+
+def test_long_names_of_images_lose_their_middle_on_a_terminal_alone(screen, monkeypatch):
+    monkeypatch.setattr(printers, "out", screen)
+    table = printers.PRINTERS["table"](2, None)
+    names = ["short.png", f"folder/{'漢' * 50}/last.png"]
+    for name in names:
+        table.add(predicted(name, 0.9, 0.1))
+    table.add(predicted("bad.png", error="empty file, " + "x" * 100))
+    table.close()
+    rows = plain(screen.file.getvalue()).splitlines()
+    assert max(cell_len(row) for row in rows[:3]) <= 80
+    assert re.match(r"short\.png +class 0  0\.900 +class 1 0\.100$", rows[1])
+    assert re.match(r"folder/漢+…漢+/last\.png +class 0  0\.900", rows[2])
+    assert rows[3].endswith("x" * 100)
+
+
+def test_sentences_keep_their_indent_on_a_terminal(screen):
+    terminal.say("  " + "word " * 30)
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("  word") and len(line) <= 80 for line in lines)
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_one_prediction_is_not_counted(cli, tiny_run, photos):

@@ -42,6 +42,17 @@ def test_a_line_fits_whatever_the_number_of_epochs():
     assert line.count("█") >= 1
 
 
+def test_lines_stay_under_each_other_where_fewer_epochs_are_left():
+    lines = EpochLines("utf-8")
+    lines.write(entry(0, best=0, val_loss=0.7, val_accuracy=0.5))
+    written = [
+        lines.write(entry(epoch, epochs=epochs, train_loss=0.5))
+        for epoch, epochs in ((1, 10), (2, 9))
+    ]
+    assert [line.index("train") for line in written] == [8, 8]
+    assert written[1].startswith("  2/9   train")
+
+
 def test_no_blocks_where_they_cannot_be_written():
     for encoding in ("ascii", "cp437", "latin-1", "no such encoding"):
         lines = EpochLines(encoding)

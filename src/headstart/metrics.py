@@ -332,9 +332,11 @@ def mean_loss(
     if expected is not None and of.variance > 0:
         announced = float(expected[1].mean() - expected[0].mean() ** 2)
         stretch = max(stretch, announced / float(losses.var()))
-    # As the score interval of a count, whose variance grows with it.
+    # As the score interval of a count, whose variance grows with it: of the larger mean, that seen or that
+    # announced, or where hardly any loss was seen there would be no end to it.
     square = _student_quantile(of.count - 1) ** 2 * of.variance * stretch
-    shift = square / (2 * mean) if mean > 0 else 0.0
+    level = mean if expected is None else max(mean, float(expected[0].mean()))
+    shift = square / (2 * level) if level > 0 else 0.0
     half = math.sqrt(square + shift**2)
     return Estimate(mean, max(0.0, min(mean + shift - half, mean)), min(most, mean + shift + half))
 

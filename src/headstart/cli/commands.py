@@ -40,6 +40,7 @@ from headstart.cli.terminal import (
     out,
     print_json,
     show_advice,
+    show_advised,
     show_audit,
     show_evaluation,
     show_followed,
@@ -331,15 +332,19 @@ def advise_command(
     if State.json:
         print_json(advice.to_json())
     else:
-        show_advice(advice, data, options)
+        show_advice(advice)
         for file in files:
             note(f"written: {printable(str(file))}")
+    again = ["advise", *data, *option_words(options), "--report", "advice.html"]
+    if advice.networks:
+        options = {**options, "backbone": advice.backbone}
+    words = ["headstart", "fit", *data, *option_words(options)]
     if place is not None:
         from headstart.publish.advice_page import write_advice_page
 
-        make = functools.partial(write_advice_page, advice, place, data=data)
-        again = ["advise", *data, *option_words(options), "--report", "advice.html"]
+        make = functools.partial(write_advice_page, advice, place, data=data, command=words)
         write_beside(make, again, "the advice is above")
+    show_advised(words)
 
 
 def _name_page(data: list[str], kind: str) -> Path:

@@ -18,6 +18,7 @@ from headstart.cli.terminal import (
     State,
     Table,
     note,
+    option_words,
     out,
     print_json,
     say,
@@ -90,6 +91,9 @@ def compare_command(
     headstart compare photos --strategies linear-probe,fine-tune --seeds 3
     headstart compare photos --backbones resnet50,vgg16 -o comparison
     """
+    asked = {"strategies": strategies, "backbones": backbones, "seeds": seeds, "test": test}
+    asked |= {"output": output} | options
+    again = ["compare", *words, *option_words({n: v for n, v in asked.items() if v is not None})]
     with show_progress() as progress:
         from headstart.publish.comparisons import write_comparison
         from headstart.runs.comparing import is_run
@@ -113,11 +117,11 @@ def compare_command(
         if output is not None:
             progress("drawing", 0, 0)
             files = write_comparison(found, output)
-    _finish(found, files, words, place)
+    _finish(found, files, again, place)
 
 
-def _finish(found: "Comparison", files: list[Path], words: list[str], place: Path | None) -> None:
-    """Show what was found, say what was written, and write the page."""
+def _finish(found: "Comparison", files: list[Path], again: list[str], place: Path | None) -> None:
+    """Show what was found, say what was written, and write the page; `again` are the command's words."""
     if State.json:
         print_json(found.to_json())
     else:
@@ -125,7 +129,6 @@ def _finish(found: "Comparison", files: list[Path], words: list[str], place: Pat
     for file in files:
         note(f"written: {printable(str(file))}")
     if place is not None:
-        again = ["compare", *words, "-o", str(place.parent)]
         make = functools.partial(headstart.report, found, output=place)
         write_beside(make, again, "the comparison is above")
 

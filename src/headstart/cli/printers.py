@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.text import Text
 
 from headstart.cli.terminal import Table, out, print_json, say
+from headstart.cli.words import shorten
 from headstart.errors import csv_cell, printable
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = ["PRINTERS", "PredictionPrinter", "is_doubtful"]
 DOUBTFUL_PROBABILITY, DOUBTFUL_SHARE = 1 / 2, 1 / 3
 CLASSES_COUNTED = 20
 SET_SHOWN = 5
+LEAST_NAME = 24  # columns of an image's name, however little room there is
 # The label, in the table, of an image that is like nothing the classifier knows.
 NONE = "none of these"
 
@@ -40,7 +42,8 @@ class _TablePrinter:
     def __init__(self, top: int, coverage: float | None = None) -> None:
         self._shown, self.top = top, max(top, 2)  # the next class tells what is doubtful
         last = "next" if coverage is None else f"{coverage:.4g} set"
-        self._table = Table("image", "label", "prob.", "", last)
+        self._heads = ("image", "label", "prob.", "", last)
+        self._rows: list[tuple[Text, ...]] = []
         self._labels: Counter[str] = Counter()
         self._doubtful: Counter[str] = Counter()
         self._unreadable = 0
@@ -49,7 +52,8 @@ class _TablePrinter:
         image = Text(printable(prediction.image))
         if prediction.error:
             self._unreadable += 1
-            self._table.add_row(image, "", "", "", Text(printable(prediction.error), style="red"))
+            told = Text(printable(prediction.error), style="red")
+            self._rows.append((image, Text(), Text(), Text(), told))
             return
         if prediction.labels is not None:
             self._add_labels(image, prediction, prediction.labels)
@@ -68,13 +72,14 @@ class _TablePrinter:
             ]
             rest = len(prediction.set) - SET_SHOWN
             more += [f"… {rest} more"] if rest > 0 else []
-        self._table.add_row(
+        row = (
             image,
             Text(first, style="bold" if prediction.is_known else "bold yellow"),
-            f"{prediction.probability:.3f}" if prediction.is_known else "",
+            Text(f"{prediction.probability:.3f}" if prediction.is_known else ""),
             Text("?" if doubtful else "", style="yellow"),
             Text(", ".join(more)),
         )
+        self._rows.append(row)
 
     def _add_labels(
         self, image: Text, prediction: "Prediction", labels: tuple[tuple[str, float], ...]
@@ -85,18 +90,19 @@ class _TablePrinter:
             given, labels = [NONE], ()
         self._labels.update(given or ["(none)"])
         others = [pair for pair in prediction.top if pair not in labels][: self._shown]
-        self._table.add_row(
+        row = (
             image,
             Text("|".join(given), style="bold"),
-            "|".join(f"{p:.3f}" for _, p in labels),
-            "",
+            Text("|".join(f"{p:.3f}" for _, p in labels)),
+            Text(),
             Text(", ".join(f"{printable(name)} {p:.3f}" for name, p in others)),
         )
+        self._rows.append(row)
 
     def close(self) -> None:
-        out.print(self._table)
+        self._print_rows()
         doubtful = sum(self._doubtful.values())
-        if self._table.row_count > 1:
+        if len(self._rows) > 1:
             table = Table("label", "images", "doubtful")
             for label, count in self._labels.most_common(CLASSES_COUNTED):
                 table.add_row(Text(label), f"{count:,}", f"{self._doubtful[label]:,}")
@@ -124,6 +130,24 @@ class _TablePrinter:
                     style="dim",
                 )
             )
+
+    def _print_rows(self) -> None:
+        """Print the table; on a terminal long names of images lose their middle, so that rows stay lines."""
+        table = Table(*self._heads)
+        room = None
+        if out.is_terminal:
+            # Why an image was not read is long, and rare.
+            read = [row for row in self._rows if row[1]]
+            columns = list(zip(*read, strict=True))[1:]
+            widths = (max(cell.cell_len for cell in column) for column in columns)
+            others = sum(
+                2 + max(width, len(head))
+                for width, head in zip(widths, self._heads[1:], strict=False)
+            )
+            room = max(LEAST_NAME, out.width - others)
+        for image, *cells in self._rows:
+            table.add_row(Text(shorten(image.plain, room)) if room else image, *cells)
+        out.print(table)
 
 
 class _JsonPrinter:

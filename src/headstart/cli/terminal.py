@@ -54,6 +54,7 @@ __all__ = [
     "print_json",
     "say",
     "show_advice",
+    "show_advised",
     "show_audit",
     "show_evaluation",
     "show_followed",
@@ -214,7 +215,7 @@ def _decisions(run: "Run") -> list[str]:
     return [printable(w) for w in words]
 
 
-def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> None:
+def show_advice(advice: "Advice") -> None:
     """Show what is advised, its evidence and the alternatives."""
     from headstart.training.advice import say_time
 
@@ -237,10 +238,10 @@ def show_advice(advice: "Advice", data: list[str], options: dict[str, Any]) -> N
         say(f"  {line}")
     _show_candidates(advice)
     _show_depths(advice)
-    words = ["headstart", "fit", *data]
-    if advice.networks:
-        options = {**options, "backbone": advice.backbone}
-    words += option_words(options)
+
+
+def show_advised(words: Sequence[str]) -> None:
+    """Show the command that does what is advised, on stderr."""
     note("next:")
     note(f"  {printable(shlex.join(words))}  # does what is advised")
 
@@ -250,12 +251,12 @@ def _show_candidates(advice: "Advice") -> None:
     from headstart.training.advice import say_time
 
     ways = (advice.chosen, *advice.others)
-    has_disk = any(way.bill.disk_mb for way in ways)
+    has_disk = any(way.bill.disk_mb >= MATTERS_MB for way in ways)
     heads = ("", "what", "expected", "95 % interval", "time", "memory")
     table = Table(*heads, *(["disk"] if has_disk else []), *([""] if State.verbose else []))
     for way, sentence in zip(ways, ("", *advice.sentences), strict=True):
         bill = way.bill
-        disk = f"{bill.disk_mb / 1000:.1f} GB" if bill.disk_mb else ""
+        disk = f"{bill.disk_mb / 1000:.1f} GB"
         table.add_row(
             Text("*" if way is advice.chosen else ""),
             Text(printable(way.name)),
@@ -279,6 +280,8 @@ def option_words(options: dict[str, Any]) -> list[str]:
     return words
 
 
+# Of a way of training that keeps less, the disk stands in the JSON and on the page alone.
+MATTERS_MB = 1000
 # So many findings of a kind are shown; all are in the JSON and the CSV.
 SHOWN = 5
 
@@ -371,9 +374,15 @@ def show_followed(advice: "Advice") -> None:
     for name, candidate in advice.networks:
         _tell(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
     network = f" on {printable(advice.backbone)}" if advice.networks else ""
+    # Less than a second is none: looking at the images has taken all that was given.
+    left = (
+        f" of the {say_time(advice.budget_s)} that are left"
+        if advice.budget_s >= 1
+        else ", though no time is left"
+    )
     _tell(
         f"following the advice: {printable(chosen.name)}{network}, {_expected(chosen)}, "
-        f"{say_time(chosen.bill.seconds)} of the {say_time(advice.budget_s)} that are left"
+        f"{say_time(chosen.bill.seconds)}{left}"
     )
     better = [c for c in advice.others if c.accuracy > chosen.accuracy + MATTERS]
     if better:
@@ -444,7 +453,7 @@ def show_evaluation(result: "Evaluation") -> None:
             )
         )
     if result.novel is not None:
-        out.print(Text(f"none of these: {_with_interval(result.novel)} of these images"))
+        out.print(Text(f"none of these: {_with_interval(result.novel)} of the images"))
 
 
 def _with_interval(e: "Estimate") -> str:
@@ -617,7 +626,14 @@ def print_json(value: dict[str, Any]) -> None:
 def say(text: str, style: str = "", console: _Console | None = None) -> None:
     """Show a sentence, on a terminal broken between words; a file gets lines whole."""
     shown = console or out
-    shown.print(Text(text, style=style), soft_wrap=not shown.is_terminal)
+    if not shown.is_terminal:
+        shown.print(Text(text, style=style))
+        return
+    words = text.lstrip(" ")
+    indent = text[: len(text) - len(words)]
+    for line in Text(words, style=style).wrap(shown, shown.width - len(indent)):
+        line.rstrip()
+        shown.print(Text.assemble(indent, line))
 
 
 def _say_items(head: str, items: Sequence[str], console: _Console) -> None:

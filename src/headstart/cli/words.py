@@ -65,6 +65,7 @@ class EpochLines:
 
     def __init__(self, encoding: str, width: int = WIDTH) -> None:
         self._accuracies: list[float] = []
+        self._digits = 1
         self._width = width if _can_write(BLOCKS, encoding) else 0
 
     def write(self, entry: dict[str, Any]) -> str:
@@ -72,9 +73,13 @@ class EpochLines:
         epoch, epochs = entry["epoch"], entry["epochs"]
         if epoch == 0:
             self._accuracies.clear()
-        digits = len(str(epochs))
+            self._digits = 1
+        # The time may suffice for fewer epochs than were planned; the lines stay under each other.
+        digits = self._digits = max(self._digits, len(str(epochs)))
         parts = [f"fold {entry['fold']}"] if "fold" in entry else []
-        parts.append(f"{epoch:>{digits + 1}}/{epochs}" if epoch else "start".rjust(2 * digits + 2))
+        parts.append(
+            f"{epoch:>{digits + 1}}/{epochs:<{digits}}" if epoch else "start".rjust(2 * digits + 2)
+        )
         parts += _list_figures(entry)
         best = entry["best_epoch"]
         tail = f"  best {best or 'start'}" if epoch and "val_loss" in entry else ""

@@ -22,6 +22,7 @@ def write_advice_page(
     page: Path,
     *,
     data: Sequence[str] = (),
+    command: Sequence[str] = (),
     figures: bool = False,
     progress: Progress = no_progress,
 ) -> Report:
@@ -30,6 +31,7 @@ def write_advice_page(
     Args:
         page: as `check_page` gives it.
         data: the names of the data that it is on, as far as they are known.
+        command: the words that do what is advised, with the options that it was asked with, where known.
         figures, progress: as in `report`.
 
     Raises:
@@ -42,6 +44,7 @@ def write_advice_page(
     facts = advice.facts
     evidence = [c for c in (draw_depths(facts), draw_images(facts)) if c] if is_measured else []
     name = say_name(data[0]) if data else ""
+    network = ["--backbone", advice.backbone] if advice.networks else []
     told = f"{facts.images:,} images in {facts.classes:,} classes"
     content = {
         "kind": "advice",
@@ -57,7 +60,8 @@ def write_advice_page(
         "costs": costs,
         "evidence": evidence,
         "budget": say_time(advice.budget_s),
-        "command": _write_command(advice, data),
+        "command": shlex.join(command or ["headstart", "fit", *(data or ["DATA"]), *network]),
+        "has_options": bool(command),
     }
     charts = [*([costs] if costs else []), *evidence] if figures else []
     tables = {".json": to_json_file(advice.to_json())}
@@ -100,8 +104,3 @@ def _tell(advice: Advice) -> list[str]:
             f"{say_percent(high)}, by the course of its accuracy."
         )
     return [*words, *(f"{change[:1].upper()}{change[1:]}." for change in advice.changes)]
-
-
-def _write_command(advice: Advice, data: Sequence[str]) -> str:
-    network = ["--backbone", advice.backbone] if advice.networks else []
-    return shlex.join(["headstart", "fit", *(data or ["DATA"]), *network])

@@ -108,9 +108,9 @@ def _tell(audit: Audit, kinds: Sequence[_Kind]) -> list[str]:
         return ["Nothing odd was found in these images."]
     likely = sum(error.likely for error in audit.label_errors)
     total = sum(kind.count for kind in kinds)
-    words = [
-        f"{total:,} things to look at in {len(audit.dataset):,} images, of {len(kinds)} kinds."
-    ]
+    things = "1 thing" if total == 1 else f"{total:,} things"
+    of = f", of {len(kinds)} kinds" if len(kinds) > 1 else ""
+    words = [f"{things} to look at in {len(audit.dataset):,} images{of}."]
     words += [f"{kind.title}: {kind.count:,}." for kind in kinds]
     if likely:
         words.append(f"Of the first {likely:,} labels to look at, at least half are likely wrong.")

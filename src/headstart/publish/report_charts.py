@@ -44,7 +44,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best: int | None) -> list[
             content.append(frame.line(points, kind + (" dash" if number else "")))
             content += [frame.dot(x, y, f"dot {kind}", radius=2.5) for x, y in points]
             content.append(
-                frame.word(frame.width - 90 * (1 - number) - 14, 16, word, f"key {kind}", "end")
+                frame.word(frame.width - 112 * (1 - number) - 14, 16, word, f"key {kind}", "end")
             )
         words = f"The {name} on the training images and on the validation images after each epoch."
         if best:

@@ -4,8 +4,10 @@ A record may come from anywhere; what is not as a run writes it is left out, and
 """
 
 import math
+import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from headstart.runs.record import Run
@@ -15,6 +17,7 @@ from headstart.training.settings import FIELDS
 __all__ = [
     "find_best_epoch",
     "name_data",
+    "name_places",
     "read_advice",
     "read_facts",
     "say_metric",
@@ -146,10 +149,23 @@ def read_advice(run: Run) -> list[dict[str, Any]]:
     return found
 
 
+def name_places(run: Run) -> list[str]:
+    """Name what a run was trained on by its paths; [] for data in memory.
+
+    Below the working folder without that: a page is sent to others, whom the writer's home does not concern.
+    """
+    data = run.data if isinstance(run.data, tuple) else (run.data,)
+    here = Path(os.path.abspath("."))
+    return [
+        str(place.relative_to(here)) if place.is_relative_to(here) else str(place)
+        for place in data
+        if place is not None
+    ]
+
+
 def write_command(run: Run) -> str:
     """The command that repeats the run."""
-    data = run.data if isinstance(run.data, tuple) else (run.data,)
-    words = ["headstart", "fit", *(str(d) for d in data if d is not None)]
+    words = ["headstart", "fit", *name_places(run)]
     for name, entry in run.settings.items():
         value, field = entry["value"], FIELDS.get(name)
         if entry["origin"] != "user" or field is None or value is None:

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -72,6 +73,7 @@ from headstart.publish.report_charts import (
 from headstart.publish.report_words import (
     find_best_epoch,
     name_data,
+    name_places,
     read_advice,
     read_facts,
     say_part,
@@ -322,6 +324,7 @@ def _compose(
         "pairs": pairs[:PAIRS],
         "all_pairs": len(pairs),
         "classes": classes,
+        "places": ", ".join(name_places(run)) or "data in memory",
         "trained": _tell_trained([c["trained"] for c in classes]),
         "groups": _tell_groups(run.members),
         "galleries": {name: [subject.shown(row) for row in part] for name, part in rows.items()},
@@ -594,7 +597,7 @@ def _tell_missing(subject: _Subject) -> list[str]:
     if subject.dataset is None:
         return [
             "the images are not where the run found them, so there are no pictures and no map; name them: "
-            "headstart report RUN DATA"
+            + shlex.join(["headstart", "report", str(subject.run.folder), "DATA"])
         ]
     if album.changed:
         words.append(f"{album.changed:,} images have changed since the run and are not shown")
