@@ -171,6 +171,8 @@ def measure(
             limit = np.sort(own)[rank - 1] if rank <= len(own) else np.inf
             inside = score_sets(after, score) <= limit
             inside[np.arange(len(after)), after.argmax(axis=1)] = True
+            if score == "lac":  # headstart's own, in which a group counts as one image
+                inside = classifier.knowledge.find_sets(after.astype(np.float32), coverage)
             covered = inside[np.arange(len(labels)), labels]
             present = [c for c in np.unique(labels) if (labels == c).sum() >= 10]
             figures[f"{score} covered"].append(covered.mean())

@@ -122,8 +122,12 @@ def tiny_run(photos, tiny, tmp_path_factory):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
-    """A function (*arguments) -> (exit code, stdout, stderr) of the command in this process."""
+def cli(capsys, monkeypatch, tmp_path_factory):
+    """A function (*arguments) -> (exit code, stdout, stderr) of the command in this process.
+
+    It begins in an empty folder, where the pages go that commands write unasked.
+    """
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])

@@ -39,8 +39,10 @@ from headstart.runs.folder import (
     MODEL,
     PREDICTIONS,
     PROVENANCE,
+    READINGS,
     SETTINGS,
 )
+from headstart.runs.readings import list_readings, note_reading
 
 MAX_PIXELS = 2**18  # of an image: the work grows with them, and what reads them does not change
 MAX_ROWS = 8  # of a data set that are read
@@ -309,13 +311,19 @@ def of_run(name):
                 digest = hashlib.sha256((folder / "run" / name).read_bytes()).hexdigest()
                 (folder / "run" / CARD).write_text(json.dumps({**card, CHECKSUMS[name]: digest}))
             run = headstart.Run.load(folder / "run", cache_dir=folder / "cache")
-            run.members, run.measured
+            run.members, run.measured, run.chosen_by
             if name in (CARD, CONFIG, *CHECKSUMS):
                 run.classifier
 
         return Target(folder / "run" / name, read, (start,))
 
     return make
+
+
+def of_readings(folder):
+    note_reading(folder, "test", ["a", "b"], "accuracy", 0.5)
+    start = (folder / READINGS).read_bytes()
+    return Target(folder / READINGS, lambda: list_readings(folder), (start,))
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
@@ -353,6 +361,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "image": of_images,
     "weights": of_weights,
     "safetensors": of_safetensors,
+    "evaluations": of_readings,
     **{f"run: {name}": of_run(name) for name in (
         CARD, CONFIG, MODEL, KNOWLEDGE, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE
     )},

@@ -65,9 +65,8 @@ def list_weak(
         most: so many are listed.
     """
     several = problem == MULTI_LABEL.name
-    whole = next(
-        (e.value for e in metrics.values()), math.nan
-    )  # the most important figure is first
+    # The most important figure is first.
+    whole = next((e.value for e in metrics.values()), math.nan)
     found = []
     for name, figures in per_class.items():
         figure = figures.average_precision if several else figures.recall

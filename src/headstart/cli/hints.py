@@ -68,7 +68,7 @@ def _judge_weakest(run: "Run") -> Hint | None:
     if not weak or not weak[0].is_clear or weak[0].name not in counts:
         return None
     own, middle = counts[weak[0].name], sorted(counts.values())[len(counts) // 2]
-    if own >= middle:
+    if 3 * own > 2 * middle:  # a few more would hardly be seen
         return None
     name = shorten(weak[0].name, NAME_WIDTH)
     return Hint({}, f"add images of {name}: it has {own:,}, the middle class {middle:,}")

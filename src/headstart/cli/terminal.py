@@ -374,9 +374,15 @@ def show_followed(advice: "Advice") -> None:
     for name, candidate in advice.networks:
         _tell(f"  {printable(name)}: {_expected(candidate)} by {printable(candidate.name)}")
     network = f" on {printable(advice.backbone)}" if advice.networks else ""
+    # Less than a second is none: looking at the images has taken all that was given.
+    left = (
+        f" of the {say_time(advice.budget_s)} that are left"
+        if advice.budget_s >= 1
+        else ", though no time is left"
+    )
     _tell(
         f"following the advice: {printable(chosen.name)}{network}, {_expected(chosen)}, "
-        f"{say_time(chosen.bill.seconds)} of the {say_time(advice.budget_s)} that are left"
+        f"{say_time(chosen.bill.seconds)}{left}"
     )
     better = [c for c in advice.others if c.accuracy > chosen.accuracy + MATTERS]
     if better:

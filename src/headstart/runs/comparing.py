@@ -372,7 +372,10 @@ def _train(entry: Entry, seed: int, folder: Path, training: Dataset, progress: P
 
 
 class _Pace:
-    """Says which run is going on, and how long all that are left will take, by those that are done."""
+    """Says which run is going on, and how long all that are left will take.
+
+    That is told once a run of each way has been done: a way may take a hundred times as long as another.
+    """
 
     def __init__(self, plans: Sequence[tuple[Entry, int, Path]], progress: Progress) -> None:
         self._left = [entry.name for entry, _, _ in plans]
@@ -398,10 +401,9 @@ class _Pace:
             self._seconds.setdefault(entry.name, []).append(seconds)
 
     def _estimate(self) -> float:
-        every = [s for own in self._seconds.values() for s in own]
-        if not every:
+        if not self._seconds.keys() >= set(self._left):
             return 0.0
-        return sum(float(np.mean(self._seconds.get(name, every))) for name in self._left)
+        return sum(float(np.mean(self._seconds[name])) for name in self._left)
 
 
 # ---------------------------------------------------------------- measuring

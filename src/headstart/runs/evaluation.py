@@ -23,7 +23,7 @@ from headstart.features.reading import check_bad_images
 from headstart.files import check_cache
 from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
-from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Classes, Problem
+from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem
 from headstart.runs.classifier import Classifier
 from headstart.runs.fitting import extract_with
 from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
@@ -207,8 +207,7 @@ def evaluate(
     probabilities = np.pad(probabilities, ((0, 0), (0, len(classes) - known)))
     figures = (targets[:, : len(classes)] if several else targets, probabilities, classes)
     measured = _gather(dataset.select(rows), *figures, chosen, own)
-    warnings += _tell_flaws(problem.decode(measured.labels), classes, used, record)
-    warnings += _tell_choices(record, classifier, coverage, used.sha256)
+    warnings += _tell_flaws(measured, used, record, classifier, coverage)
     metrics = problem.measure(*figures, groups=measured.groups)
     readings = _count(record, chosen, used.sha256, metrics)
     return Evaluation(
@@ -335,19 +334,21 @@ def _tell_unknown(
 
 
 def _tell_flaws(
-    of_rows: list[Classes],
-    classes: tuple[str, ...],
+    measured: Measured,
     features: Features,
     run: Run | None,
+    classifier: Classifier,
+    coverage: float | None,
 ) -> Iterator[str]:
     trained_on = set[str]() if run is None else _list_trained(run)
     seen = sum(digest in trained_on for digest in features.sha256)
     if seen:
         yield (
-            f"{seen} of these {len(of_rows)} images were trained on, so the figures flatter the model"
+            f"{seen} of these {len(measured)} images were trained on, so the figures flatter the model"
         )
-    present = {k for row in of_rows for k in row}
-    absent = [c for i, c in enumerate(classes) if i not in present]
+    yield from _tell_choices(run, classifier, coverage, features.sha256)
+    present = {k for row in classifier.problem.decode(measured.labels) for k in row}
+    absent = [c for i, c in enumerate(measured.classes) if i not in present]
     if absent:
         more = f" and of {len(absent) - 1} more" if len(absent) > 1 else ""
         yield f"no image of class '{absent[0]}'{more} here"
@@ -370,8 +371,8 @@ def _tell_choices(
     chosen = [*run.chosen_by, *(way for way, is_chosen in ways.items() if is_chosen)]
     if seen and chosen:
         yield (
-            f"{seen} of these {len(contents)} images have chosen {' and '.join(chosen)}, so the figures "
-            "flatter the model a little"
+            f"{seen} of these {len(contents)} images have chosen parts of the model ({', '.join(chosen)}), so "
+            "the figures flatter it a little"
         )
 
 

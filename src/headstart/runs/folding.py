@@ -312,9 +312,8 @@ def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> No
         name, first = next(iter(measured.items()))
         images.append(len(own))
         figures.append(first.value)
-    known = [
-        value for value in figures if not math.isnan(value)
-    ]  # no image of a fold may have a label
+    # Of several labels no image of a fold may have any.
+    known = [value for value in figures if not math.isnan(value)]
     task.decisions.record(
         "folds",
         {
