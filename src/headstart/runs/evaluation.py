@@ -371,8 +371,8 @@ def _tell_choices(
     chosen = [*run.chosen_by, *(way for way, is_chosen in ways.items() if is_chosen)]
     if seen and chosen:
         yield (
-            f"{seen} of these {len(contents)} images have chosen parts of the model ({', '.join(chosen)}), so "
-            "the figures flatter it a little"
+            f"{seen} of these {len(contents)} images have chosen parts of the model ({', '.join(chosen)}), "
+            "so the figures flatter it a little"
         )
 
 
