@@ -35,6 +35,27 @@ def random_case(seed, count, classes):
     return labels, (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.mark.parametrize("single", [1, 10])
+def test_a_class_of_one_image_leaves_an_interval_to_the_means_over_classes(single):
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.repeat(np.arange(20), 20), np.arange(20, 20 + single)])
+    probabilities = rng.random((len(labels), 20 + single)) * 0.3
+    probabilities[np.arange(len(labels)), labels] += rng.random(len(labels)) * 0.5
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    names = tuple(map(str, range(20 + single)))
+
+    def widths(rows):
+        found = measure(labels[rows], probabilities[rows].astype(np.float32), names)
+        means = (found[n] for n in ("macro_f1", "roc_auc", "average_precision"))
+        return np.array([e.high - e.low for e in means])
+
+    whole, without = widths(slice(None)), widths(slice(400))
+    assert (whole > without * 20 / (20 + single)).all()
+    assert (whole < 0.4).all()
+    alone = measure(np.arange(3), np.eye(3, dtype=np.float32), ("a", "b", "c"))
+    assert (alone["macro_f1"].low, alone["macro_f1"].high) == (0, 1)
+
+
 def test_a_thousand_classes_take_little_memory():
     labels = np.arange(3000) % 1000
     probabilities = random_case(0, 3000, 1000)[1]

@@ -189,9 +189,9 @@ def measure_means(
     """Measure the means over the classes that occur: of F1 (macro_f1), of average_precision, and, over those
     that not all images are of, of roc_auc."""
     means = {
-        "macro_f1": _Mean(_bound),
-        "roc_auc": _Mean(_bound_area),
-        "average_precision": _Mean(_bound_area),
+        "macro_f1": _Mean(_bound, units),
+        "roc_auc": _Mean(_bound_area, units),
+        "average_precision": _Mean(_bound_area, units),
     }
     for detection in detections:
         true, given = detection.true, detection.given
@@ -206,27 +206,36 @@ def measure_means(
         means["average_precision"].add(*ranking.precision, ranking.share)
         if images < len(true):
             means["roc_auc"].add(*ranking.roc, ranking.share)
-    return {name: mean.estimate(units) for name, mean in means.items()}
+    return {name: mean.estimate() for name, mean in means.items()}
 
 
 class _Mean:
     """The mean of a figure over classes, and what each image moves it."""
 
-    def __init__(self, bound: "Callable[[float, _Units], Estimate]") -> None:
-        self._bound, self._count, self._total = bound, 0, 0.0
-        self._influence, self._share = np.zeros(1), np.zeros(1)
+    def __init__(self, bound: "Callable[[float, _Units], Estimate]", units: IntN | None) -> None:
+        self._bound, self._units, self._count, self._total = bound, units, 0, 0.0
+        self._influence, self._share, self._unseen = np.zeros(1), np.zeros(1), 0
 
     def add(self, value: float, influence: FloatN, share: FloatN) -> None:
         self._count += 1
         self._total += value
         self._influence = self._influence + influence
-        self._share = self._share + share
+        if _sum_units(influence, share, self._units).count < LEAST_UNITS:
+            self._unseen += 1
+        else:
+            self._share = self._share + share
 
-    def estimate(self, units: IntN | None) -> Estimate:
+    def estimate(self) -> Estimate:
         if not self._count:
             return UNDEFINED
-        moved = _sum_units(self._influence / self._count, self._share, units)
-        return self._bound(self._total / self._count, moved)
+        share = np.broadcast_to(self._share, self._influence.shape)
+        moved = _sum_units(self._influence / self._count, share, self._units)
+        e = self._bound(self._total / self._count, moved)
+        # Of a class in one unit nothing is seen: it may vary as much as what is between 0 and 1 can. Both
+        # parts of the interval are added as Zou and Donner (2008) add those of a sum.
+        half = Z95 * math.sqrt(self._unseen) / 2 / self._count
+        low, high = math.hypot(e.value - e.low, half), math.hypot(e.high - e.value, half)
+        return Estimate(e.value, max(0.0, e.value - low), min(1.0, e.value + high))
 
 
 def number_units(groups: Sequence[str]) -> IntN | None:
