@@ -218,6 +218,7 @@ class Run:
             chosen = {
                 "the best epoch": bool(epochs) and monitor != "last",
                 "the share of the trained weights": epochs.get("wise_ft") is not None,
+                "the training in the place of a probe": self.is_refitted(),
             }
         else:
             origins = {name: decision.origin for name, decision in settled.items()}
