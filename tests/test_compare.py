@@ -397,7 +397,7 @@ def test_ranks_and_the_conclusion_follow_the_differences():
     assert [round(p.adjusted, 3) for p in pairs] == [0.3, 0.0, 0.06]
     found = Comparison(ranked, pairs, 1000, 1000, "test", ())
     assert found.conclude() == (
-        "a is not distinguishable with this test set from b; of these b takes the least time."
+        "a cannot be told from b with these test images; b takes the least time."
     )
     alone = judge(three[1:], told[2:])
     assert Comparison(*alone, 1000, 1000, "test", ()).conclude() == "b is better than all others."

@@ -194,9 +194,9 @@ class Comparison:
         if not tied:
             return f"{best.name} is better than all others."
         equal = ", ".join(c.name for c in tied)
-        text = f"{best.name} is not distinguishable with this test set from {equal}"
+        text = f"{best.name} cannot be told from {equal} with these test images"
         cheapest = min((best, *tied), key=lambda c: (c.minutes, c.megabytes))
-        return f"{text}; of these {cheapest.name} takes the least time."
+        return f"{text}; {cheapest.name} takes the least time."
 
     def find(self, first: str, second: str) -> Pair:
         """Find the pair of two contenders, by their names in any order."""
