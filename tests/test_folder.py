@@ -183,7 +183,7 @@ def test_an_overwriting_fit_that_dies_leaves_a_whole_run(loose, tiny, tiny_run, 
     places = prepare(tiny_run, tmp_path, ["", *points])
     options = {**tiny, "seed": 9, "penalty": 1.0}
     ended, errors = train(loose, [(str(f), p) for f, p in places], options)
-    old, new = contents(tiny_run.folder), contents(places[0][0])
+    old, new = read(tiny_run.folder), contents(places[0][0])
     assert (old["model.safetensors"] == new["model.safetensors"]) is False
     assert ended[0] == 0
     kept = []
