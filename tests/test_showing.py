@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from matplotlib.figure import Figure
 import headstart
 from headstart.canvas import draw_confusion, draw_curves
 from headstart.cards import make_card, make_table, paint_confusion
+from headstart.frames import make_frame
 from headstart.metrics import UNDEFINED, ClassFigures, Estimate
 from headstart.mistakes import list_weak
 from headstart.runs.record import Measured
+from headstart.runs.sources import find_images
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "\x1b[31mred\u202e", "$\\frac{1}{0}$", "&amp;\"'")
 MOST_BYTES = 50_000
@@ -250,3 +253,15 @@ def test_the_weak_classes_are_those_clearly_below_or_else_the_lowest():
     of |= {"d": figures(0.3, 0.1, 0.5), "e": figures(float("nan"), float("nan"), float("nan"), 0)}
     assert [(w.name, w.is_clear) for w in list_weak(metrics, of, "single-label")] == [("d", True)]
     assert list_weak({}, of, "single-label") == []
+
+
+def test_names_that_are_no_text_are_escaped_in_tables():
+    frame = make_frame({"image": ["a\udcff.png"], "true": [("x\ud800",)], "p": np.float32([0.5])})
+    assert frame["image"][0] == "a\\udcff.png"
+    assert frame["true"][0] == ("x\\ud800",)
+    assert frame["p"].dtype == np.float32
+
+
+def test_images_below_a_name_that_cannot_be_are_gone(tiny_run):
+    far = Path("/" + "a" * 100_000)
+    assert find_images(tiny_run.measured, None, far, headstart.Settings()) is None

@@ -30,7 +30,7 @@ from headstart.arrays import FloatNC, Targets
 from headstart.canvas import draw_curves
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
-from headstart.files import read_bounded, read_json, to_json_bytes
+from headstart.files import load_json, read_bounded, read_json, to_json_bytes
 from headstart.metrics import UNDEFINED, ClassFigures, Estimate
 from headstart.problem import MULTI_LABEL, PROBLEMS, SINGLE_LABEL, Problem
 from headstart.runs.classifier import Classifier, read_card
@@ -525,7 +525,7 @@ class _Engine(_Document):
 def _check_paths(value: Any) -> Any:
     """Not a union of types, whose members pydantic adds to the name of the field."""
     several = value if isinstance(value, list) else [value or ""]
-    if not all(isinstance(path, str) for path in several):
+    if not several or not all(isinstance(path, str) for path in several):
         raise ValueError("should be a path, several, or null")
     return value
 
@@ -614,6 +614,8 @@ def _make_run(
 ) -> Run:
     strategy, backbone, problem, classes, names = card
     where = folder / METRICS
+    if set(metrics.images) != {"train", "val", "unreadable"}:
+        raise InputError(f"{where}: damaged: field 'images' lacks a part; fit again")
     if bool(metrics.metrics) != bool(metrics.measured_on):
         raise InputError(
             f"{where}: damaged: field 'metrics' is not what 'measured_on' says; fit again"
@@ -695,7 +697,7 @@ def _read_lines(path: Path, model: type[Document]) -> Iterator[Document]:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
                 where = f"{path}: damaged: line {number}"
                 try:
-                    yield model.model_validate(json.loads(line.decode()))
+                    yield model.model_validate(load_json(line))
                 except ValidationError as exc:
                     problem = exc.errors()[0]
                     field = ".".join(str(part) for part in problem["loc"][:1])

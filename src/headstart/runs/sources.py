@@ -198,7 +198,7 @@ def find_images(
 ) -> Dataset | None:
     """Find the images that a run measured: files below its root, else whatever its data hold; None where they
     are gone."""
-    if (root / measured.ids[0]).is_file():
+    if os.path.isfile(root / measured.ids[0]):  # which raises nothing, however odd the path
         return Dataset(
             root=root,
             classes=measured.classes,
