@@ -643,3 +643,7 @@ def test_images_may_be_anywhere(plant, tmp_path):
     assert [both.image(row).read() for row in both.rows("val")] == [more.image(0).read()]
     kept = [row for row in range(len(both)) if both.splits[row] != "val"]
     assert [both.image(row).read() for row in kept] == [files.image(r).read() for r in range(6)]
+
+
+def test_half_a_character_is_drawn_for_too():
+    assert draw(0, "split", "a\ud800") != draw(0, "split", "a\udbff")

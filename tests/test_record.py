@@ -440,10 +440,6 @@ DAMAGE = {
     "a label of another": (put("labels", 0, 2), PREDICTIONS, "'labels' is not what split.jsonl says"),
     "a row beyond": (put("rows", -1, 24), PREDICTIONS, "'rows' does not rise within 0 to 23"),
     "rows twice": (put("rows", 1, 0), PREDICTIONS, "'rows' does not rise"),
-    "half a character in an id": (
-        line(lambda m: m.update(id="\ud800.png")), "split.jsonl", "line 1 is not JSON"),
-    "half a character in a path": (
-        edit("run.json", lambda r: r.update(data="/\ud800")), "run.json", "not JSON"),
     "data of no path": (edit("run.json", lambda r: r.update(data=[])), "run.json", "'data'"),
     "a part is not counted": (
         edit("metrics.json", lambda m: m["images"].pop("val")), "metrics.json", "'images' lacks"),

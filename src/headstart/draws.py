@@ -14,5 +14,9 @@ def draw(seed: int, purpose: str, key: str, epoch: int = 0) -> float:
     The key is taken in Unicode form NFC, so that a data set copied from a Mac draws the same.
     """
     key = unicodedata.normalize("NFC", key)
-    text = f"{seed}\0{purpose}\0{epoch}\0{key}".encode("utf-8", "surrogateescape")
-    return (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 11) / (1 << 53)
+    text = f"{seed}\0{purpose}\0{epoch}\0{key}"
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, which JSON may spell and no file is called
+        data = text.encode("utf-8", "surrogatepass")
+    return (int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 11) / (1 << 53)

@@ -24,7 +24,6 @@ __all__ = [
     "default_cache_dir",
     "fail_point",
     "hash_file",
-    "load_json",
     "read_bounded",
     "read_json",
     "sync_folder",
@@ -176,24 +175,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     data = read_bounded(path, MAX_JSON_BYTES, f"larger than {MAX_JSON_BYTES >> 20} MiB")
     try:
-        value = load_json(data)
+        value = json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise InputError(f"{path}: not JSON") from exc
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object")
-    return value
-
-
-def load_json(data: bytes) -> Any:
-    """Parse JSON in UTF-8, whose text can be written again.
-
-    Raises:
-        ValueError, RecursionError: it is none, or has half of a pair of surrogates, other than those that
-            stand for the bytes of names that are no UTF-8.
-    """
-    value = json.loads(data.decode())
-    if b"\\ud" in data.lower():
-        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return value
 
 

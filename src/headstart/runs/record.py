@@ -30,7 +30,7 @@ from headstart.arrays import FloatNC, Targets
 from headstart.canvas import draw_curves
 from headstart.errors import InputError
 from headstart.features.engine import EngineChoice
-from headstart.files import load_json, read_bounded, read_json, to_json_bytes
+from headstart.files import read_bounded, read_json, to_json_bytes
 from headstart.metrics import UNDEFINED, ClassFigures, Estimate
 from headstart.problem import MULTI_LABEL, PROBLEMS, SINGLE_LABEL, Problem
 from headstart.runs.classifier import Classifier, read_card
@@ -697,7 +697,7 @@ def _read_lines(path: Path, model: type[Document]) -> Iterator[Document]:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
                 where = f"{path}: damaged: line {number}"
                 try:
-                    yield model.model_validate(load_json(line))
+                    yield model.model_validate(json.loads(line.decode()))
                 except ValidationError as exc:
                     problem = exc.errors()[0]
                     field = ".".join(str(part) for part in problem["loc"][:1])
