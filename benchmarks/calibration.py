@@ -18,13 +18,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from extract import describe
 
 import headstart
-from headstart.metrics import image_losses
+from headstart.metrics import calibration_error, image_losses
 from headstart.runs import calibrating, fitting
+from headstart.training.probes import units_of
 from headstart.training.temperature import choose_temperature, scale_probabilities
 
 TRACKS = "([^/]+/[^/]+)_[^/]*$"  # frames of a track in gtsrb-small
@@ -46,7 +48,6 @@ OTHERS = {
     "prior 1": {"prior": 1.0},
     "likelihood": {"prior": math.inf, "measurable": 0.0},
 }
-BINS = 15
 
 
 def read_parts(folder: Path) -> tuple[headstart.Dataset, headstart.Dataset]:
@@ -69,26 +70,15 @@ def train_all(
 
     def keep(task: Any, head: Any, measured: Any) -> Any:
         rows = task.val_rows if len(task.val_rows) else task.rows
-        kept.update(measured=measured, units=fitting_units(task, rows))
+        kept.update(measured=measured, units=units_of(task, rows))
         return calibrating.calibrate(task, head, measured)
 
-    fitting_units = calibrating.units_of
-    fitting.calibrate = keep  # type: ignore[assignment]
     for per_class, seed in draws:
-        with tempfile.TemporaryDirectory() as out:
+        with tempfile.TemporaryDirectory() as out, mock.patch.object(fitting, "calibrate", keep):
             some = {} if per_class is None else {"per_class": per_class}
             run = headstart.fit(train, Path(out) / "run", seed=seed, **options, **some)
             if run.measured is not None:
                 yield run.classifier, dict(kept)
-
-
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean of |accuracy - confidence| over bins of as many images."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    bins = np.array_split(np.argsort(confidence, kind="stable"), BINS)
-    gaps = [abs(right[b].mean() - confidence[b].mean()) * len(b) for b in bins if len(b)]
-    return float(sum(gaps) / len(labels))
 
 
 def score_sets(probabilities: np.ndarray, score: str) -> np.ndarray:
@@ -158,7 +148,9 @@ def measure(
         figures["t"].append(classifier.temperature)
         for name, probabilities in (("before", before), ("after", after)):
             figures[f"loss {name}"].append(image_losses(labels, probabilities).mean())
-            figures[f"error {name}"].append(calibration_error(labels, probabilities))
+            right = probabilities.argmax(axis=1) == labels
+            error = calibration_error(probabilities.max(axis=1), right)
+            figures[f"error {name}"].append(error.value)
         measured, units = kept["measured"], kept["units"]
         raw = (measured.labels, measured.probabilities, units)
         for name, other in OTHERS.items():

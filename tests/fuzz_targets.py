@@ -42,6 +42,7 @@ from headstart.runs.folder import (
     READINGS,
     SETTINGS,
 )
+from headstart.runs.folding import FoldOutcome, read_fold, save_fold
 from headstart.runs.readings import list_readings, note_reading
 
 MAX_PIXELS = 2**18  # of an image: the work grows with them, and what reads them does not change
@@ -326,6 +327,15 @@ def of_readings(folder):
     return Target(folder / READINGS, lambda: list_readings(folder), (start,))
 
 
+def of_fold(folder):
+    path, shape = folder / "1.safetensors", (3, 2)
+    outcome = FoldOutcome(
+        np.full(shape, 0.5, dtype=np.float32), {"strategy": "linear-probe"}, ["w"]
+    )
+    save_fold(path, outcome, "same")
+    return Target(path, lambda: read_fold(path, "same", shape), (path.read_bytes(),))
+
+
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "csv": of_data("m.csv", list_csv(), IMAGES),
     "tsv": of_data("m.tsv", [separated("\t", HEADER, *ROWS)], IMAGES),
@@ -362,6 +372,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "weights": of_weights,
     "safetensors": of_safetensors,
     "evaluations": of_readings,
+    "fold": of_fold,
     **{f"run: {name}": of_run(name) for name in (
         CARD, CONFIG, MODEL, KNOWLEDGE, SETTINGS, METRICS, MEMBERS, PREDICTIONS, PROVENANCE
     )},

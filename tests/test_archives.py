@@ -638,7 +638,7 @@ def test_commands_take_several_archives(cli, classes, tiny, tmp_path, monkeypatc
 
 
 def test_a_training_on_several_archives_names_them_to_resume(classes, tmp_path):
-    from headstart.runs.record import Start, name_data
+    from headstart.runs.documents import Start, name_data
 
     start = Start(data=name_data(tuple(classes)), options={})
     assert start.data == [str(path) for path in classes]

@@ -1,6 +1,7 @@
 """Groupings that names suggest, and the measurement that tells which of them matters."""
 
 import hashlib
+import shutil
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ import headstart
 from headstart.data.decoding import open_image, read_shot
 from headstart.data.groupings import name_bursts, name_groups, suggest_groupings
 from headstart.features.clusters import find_clusters
+from headstart.runs.grouping import name_alike
 from headstart.training.grouping import GroupingScore, choose_grouping, measure_groupings
 
 
@@ -230,6 +232,38 @@ def test_a_plain_fit_keeps_frames_of_a_film_together_and_says_why(films, network
     held = headstart.fit(films, tmp_path / "held", **network, strategy="linear-probe", val=0.3)
     sides = {(g, s) for g, s in zip(held.members.groups, held.members.splits, strict=True)}
     assert len(sides) == len({g for g, _ in sides}) == 30
+
+
+def test_other_images_are_grouped_by_the_rule_of_the_run(films, network, tmp_path):
+    run = headstart.fit(films, tmp_path / "run", **network, strategy="linear-probe")
+    others = {kind: shutil.copytree(films, tmp_path / kind) for kind in ("frames", "single")}
+    for number, path in enumerate(sorted(others["single"].glob("*/*.png"))):
+        path.rename(path.with_name(f"{number:05}.png"))  # a name that tells no film
+    for path in others["frames"].glob("*/*.png"):  # a film a class is a group all the same
+        if path.name.startswith("000_"):
+            path.rename(path.with_name("1" + path.name))
+        else:
+            path.unlink()
+    device = {"device": "cpu"}
+    frames, single = (headstart.evaluate(run, folder, **device) for folder in others.values())
+    assert len(set(frames.measured.groups)) == 3
+    assert not any(single.measured.groups)
+    apart = headstart.evaluate(run, others["frames"], group="none", **device)
+    assert not any(apart.measured.groups)
+    width = {
+        name: e.metrics["accuracy"].high - e.metrics["accuracy"].low
+        for name, e in {"frames": frames, "apart": apart}.items()
+    }
+    assert width["frames"] > width["apart"]
+
+
+@pytest.mark.parametrize(
+    "told", [None, 3, [3], [{}], [{"name": [], "groups": 1, "apart": 1, "together": 0, "error": 0}],
+             [{"name": "x", "groups": "", "apart": "", "together": "", "error": ""}]],
+)  # fmt: skip
+def test_facts_of_groups_may_come_from_anywhere(told):
+    assert name_alike({"groupings": told}, ["a/1_1.png", "a/1_2.png"]) == ()
+    assert name_alike({}, ["a/1_1.png", "a/1_2.png"]) == ()
 
 
 def test_names_that_matter_nothing_are_measured_and_left_alone(plant, network, tmp_path):

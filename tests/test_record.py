@@ -18,7 +18,8 @@ from safetensors.numpy import save as save_arrays
 import headstart
 from headstart import Decisions, InputError, Run, UsageError, evaluate, fit, measure, measure_each
 from headstart.metrics import Estimate
-from headstart.runs.record import Measured, Members, Parts, has_record, save_run, to_json
+from headstart.runs.documents import Measured, Members, to_json
+from headstart.runs.record import Parts, has_record, save_run
 from headstart.training.strategies.table import STRATEGIES
 
 SHORT = {"epochs": 2, "batch": 8, "train_precision": "fp32"}

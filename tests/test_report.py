@@ -31,7 +31,7 @@ from headstart.publish.findings import (
 )
 from headstart.publish.pictures import GRID, Album, find_evidence
 from headstart.publish.reporting import name_page
-from headstart.runs.record import Measured
+from headstart.runs.documents import Measured
 from headstart.runs.sources import find_images
 
 HOSTILE = (

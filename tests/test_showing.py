@@ -16,7 +16,7 @@ from headstart.cards import make_card, make_table, paint_confusion
 from headstart.frames import make_frame
 from headstart.metrics import UNDEFINED, ClassFigures, Estimate
 from headstart.mistakes import list_weak
-from headstart.runs.record import Measured
+from headstart.runs.documents import Measured
 from headstart.runs.sources import find_images
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "\x1b[31mred\u202e", "$\\frac{1}{0}$", "&amp;\"'")

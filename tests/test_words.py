@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from headstart.cli.hints import Hint, list_hints
 from headstart.cli.words import EpochLines, draw_spark, fold, shorten
 from headstart.metrics import UNDEFINED, ClassFigures, Estimate
-from headstart.runs.record import Members
+from headstart.runs.documents import Members
 
 
 def entry(epoch, *, epochs=20, best=6, **figures):

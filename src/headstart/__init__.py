@@ -146,9 +146,9 @@ ORDER = {
     ),
     "training.strategies": "* table",
     "runs": (
-        "folder knowledge readings sources showing prediction classifier record predictor checks budget "
-        "sampling grouping advising refitting folding calibrating remarks fitting bottleneck evaluation grid "
-        "comparison comparing auditing corrections thumbnails"
+        "folder documents knowledge readings sources showing prediction classifier record predictor "
+        "checks budget sampling grouping advising refitting folding calibrating remarks fitting "
+        "bottleneck evaluation grid comparison comparing auditing corrections thumbnails"
     ),
     "publish": (
         "charts comparisons drawings findings pictures report_charts report_words way_charts pages "

@@ -24,6 +24,7 @@ import numpy as np
 from headstart.arrays import BoolN, FloatN, FloatNC, IntCC, IntN
 
 __all__ = [
+    "IN_FULL",
     "UNDEFINED",
     "ClassFigures",
     "Detection",
@@ -46,6 +47,8 @@ STUDENT95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646)
 # Of 1, 2 and 3: half the 5 % quantiles of chi-square with 2, 4 and 6 degrees of freedom.
 POISSON95 = (0.051293, 0.355362, 0.817691)
 SMALLEST_PROBABILITY = 1e-12
+# What is left to metrics.json, --json and the report where there is little room.
+IN_FULL = ("brier", "roc_auc", "average_precision")
 BINS = 15  # of the calibration error, as in Guo et al. 2017, but of equal mass
 LEAST_UNITS = 1.5  # of fewer no variance is seen
 # An image tells no more of an area under a curve than so many would of a proportion.

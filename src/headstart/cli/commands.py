@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from headstart.cli.printers import PredictionPrinter
     from headstart.data.dataset import Dataset
     from headstart.data.scan import Scan
+    from headstart.runs.auditing import Audit
     from headstart.runs.classifier import Classifier
     from headstart.runs.record import Run
     from headstart.training.advice import Advice
@@ -433,9 +434,15 @@ def audit_command(
         words = ["headstart", "audit", *data, "--apply", str(output), "-o", "mended.csv", *reading]
         note(f"fill in its column action, then:\n  {printable(shlex.join(words))}")
     if place is not None:
-        again = ["audit", *data, *option_words(options), "--report", "audit.html"]
-        write = functools.partial(headstart.report, found, output=place)
-        write_beside(write, again, "the findings are above")
+        _write_audit(found, place, ["audit", *data, *option_words(options)])
+
+
+def _write_audit(found: "Audit", place: Path, again: list[str]) -> None:
+    """Write the page of an audit, by the words that made it."""
+    from headstart.publish.audit_page import write_audit_page
+
+    write = functools.partial(write_audit_page, found, place, command=["headstart", *again])
+    write_beside(write, [*again, "--report", "audit.html"], "the findings are above")
 
 
 def _apply(data: list[str], table: Path, output: Path | None, options: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ Rules of thumb on what the run keeps; each says the figures that it goes by.
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from headstart.cli.words import shorten
+from headstart.cli.words import say_class
 
 if TYPE_CHECKING:
     from headstart.runs.record import Run
@@ -70,5 +70,5 @@ def _judge_weakest(run: "Run") -> Hint | None:
     own, middle = counts[weak[0].name], sorted(counts.values())[len(counts) // 2]
     if 3 * own > 2 * middle:  # a few more would hardly be seen
         return None
-    name = shorten(weak[0].name, NAME_WIDTH)
+    name = say_class(weak[0].name, NAME_WIDTH)
     return Hint({}, f"add images of {name}: it has {own:,}, the middle class {middle:,}")

@@ -25,7 +25,7 @@ from rich.table import Column
 from rich.text import Text
 
 from headstart.cli.hints import list_hints
-from headstart.cli.words import WIDTH, EpochLines, fold, shorten
+from headstart.cli.words import WIDTH, EpochLines, fold, say_class, shorten
 from headstart.errors import printable
 from headstart.training.settings import READING
 
@@ -466,6 +466,8 @@ def show_figures(
     problem: str,
 ) -> None:
     """Show the main figures with intervals; those of every class with --verbose."""
+    from headstart.metrics import IN_FULL
+
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -538,7 +540,7 @@ def show_mistakes(
     items = []
     for name, figure, images, _ in weak:
         counts = f"{images:,}" if several else f"{figure.value * images:.0f} of {images:,}"
-        text = f"{shorten(name, NAME_WIDTH)} {figure.value:.2f}"
+        text = f"{say_class(name, NAME_WIDTH)} {figure.value:.2f}"
         items.append(f"{text} ({counts})" if images else text)
     if items:
         head = "worst:" if weak[0].is_clear else "lowest, none clearly below the whole:"
@@ -547,16 +549,14 @@ def show_mistakes(
         return
     names = tuple(per_class)
     pairs = [
-        f"{pair.images:,} x {shorten(names[pair.true], NAME_WIDTH)} taken for "
-        f"{shorten(names[pair.predicted], NAME_WIDTH)}"
+        f"{pair.images:,} x {say_class(names[pair.true], NAME_WIDTH)} taken for "
+        f"{say_class(names[pair.predicted], NAME_WIDTH)}"
         for pair in list_confusions(confusion)
     ]
     if pairs:
         _say_items("confused:", pairs[:SHOWN], out)
 
 
-# Figures that are in metrics.json, --json and the report alone.
-IN_FULL = ("brier", "roc_auc", "average_precision")
 MULTI_LABEL = "multi-label"  # a key of `problem.PROBLEMS`, which are imported late
 BAR_WIDTH = 30
 LABELS_SHOWN = 40
@@ -616,7 +616,7 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    from headstart.runs.record import to_json
+    from headstart.runs.documents import to_json
 
     # ASCII escapes carry file names that are not valid UTF-8 and cannot steer a terminal.
     sys.stdout.write(json.dumps(to_json(value)) + "\n")

@@ -11,10 +11,17 @@ from rich.cells import cell_len, set_cell_size
 
 from headstart.errors import printable
 
-__all__ = ["WIDTH", "EpochLines", "draw_spark", "fold", "shorten"]
+__all__ = ["WIDTH", "EpochLines", "draw_spark", "fold", "say_class", "shorten"]
 
 WIDTH = 80
 BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def say_class(name: str, width: int) -> str:
+    """A class as a sentence names it, in quotation marks where a number could be taken for a count."""
+    if any(map(str.isalpha, name)):
+        return shorten(name, width)
+    return f"'{shorten(name, width - 2)}'"
 
 
 def shorten(name: str, width: int) -> str:

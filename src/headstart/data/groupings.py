@@ -82,7 +82,8 @@ def _list_groupings(ids: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]
         folders.append(folder)
         stems.append(name.rpartition(".")[0] or name)
     yield "their folder", tuple(folders)
-    cut = [_LAST_NUMBER.sub("", stem) for stem in stems]
+    # A name that is a number and nothing else says nothing: its image is a group of its own.
+    cut = [_LAST_NUMBER.sub("", stem) or own for stem, own in zip(stems, ids, strict=True)]
     yield "the name before its last number", _within(folders, cut)
     yield "the name before its last number, in any folder", tuple(cut)
     for count in range(1, MOST_PARTS + 1):

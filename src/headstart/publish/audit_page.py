@@ -68,17 +68,20 @@ def write_audit_page(
     audit: Audit,
     page: Path,
     *,
+    command: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> Report:
     """Write the page of an audit, and its findings as JSON beside it.
 
     Args:
         page: as `check_page` gives it.
+        command: the words that audit again, with the options that it was asked with, where known.
         progress: as in `report`.
 
     Raises:
         ResourceError: out of disk or permission.
     """
+    again = command or ["headstart", "audit", audit.dataset.name]
     kinds = [kind for kind in _list_kinds(audit) if kind.count]
     rows = {image_id: row for row, image_id in enumerate(audit.dataset.ids)}
     album = Album(lambda image_id: audit.dataset.image(rows[image_id]), None)
@@ -95,7 +98,7 @@ def write_audit_page(
         "kinds": kinds,
         "pictures": album.pictures,
         "probe": audit.probe,
-        "command": shlex.join(["headstart", "audit", audit.dataset.name, "-o", "problems.csv"]),
+        "command": shlex.join([*again, "-o", "problems.csv"]),
     }
     tables = {".json": to_json_file(audit.to_json())}
     shown = len(album.pictures)

@@ -12,7 +12,7 @@ from headstart.arrays import BoolN, BoolNC, FloatN, FloatND, IntCC, IntN
 from headstart.draws import draw
 from headstart.label_metrics import give_labels, label_losses
 from headstart.metrics import Estimate, image_losses, wilson_interval
-from headstart.runs.record import Measured
+from headstart.runs.documents import Measured
 
 __all__ = [
     "Bin",

@@ -91,6 +91,8 @@ def tell_value(value: Any) -> str:
     """Write a value of a record: a number of four digits, a dash for none, whatever else in words."""
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):

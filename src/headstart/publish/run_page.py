@@ -83,10 +83,11 @@ from headstart.publish.report_words import (
     write_command,
 )
 from headstart.runs.classifier import Card, read_card
+from headstart.runs.documents import Measured, Members
 from headstart.runs.evaluation import EVALUATE_SETTINGS, evaluate
 from headstart.runs.fitting import extract_with
 from headstart.runs.prediction import Pipeline
-from headstart.runs.record import Measured, Members, Run
+from headstart.runs.record import Run
 from headstart.runs.remarks import tell_choices
 from headstart.runs.sources import (
     Data,

@@ -48,6 +48,7 @@ from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.runs.calibrating import Calibrated, calibrate, find_measured
 from headstart.runs.classifier import Card, find_versions, read_card
+from headstart.runs.documents import Measured
 from headstart.runs.fitting import (
     check_place,
     extract_with,
@@ -55,7 +56,7 @@ from headstart.runs.fitting import (
 )
 from headstart.runs.folder import CARD, FORMAT, HEAD_FILE, mark_incomplete
 from headstart.runs.grouping import find_groups
-from headstart.runs.record import Measured, Parts, Run, save_run
+from headstart.runs.record import Parts, Run, save_run
 from headstart.runs.remarks import find_warnings
 from headstart.runs.sampling import draw_per_class
 from headstart.runs.sources import (

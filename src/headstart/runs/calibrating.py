@@ -10,7 +10,7 @@ import numpy as np
 from headstart.arrays import FloatNC, IntN, Targets
 from headstart.label_metrics import THRESHOLD
 from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem, multi_label
-from headstart.runs.record import Measured
+from headstart.runs.documents import Measured
 from headstart.training.conformal import MAX_SCORES, Scores, draw_some, score_labels
 from headstart.training.heads import Head, assign_folds, scale_head
 from headstart.training.novelty import MAX_KNOWN, Novelty, learn_novelty

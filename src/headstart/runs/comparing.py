@@ -28,12 +28,13 @@ from headstart.metrics import image_losses
 from headstart.parallel import Progress, no_progress
 from headstart.runs.classifier import Classifier
 from headstart.runs.comparison import Comparison, Contender, judge
+from headstart.runs.documents import Measured
 from headstart.runs.evaluation import EVALUATE_SETTINGS, evaluate
 from headstart.runs.fitting import fit
 from headstart.runs.folder import CARD, MODEL, check_folder, find_training
 from headstart.runs.grid import CHANGES_NOTHING, Entry, list_entries, name_folder
 from headstart.runs.grouping import find_groups
-from headstart.runs.record import Measured, Run
+from headstart.runs.record import Run
 from headstart.runs.sources import Data, locate, read_data
 from headstart.training.outputs import START
 from headstart.training.settings import READING, make_settings

@@ -16,7 +16,8 @@ from headstart.contrasts import (
 )
 from headstart.frames import make_frame
 from headstart.metrics import Estimate
-from headstart.runs.record import Run, to_json
+from headstart.runs.documents import to_json
+from headstart.runs.record import Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -25,11 +25,13 @@ from headstart.metrics import ClassFigures, Estimate
 from headstart.parallel import Progress, no_progress
 from headstart.problem import MULTI_LABEL, SINGLE_LABEL, Problem
 from headstart.runs.classifier import Classifier
+from headstart.runs.documents import Measured, Members
 from headstart.runs.fitting import extract_with
+from headstart.runs.grouping import name_alike
 from headstart.runs.knowledge import SetFigures, measure_novel, measure_sets
 from headstart.runs.predictor import ModelLike, read_classifier
 from headstart.runs.readings import NOT_COUNTED, Readings, note_reading
-from headstart.runs.record import Measured, Members, Run, has_record
+from headstart.runs.record import Run, has_record
 from headstart.runs.showing import (
     check_one_label,
     frame_measured,
@@ -190,7 +192,7 @@ def evaluate(
     own = _find_own(record, dataset)
     dataset, chosen = _choose_split(dataset, split, own)
     known, advice = len(classifier.classes), _advise_names(record, settings)
-    dataset = with_problem(dataset, problem)
+    dataset = _group_alike(with_problem(dataset, problem), record, settings)
     targets, classes = _match_targets(dataset, classifier.classes, unknown_classes, advice)
     features = extract_with(settings, dataset, classifier.backbone, progress)
     check_bad_images(features.unreadable(), len(dataset), settings.data.max_bad)
@@ -399,6 +401,14 @@ def _was_trained_on(dataset: Dataset, members: Members) -> bool:
             if hashlib.sha256(dataset.image(row).read()).hexdigest() == digest:
                 return True
     return False
+
+
+def _group_alike(dataset: Dataset, run: Run | None, settings: Settings) -> Dataset:
+    """Group images that nobody has grouped by the rule that the run's own were grouped by."""
+    if run is None or any(dataset.groups) or settings.data.group is not None:
+        return dataset
+    names = name_alike(run.decisions.facts, dataset.ids)
+    return dataclasses.replace(dataset, groups=names) if names else dataset
 
 
 def _gather(

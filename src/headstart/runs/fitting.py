@@ -39,6 +39,7 @@ from headstart.runs.budget import DEFAULT, Budget, OutOfTime
 from headstart.runs.calibrating import calibrate, find_measured, know_images, settle_thresholds
 from headstart.runs.checks import check_data, say_next
 from headstart.runs.classifier import Classifier
+from headstart.runs.documents import Measured, Members, Start, name_data, read_start
 from headstart.runs.folder import (
     CARD,
     NEXT,
@@ -51,16 +52,7 @@ from headstart.runs.folder import (
 from headstart.runs.folding import check_folds, check_measured_once, train_in_folds
 from headstart.runs.grouping import find_groups
 from headstart.runs.knowledge import Knowledge
-from headstart.runs.record import (
-    Measured,
-    Members,
-    Parts,
-    Run,
-    Start,
-    name_data,
-    read_start,
-    save_run,
-)
+from headstart.runs.record import Parts, Run, save_run
 from headstart.runs.refitting import MEASURING, take_probe
 from headstart.runs.remarks import find_warnings
 from headstart.runs.sampling import draw_parts, draw_per_class

@@ -43,7 +43,14 @@ from headstart.training.settings import AUTO, Settings, make_settings
 from headstart.training.strategies.table import choose_strategy
 from headstart.training.task import Folds, Task, Trained
 
-__all__ = ["check_folds", "check_measured_once", "train_in_folds"]
+__all__ = [
+    "FoldOutcome",
+    "check_folds",
+    "check_measured_once",
+    "read_fold",
+    "save_fold",
+    "train_in_folds",
+]
 
 # Settings of the whole, which the training of a fold has no use for.
 WHOLE_ALONE = frozenset({"folds", "budget", "tensorboard"})
@@ -71,7 +78,7 @@ class _TimeIsUp(Exception):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Fold:
+class FoldOutcome:
     """What the training without a fold gave: probabilities of its images (m, C), choices, warnings."""
 
     probabilities: FloatNC
@@ -162,7 +169,7 @@ def train_in_folds(task: Task, budget: Budget | None) -> tuple[Task, Trained]:
     if trained.interrupted:
         return kept, trained
     folder, options = _make_folder(task), _list_options(task, budget)
-    folds: list[_Fold] = []
+    folds: list[FoldOutcome] = []
     ended = ""
     try:
         for number in range(1, count + 1):
@@ -265,13 +272,13 @@ def _tell_epoch(
     on_epoch({**entry, "fold": number})
 
 
-def _train_fold(task: Task, folder: Path | None, number: int) -> _Fold:
+def _train_fold(task: Task, folder: Path | None, number: int) -> FoldOutcome:
     """Train without a fold and predict it, or read what was predicted before."""
     task.progress("training", 0, 0)
     identity = _identify(task, number)
     path = None if folder is None else folder / f"{number}.safetensors"
     if path is not None and os.path.lexists(path):
-        return _read_fold(path, identity, (len(task.fold_rows), len(task.dataset.classes)))
+        return read_fold(path, identity, (len(task.fold_rows), len(task.dataset.classes)))
     state = None if folder is None else _make_inside(folder, str(number))
     done, trained = train_and_refit(dataclasses.replace(task, folder=state), None)
     if trained.interrupted:
@@ -279,16 +286,13 @@ def _train_fold(task: Task, folder: Path | None, number: int) -> _Fold:
     assert trained.fold_probabilities is not None
     # Where a probe took its place, that was told as of the images that are kept.
     is_same = done.settings.strategy == task.settings.strategy
-    fold = _Fold(
+    fold = FoldOutcome(
         np.ascontiguousarray(trained.fold_probabilities, dtype=np.float32),
         _list_chosen(done),
         list(done.decisions.warnings) if is_same else [],
     )
     if path is not None and state is not None:
-        told = {"identity": identity, "chosen": fold.chosen, "warnings": fold.warnings}
-        data = save_arrays({"probabilities": fold.probabilities}, {"fold": json.dumps(told)})
-        with translate_errors(path.parent, advice=ADVICE):
-            write_atomically(path, data, kind="fold")
+        save_fold(path, fold, identity)
         shutil.rmtree(state, ignore_errors=True)  # as large as several networks
     return fold
 
@@ -301,7 +305,7 @@ def _list_chosen(task: Task) -> dict[str, Any]:
     return {"strategy": task.settings.strategy, **chosen}
 
 
-def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[_Fold]) -> None:
+def _record(task: Task, rows: IntN, numbers: IntN, folds: Sequence[FoldOutcome]) -> None:
     """Record the figures of each fold and what it chose, and its warnings."""
     dataset, images, figures = task.dataset, list[int](), list[float]()
     name = ""
@@ -371,7 +375,19 @@ def _identify(task: Task, number: int) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
-def _read_fold(path: Path, identity: str, shape: tuple[int, int]) -> _Fold:
+def save_fold(path: Path, fold: FoldOutcome, identity: str) -> None:
+    """Write what a fold has given, whole or not at all.
+
+    Raises:
+        ResourceError: out of disk or permission.
+    """
+    told = {"identity": identity, "chosen": fold.chosen, "warnings": fold.warnings}
+    data = save_arrays({"probabilities": fold.probabilities}, {"fold": json.dumps(told)})
+    with translate_errors(path.parent, advice=ADVICE):
+        write_atomically(path, data, kind="fold")
+
+
+def read_fold(path: Path, identity: str, shape: tuple[int, int]) -> FoldOutcome:
     """Read what a fold has given; the file may come from anywhere.
 
     Raises:
@@ -388,12 +404,11 @@ def _read_fold(path: Path, identity: str, shape: tuple[int, int]) -> _Fold:
             fits = probabilities.dtype == np.float32 and probabilities.shape == shape
             if not fits or not ((probabilities >= 0) & (probabilities <= 1)).all():
                 raise ValueError("no probabilities of these images")
-            told_plainly = all(isinstance(v, str | int | float) for v in chosen.values())
-            if not told_plainly or not all(
-                isinstance(text, str) for text in [*warnings, chosen["strategy"]]
-            ):
+            texts = [*warnings, chosen["strategy"]] if isinstance(warnings, list) else [None]
+            plain = all(isinstance(value, str | int | float) for value in chosen.values())
+            if not plain or not all(isinstance(text, str) for text in texts):
                 raise ValueError("no choices and warnings")
-            return _Fold(probabilities, chosen, warnings)
+            return FoldOutcome(probabilities, chosen, warnings)
     except _DAMAGE as exc:
         raise InputError(f"{path}: damaged; remove it to train without that fold again") from exc
     raise InputError(

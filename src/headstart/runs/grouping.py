@@ -5,6 +5,8 @@ training stopped at the wrong epoch.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from headstart.training.grouping import GroupingScore, choose_grouping, measure_
 from headstart.training.settings import AUTO, Settings, make_settings
 from headstart.training.strategies.table import choose_strategy
 
-__all__ = ["find_groups"]
+__all__ = ["find_groups", "name_alike"]
 
 
 def find_groups(
@@ -79,6 +81,24 @@ def find_groups(
         if copies:
             warnings.append(_say_copies(len(copies), len(set(copies.values()))))
     return dataclasses.replace(dataset, groups=tuple(groups), warnings=tuple(warnings)), scores
+
+
+def name_alike(facts: Mapping[str, Any], ids: Sequence[str]) -> tuple[str, ...]:
+    """Name groups of other images by the rule that a run's own were grouped by: N names.
+
+    Args:
+        facts: of the run's decisions, which may come from anywhere; what is not as `find_groups` gives it
+            says nothing.
+
+    Returns:
+        () where there is no rule, where it does not go by names, or where each image would be its own group.
+    """
+    try:
+        chosen = choose_grouping([GroupingScore(**score) for score in facts["groupings"]])
+        names = () if chosen is None else name_groups(ids).get(chosen.name, ())
+    except (KeyError, TypeError):
+        return ()
+    return names if len(set(names)) < len(names) else ()
 
 
 class _Look:

@@ -85,13 +85,15 @@ def note_reading(
         figure, value: the most important figure, and what it is.
     """
     digest = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
-    reading = Reading(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        split=split,  # type: ignore[arg-type]
-        images=len(contents),
-        sha256=digest,
-        figure=figure,
-        value=value if value == value else None,
+    reading = Reading.model_validate(
+        {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "split": split,
+            "images": len(contents),
+            "sha256": digest,
+            "figure": figure,
+            "value": value if value == value else None,
+        }
     )
     try:
         _append(folder / READINGS, reading.model_dump_json().encode() + b"\n")

@@ -9,7 +9,8 @@ from headstart.data.splits import join_units
 from headstart.features.extraction import Features
 from headstart.features.near_copies import find_near_copies
 from headstart.features.reading import tell_bad_images
-from headstart.runs.record import Measured, Run
+from headstart.runs.documents import Measured
+from headstart.runs.record import Run
 from headstart.training.decisions import Decisions
 from headstart.training.heads import assign_folds
 from headstart.training.task import HeadTask, Task

@@ -23,16 +23,15 @@ from headstart.cards import (
 from headstart.data.dataset import Dataset
 from headstart.errors import InputError, UsageError, printable
 from headstart.frames import make_frame
-from headstart.metrics import ClassFigures, Estimate
+from headstart.metrics import IN_FULL, ClassFigures, Estimate
 from headstart.mistakes import SHOWN, list_confusions, list_weak
 from headstart.problem import MULTI_LABEL, PROBLEMS
+from headstart.runs.documents import Measured
 from headstart.runs.sources import read_known
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-    from headstart.runs.record import Measured
 
 __all__ = [
     "check_one_label",
@@ -43,11 +42,6 @@ __all__ = [
     "show_measured",
 ]
 
-# Figures of a card, if they were measured: those that say most.
-MAIN = (
-    "accuracy", "balanced_accuracy", "macro_f1", "mean_average_precision", "micro_f1", "log_loss",
-    "calibration_error",
-)  # fmt: skip
 SIDE_PX = 192
 MOST_MISTAKES = 48
 LETTERS = 22  # of a name below a picture
@@ -69,7 +63,7 @@ def show_measured(
     """
     parts = []
     if metrics:
-        shown = [(n, e) for n, e in metrics.items() if n in MAIN] or list(metrics.items())
+        shown = [(n, e) for n, e in metrics.items() if n not in IN_FULL]
         parts.append(make_table(("", "value", "95 % interval", ""), list_figures(shown)))
     weak = list_weak(metrics, per_class, problem)
     if weak:
@@ -105,14 +99,14 @@ def check_one_label(problem: str, what: str) -> None:
         raise UsageError(f"{what} is of one label an image, and here an image may have several")
 
 
-def confuse(measured: "Measured | None", problem: str) -> IntCC | None:
+def confuse(measured: Measured | None, problem: str) -> IntCC | None:
     """Count the confusions, (C, C); None where nothing was measured, or an image may have several labels."""
     if measured is None or len(measured) == 0 or problem == MULTI_LABEL.name:
         return None
     return PROBLEMS[problem].confuse(measured.labels, measured.probabilities)
 
 
-def plot_measured(measured: "Measured", problem: str) -> "Figure":
+def plot_measured(measured: Measured, problem: str) -> "Figure":
     """Draw the confusion matrix.
 
     Raises:
@@ -124,7 +118,7 @@ def plot_measured(measured: "Measured", problem: str) -> "Figure":
 
 
 def frame_measured(
-    measured: "Measured | None", per_class: Mapping[str, ClassFigures], problem: str
+    measured: Measured | None, per_class: Mapping[str, ClassFigures], problem: str
 ) -> "DataFrame":
     """Make a table with a row for each measured image: image, group, true, predicted, probability, of_true.
 
@@ -157,7 +151,7 @@ def frame_measured(
 
 
 def plot_wrong(
-    measured: "Measured", dataset: Dataset | None, digests: Mapping[str, str] | None, most: int
+    measured: Measured, dataset: Dataset | None, digests: Mapping[str, str] | None, most: int
 ) -> "Figure":
     """Draw the images that were predicted wrongly, the least probable true class first.
 
@@ -195,7 +189,7 @@ def plot_wrong(
     return draw_gallery(pictures, f"{len(pictures):,} of {len(rows):,} mistakes, the gravest first")
 
 
-def list_wrong(measured: "Measured") -> list[int]:
+def list_wrong(measured: Measured) -> list[int]:
     """List the rows that were predicted wrongly, the least probable true class first."""
     probabilities = measured.probabilities
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != measured.labels)
@@ -203,7 +197,7 @@ def list_wrong(measured: "Measured") -> list[int]:
     return [int(r) for r in wrong[np.lexsort((-probabilities[wrong].max(axis=1), true))]]
 
 
-def _tell_mistake(measured: "Measured", row: int) -> Iterator[str]:
+def _tell_mistake(measured: Measured, row: int) -> Iterator[str]:
     probabilities, true = measured.probabilities[row], int(measured.labels[row])
     predicted = int(probabilities.argmax())
     for words, k in (("true", true), ("said", predicted)):

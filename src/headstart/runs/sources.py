@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,10 +22,8 @@ from headstart.errors import BadImageError, HeadstartError, InputError, UsageErr
 from headstart.features.reading import check_bad_images
 from headstart.networks.backbones import Backbone, load_backbone
 from headstart.problem import MULTI_LABEL
+from headstart.runs.documents import Measured
 from headstart.training.settings import READING, Settings, make_settings
-
-if TYPE_CHECKING:
-    from headstart.runs.record import Measured
 
 __all__ = [
     "Data",
@@ -194,7 +192,7 @@ def restore_settings(recorded: Mapping[str, Mapping[str, Any]], **options: Any) 
 
 
 def find_images(
-    measured: "Measured", data: Path | tuple[Path, ...] | None, root: Path, settings: Settings
+    measured: Measured, data: Path | tuple[Path, ...] | None, root: Path, settings: Settings
 ) -> Dataset | None:
     """Find the images that a run measured: files below its root, else whatever its data hold; None where they
     are gone."""
@@ -217,7 +215,7 @@ def find_images(
         return None
 
 
-def select_images(dataset: Dataset, measured: "Measured") -> Dataset | None:
+def select_images(dataset: Dataset, measured: Measured) -> Dataset | None:
     """Select the measured images, in their order; None where one is missing."""
     rows = {image_id: row for row, image_id in enumerate(dataset.ids)}
     if not all(i in rows for i in measured.ids):
